@@ -1,0 +1,261 @@
+package smtp
+
+import (
+	"strconv"
+	"strings"
+)
+
+// command.go: the words of the dialogue. MAIL and RCPT with their parameters are
+// parsed here for the server and written here for the client.
+
+// Body is the value of the BODY parameter: what kind of octets the message holds.
+type Body string
+
+// The values of BODY. The empty Body means the client did not say; it is treated
+// as BodySevenBit without being announced as such.
+const (
+	BodySevenBit Body = "7BIT"     // RFC 6152, Section 2
+	BodyEightBit Body = "8BITMIME" // RFC 6152, Section 2
+)
+
+// Sender is what MAIL says: who sends, and what the message will need.
+type Sender struct {
+	// Path is the reverse-path; the null path for bounces.
+	Path Path
+	// Size is the announced size of the message in octets, 0 if not announced (RFC
+	// 1870, Section 3).
+	Size int64
+	// Body is the announced kind of content.
+	Body Body
+	// UTF8 tells that the envelope or the header may hold UTF-8 (RFC 6531, Section
+	// 3.4).
+	UTF8 bool
+}
+
+// Recipient is what RCPT says.
+type Recipient struct {
+	// Path is the forward-path.
+	Path Path
+}
+
+// command is one line of the client: verb in upper case, and the rest as it came.
+type command struct {
+	verb string
+	args string
+}
+
+// verbs lets the server compare and log verbs without allocating; a verb that is
+// not here is unknown.
+var verbs = [...]string{"HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP",
+	"STARTTLS", "EXPN", "TURN", "ETRN", "BDAT", "AUTH"}
+
+// parseCommand splits a line, without its CRLF, at the first space. The verb of an
+// unknown command is empty.
+func parseCommand(line []byte) command {
+	end := 0
+	for end < len(line) && line[end] != ' ' {
+		end++
+	}
+	for _, v := range verbs {
+		if len(v) == end && equalFoldASCII(line[:end], v) {
+			rest := line[end:]
+			for len(rest) > 0 && rest[0] == ' ' {
+				rest = rest[1:]
+			}
+			for len(rest) > 0 && rest[len(rest)-1] == ' ' {
+				rest = rest[:len(rest)-1]
+			}
+			return command{v, string(rest)}
+		}
+	}
+	return command{}
+}
+
+func equalFoldASCII(b []byte, upper string) bool {
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			c -= 'a' - 'A'
+		}
+		if c != upper[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// cutKeyword takes "FROM:" or "TO:" from the front of s. Space after the colon is
+// not in the grammar, but so many clients send it that to refuse it would only
+// lose mail (RFC 5321, Section 4.1.1.2 and 3.3).
+func cutKeyword(s, keyword string) (string, bool) {
+	if len(s) < len(keyword) || !strings.EqualFold(s[:len(keyword)], keyword) {
+		return s, false
+	}
+	return strings.TrimLeft(s[len(keyword):], " "), true
+}
+
+// eachParam calls f with every "KEYWORD" or "KEYWORD=value" of s, keyword in upper
+// case. RFC 5321, Section 4.1.2 (esmtp-param).
+func eachParam(s string, f func(key, value string, hasValue bool) error) error {
+	seen := ""
+	for param := range strings.FieldsSeq(s) {
+		key, value, hasValue := strings.Cut(param, "=")
+		if !isKeyword(key) {
+			return syntaxError("bad parameter: " + printable(param))
+		}
+		if hasValue && !isParamValue(value) {
+			return syntaxError("bad value of parameter " + printable(key))
+		}
+		key = strings.ToUpper(key)
+		if strings.Contains(seen, " "+key+" ") {
+			return syntaxError("parameter " + key + " is given twice")
+		}
+		seen += " " + key + " "
+		if err := f(key, value, hasValue); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isKeyword(s string) bool {
+	if s == "" || !isLetDig(s[0]) {
+		return false
+	}
+	for i := range len(s) {
+		if !isLetDig(s[i]) && s[i] != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// isParamValue: any character but "=", space and control characters; UTF-8 is let
+// through for the parameters that may have it.
+func isParamValue(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == '=' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// extensions is what a server offers; it decides which parameters it knows.
+type extensions struct {
+	eightBit, utf8, size bool
+}
+
+// parseMail reads what follows "MAIL ".
+func parseMail(args string, ext extensions) (Sender, error) {
+	var m Sender
+	rest, ok := cutKeyword(args, "FROM:")
+	if !ok {
+		return m, syntaxError("syntax: MAIL FROM:<address>")
+	}
+	path, rest, err := cutPath(rest)
+	if err == nil && rest != "" && rest[0] != ' ' {
+		err = errPath
+	}
+	if err != nil {
+		return m, Refuse(501, Enhanced{5, 1, 7}, "bad sender address syntax").Because(err)
+	}
+	m.Path = path
+	err = eachParam(rest, func(key, value string, hasValue bool) error {
+		return m.setParam(ext, key, value, hasValue)
+	})
+	if err != nil {
+		return m, err
+	}
+	if !m.UTF8 && !isASCII(args) {
+		return m, needsUTF8(553)
+	}
+	return m, nil
+}
+
+func (m *Sender) setParam(ext extensions, key, value string, hasValue bool) error {
+	switch {
+	case key == "SIZE" && ext.size:
+		// RFC 1870, Section 6.1: up to 20 digits. What does not fit an int64 is larger
+		// than any limit of ours.
+		if !hasValue || len(value) > 20 || strings.Trim(value, "0123456789") != "" {
+			return syntaxError("SIZE needs a number")
+		}
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			n = 1<<63 - 1
+		}
+		m.Size = n
+	case key == "BODY" && ext.eightBit:
+		switch b := Body(strings.ToUpper(value)); b {
+		case BodySevenBit, BodyEightBit:
+			m.Body = b
+		default:
+			return syntaxError("BODY is 7BIT or 8BITMIME")
+		}
+	case key == "SMTPUTF8" && ext.utf8:
+		if hasValue {
+			return syntaxError("SMTPUTF8 has no value")
+		}
+		m.UTF8 = true
+	default:
+		return Refuse(555, Enhanced{5, 5, 4}, "parameter "+printable(key)+" is not known here")
+	}
+	return nil
+}
+
+// parseRcpt reads what follows "RCPT ". utf8 tells that MAIL said SMTPUTF8.
+func parseRcpt(args string, utf8 bool) (Recipient, error) {
+	var r Recipient
+	rest, ok := cutKeyword(args, "TO:")
+	if !ok {
+		return r, syntaxError("syntax: RCPT TO:<address>")
+	}
+	path, rest, err := cutPath(rest)
+	if err == nil && (rest != "" && rest[0] != ' ' || path.IsNull()) {
+		err = errPath
+	}
+	if err != nil {
+		return r, Refuse(501, Enhanced{5, 1, 3}, "bad recipient address syntax").Because(err)
+	}
+	if !utf8 && !isASCII(args) {
+		return r, needsUTF8(553)
+	}
+	r.Path = path
+	err = eachParam(rest, func(key, _ string, _ bool) error {
+		return Refuse(555, Enhanced{5, 5, 4}, "parameter "+printable(key)+" is not known here")
+	})
+	return r, err
+}
+
+// needsUTF8: RFC 6531, Section 3.7.4.2 and RFC 6531's X.6.7.
+func needsUTF8(code int) *Reply {
+	return Refuse(code, Enhanced{5, 6, 7}, "an address in UTF-8 needs the SMTPUTF8 parameter")
+}
+
+// printable returns what of a client's word may be repeated to it.
+func printable(s string) string { return clip(s, 40) }
+
+// appendMail writes the MAIL command for a server that offers ext.
+func appendMail(b []byte, m Sender, ext extensions) []byte {
+	b = append(b, "MAIL FROM:"...)
+	b = appendPath(b, m.Path)
+	if m.Size > 0 && ext.size {
+		b = append(b, " SIZE="...)
+		b = strconv.AppendInt(b, m.Size, 10)
+	}
+	if m.Body != "" && ext.eightBit {
+		b = append(b, " BODY="...)
+		b = append(b, m.Body...)
+	}
+	if m.UTF8 && ext.utf8 {
+		b = append(b, " SMTPUTF8"...)
+	}
+	return append(b, '\r', '\n')
+}
+
+// appendRcpt writes the RCPT command.
+func appendRcpt(b []byte, r Recipient) []byte {
+	b = append(b, "RCPT TO:"...)
+	b = appendPath(b, r.Path)
+	return append(b, '\r', '\n')
+}

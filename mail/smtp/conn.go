@@ -1,0 +1,495 @@
+package smtp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+)
+
+// conn.go: the server's side of one dialogue. RFC 5321, Section 4.1.4 gives the
+// order of commands; the state is in four fields: helo, sender, inMail and rcpts.
+
+// conn is one connection. It belongs to its goroutine; the server touches raw alone.
+type conn struct {
+	srv           *Server
+	raw           net.Conn // the transport, for interrupt and the last resort
+	remote, local net.Addr
+	wire          *wire
+	id            string
+	log           *slog.Logger
+	debug         bool // the log wants the dialogue
+	ctx           context.Context
+	sess          Session
+
+	tls     *tls.Conn // nil in clear
+	helo    string    // empty before HELO
+	esmtp   bool      // the client said EHLO
+	inMail  bool      // MAIL was accepted
+	sender  Sender    // of the transaction
+	rcpts   int       // accepted in the transaction
+	mails   int       // transactions begun
+	bad     int       // bad commands so far
+	expires time.Time // of the session
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{srv: s, raw: nc, wire: newWire(nc), id: newID()}
+	c.remote, c.local = nc.RemoteAddr(), nc.LocalAddr()
+	c.log = s.opts.Log
+	c.debug = c.log.Enabled(s.ctx, slog.LevelDebug)
+	c.wire.timeout = s.opts.IdleTimeout
+	c.wire.closing = s.closing.Load
+	return c
+}
+
+// errQuit ends a dialogue in good order.
+var errQuit = errors.New("smtp: quit")
+
+// serve runs the dialogue to its end. It is the connection's goroutine.
+func (c *conn) serve() {
+	defer c.srv.removeConn(c)
+	ctx, cancel := context.WithCancel(c.srv.ctx)
+	defer cancel()
+	c.ctx = ctx
+	c.expires = time.Now().Add(c.srv.opts.SessionTimeout)
+	err := c.talk()
+	if errors.Is(err, errQuit) {
+		err = nil
+	}
+	if c.sess != nil {
+		c.sess.Close(err)
+	}
+	c.hangUp(err != nil)
+	c.wire.release()
+}
+
+// hangUp sends what is left to say and closes. If it is us who ends it, what the
+// client has sent already is read away first, for a moment: closing with unread
+// input would make the kernel reset the connection, and our last reply would be
+// lost with it.
+func (c *conn) hangUp(ours bool) {
+	c.wire.closing = nil
+	c.wire.timeout = min(c.wire.timeout, 5*time.Second)
+	if c.wire.flush() == nil && c.tls == nil && ours {
+		if hc, ok := c.raw.(interface{ CloseWrite() error }); ok && hc.CloseWrite() == nil {
+			c.raw.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			io.CopyN(io.Discard, c.raw, 64<<10)
+		}
+	}
+	if c.tls != nil {
+		c.tls.Close()
+		return
+	}
+	c.raw.Close()
+}
+
+func (c *conn) talk() error {
+	sess, err := c.srv.handler.Connect(c.ctx, &Conn{c})
+	if err != nil {
+		return c.turnAway(ReplyOf(err))
+	}
+	c.sess = sess
+	if c.srv.opts.Implicit {
+		if err := c.handshake(); err != nil {
+			return err
+		}
+	}
+	c.wire.out = append(c.wire.out, "220 "+c.srv.opts.Hostname+" ESMTP\r\n"...)
+	for {
+		if err := c.turn(); err != nil {
+			return err
+		}
+	}
+}
+
+// turnAway answers a client that may not connect. Where TLS comes first, the answer
+// has to wait for it; a 421 is not worth a handshake, since it is often our load that
+// it speaks of.
+func (c *conn) turnAway(r *Reply) error {
+	if c.srv.opts.Implicit {
+		if r.Code == 421 {
+			return r
+		}
+		if err := c.upgrade(); err != nil {
+			return err
+		}
+	}
+	return c.last(r)
+}
+
+// turn reads one command and answers it.
+func (c *conn) turn() error {
+	line, err := c.readCommand()
+	switch {
+	case err == nil:
+	case errors.Is(err, errLineTooLong):
+		return c.offence(Refuse(500, Enhanced{5, 5, 2}, "line too long"))
+	case errors.Is(err, errLineEnd):
+		return c.offence(Refuse(500, Enhanced{5, 5, 2}, "command lines end with CRLF"))
+	default:
+		return c.lost(err)
+	}
+	cmd := parseCommand(line)
+	if c.debug {
+		c.log.Debug("C", "conn", c.id, "line", string(line))
+	}
+	return c.dispatch(cmd)
+}
+
+// readCommand waits for a line, at most until the session's time is over if no
+// transaction is open.
+func (c *conn) readCommand() ([]byte, error) {
+	if !c.inMail {
+		c.wire.until = c.expires
+	}
+	line, err := c.wire.readLine(c.srv.opts.MaxLine)
+	c.wire.until = time.Time{}
+	return line, err
+}
+
+// lost handles an error of reading: where the client can still hear it, it is told.
+func (c *conn) lost(err error) error {
+	switch {
+	case errors.Is(err, errClosing):
+		return c.last(Refuse(421, Enhanced{4, 3, 2}, c.srv.opts.Hostname+" is shutting down, try again later"))
+	case errors.Is(err, errEndless):
+		return c.last(Refuse(421, Enhanced{4, 5, 2}, "line without end").Because(err))
+	case errors.Is(err, errTooSlow):
+		return c.last(Refuse(421, Enhanced{4, 4, 2}, "message comes too slowly").Because(err))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return c.last(Refuse(421, Enhanced{4, 4, 2}, "timeout, closing connection").Because(err))
+	default:
+		return err
+	}
+}
+
+// last sends r and ends the dialogue.
+func (c *conn) last(r *Reply) error {
+	c.reply(r)
+	return r
+}
+
+// reply queues r. Client text in it has been made harmless by appendReply.
+func (c *conn) reply(r *Reply) {
+	start := len(c.wire.out)
+	c.wire.out = appendReply(c.wire.out, r, true, c.sender.UTF8)
+	if c.debug {
+		c.log.Debug("S", "conn", c.id, "line", string(c.wire.out[start:len(c.wire.out)-2]), "err", r.Cause)
+	}
+}
+
+// say is reply with fixed text.
+func (c *conn) say(code int, enh Enhanced, text string) error {
+	c.reply(&Reply{Code: code, Enh: enh, Text: text})
+	return c.overflow()
+}
+
+// overflow writes when much has been collected: a client that pipelines without
+// reading must not make us keep its replies.
+func (c *conn) overflow() error {
+	if len(c.wire.out) < maxOutput {
+		return nil
+	}
+	return c.wire.flush()
+}
+
+// refuse answers with what err says, and ends the dialogue if that is a 421.
+func (c *conn) refuse(err error) error {
+	r := ReplyOf(err)
+	if r.Code == 421 || r.Code == 521 {
+		return c.last(r)
+	}
+	c.reply(r)
+	return c.overflow()
+}
+
+// offence is refuse for a client that broke the protocol; too many end it.
+func (c *conn) offence(err error) error {
+	c.bad++
+	if c.bad >= c.srv.opts.MaxBadCommands {
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many bad commands").Because(err))
+	}
+	return c.refuse(err)
+}
+
+func (c *conn) dispatch(cmd command) error {
+	switch cmd.verb {
+	case "HELO", "EHLO":
+		return c.hello(cmd.args, cmd.verb == "EHLO")
+	case "MAIL":
+		return c.mail(cmd.args)
+	case "RCPT":
+		return c.rcpt(cmd.args)
+	case "DATA":
+		return c.data(cmd.args)
+	case "STARTTLS":
+		return c.startTLS(cmd.args)
+	case "RSET":
+		if cmd.args != "" {
+			return c.offence(syntaxError("RSET has no parameters"))
+		}
+		c.reset()
+		return c.say(250, Enhanced{2, 0, 0}, "flushed")
+	case "NOOP":
+		return c.say(250, Enhanced{2, 0, 0}, "OK")
+	case "VRFY":
+		// RFC 5321, Section 7.3: who has an account here is nobody's business.
+		if cmd.args == "" {
+			return c.offence(syntaxError("syntax: VRFY name"))
+		}
+		return c.say(252, Enhanced{2, 1, 5}, "cannot verify, send mail and see")
+	case "HELP":
+		return c.say(214, Enhanced{2, 0, 0}, "see RFC 5321")
+	case "QUIT":
+		if cmd.args != "" {
+			return c.offence(syntaxError("QUIT has no parameters"))
+		}
+		c.reply(&Reply{Code: 221, Enh: Enhanced{2, 0, 0}, Text: c.srv.opts.Hostname + " closing connection"})
+		return errQuit
+	case "":
+		return c.offence(Refuse(500, Enhanced{5, 5, 2}, "command not recognized"))
+	default:
+		return c.offence(Refuse(502, Enhanced{5, 5, 1}, "command not implemented"))
+	}
+}
+
+// maxHelo is the longest name a client may give itself: a domain or a literal fits.
+const maxHelo = 255
+
+// hello answers HELO and EHLO. Either begins the dialogue anew (RFC 5321, Section
+// 4.1.4).
+func (c *conn) hello(name string, esmtp bool) error {
+	if !isHeloName(name) {
+		return c.offence(syntaxError("syntax: EHLO hostname"))
+	}
+	c.reset()
+	if err := c.sess.Helo(c.ctx, name); err != nil {
+		if r := ReplyOf(err); r.Code == 554 {
+			return c.last(r)
+		}
+		return c.refuse(err)
+	}
+	c.helo, c.esmtp = name, esmtp
+	greeting := c.srv.opts.Hostname + " greets " + name
+	if !esmtp {
+		c.wire.out = append(c.wire.out, "250 "+greeting+"\r\n"...)
+		return nil
+	}
+	c.wire.out = c.appendEhlo(c.wire.out, greeting)
+	return c.overflow()
+}
+
+// isHeloName: printable ASCII without space. What it says is for policy to judge.
+func isHeloName(s string) bool {
+	if s == "" || len(s) > maxHelo {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *conn) appendEhlo(b []byte, greeting string) []byte {
+	line := func(sep, s string) { b = append(append(append(append(b, "250"...), sep...), s...), "\r\n"...) }
+	line("-", greeting)
+	line("-", "PIPELINING")
+	line("-", "8BITMIME")
+	line("-", "SMTPUTF8")
+	if c.canStartTLS() {
+		line("-", "STARTTLS")
+	}
+	line("-", "SIZE "+strconv.FormatInt(c.srv.opts.MaxMessage, 10))
+	line(" ", "ENHANCEDSTATUSCODES")
+	return b
+}
+
+func (c *conn) canStartTLS() bool {
+	return c.tls == nil && c.srv.opts.TLS != nil && !c.srv.opts.Implicit
+}
+
+var offered = extensions{eightBit: true, utf8: true, size: true}
+
+func (c *conn) mail(args string) error {
+	switch {
+	case c.helo == "":
+		return c.offence(badSequence("say EHLO first"))
+	case c.inMail:
+		return c.offence(badSequence("a transaction is open already"))
+	case c.mails >= c.srv.opts.MaxMessages:
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many messages on one connection, connect again"))
+	case time.Now().After(c.expires):
+		return c.last(Refuse(421, Enhanced{4, 4, 2}, "session is too old, connect again"))
+	}
+	sender, err := parseMail(args, offered)
+	if err != nil {
+		return c.offence(err)
+	}
+	if sender.Size > c.srv.opts.MaxMessage {
+		return c.refuse(errTooLarge)
+	}
+	c.sender = sender
+	if err := c.sess.Mail(c.ctx, sender); err != nil {
+		r := c.refuse(err)
+		c.sender = Sender{}
+		return r
+	}
+	c.inMail, c.rcpts = true, 0
+	c.mails++
+	return c.say(250, Enhanced{2, 1, 0}, "sender OK")
+}
+
+func (c *conn) rcpt(args string) error {
+	switch {
+	case !c.inMail:
+		return c.offence(badSequence("say MAIL first"))
+	case c.rcpts >= c.srv.opts.MaxRecipients:
+		return c.refuse(Refuse(452, Enhanced{4, 5, 3}, "too many recipients, send the rest in another message"))
+	}
+	to, err := parseRcpt(args, c.sender.UTF8)
+	if err != nil {
+		return c.offence(err)
+	}
+	if err := c.sess.Rcpt(c.ctx, to); err != nil {
+		return c.refuse(err)
+	}
+	c.rcpts++
+	return c.say(250, Enhanced{2, 1, 5}, "recipient OK")
+}
+
+func (c *conn) data(args string) error {
+	switch {
+	case args != "":
+		return c.offence(syntaxError("DATA has no parameters"))
+	case !c.inMail:
+		return c.offence(badSequence("say MAIL first"))
+	case c.rcpts == 0:
+		// RFC 5321, Section 3.3: 503, or 554 where the recipients were refused.
+		return c.refuse(Refuse(554, Enhanced{5, 5, 1}, "no valid recipients"))
+	}
+	if err := c.sess.Data(c.ctx); err != nil {
+		return c.refuse(err)
+	}
+	c.wire.out = append(c.wire.out, "354 end with <CRLF>.<CRLF>\r\n"...)
+	c.wire.rate.start(c.srv.opts.MinRate)
+	defer c.wire.rate.stop()
+	c.wire.closing = nil // a message that is under way is finished
+	defer func() { c.wire.closing = c.srv.closing.Load }()
+
+	body := newDataReader(c.wire, c.srv.opts.MaxMessage, c.srv.opts.LineEndings)
+	reply, err := c.sess.Message(c.ctx, body)
+	if rest := c.finish(body); rest != nil {
+		return c.brokenData(rest)
+	}
+	c.endMail()
+	return c.answer(body, reply, err)
+}
+
+// finish reads what the session left of the message.
+func (c *conn) finish(body *DataReader) error {
+	defer body.end()
+	if body.err == io.EOF {
+		return nil
+	}
+	return body.drain(max(c.srv.opts.MaxMessage, 1<<20))
+}
+
+// brokenData ends a dialogue whose framing is lost or that takes no end.
+func (c *conn) brokenData(err error) error {
+	if r, ok := errors.AsType[*Reply](err); ok {
+		return c.last(r)
+	}
+	return c.lost(err)
+}
+
+// answer is the reply to a message that was read to its end. One that was too large
+// is refused even if the session did not notice.
+func (c *conn) answer(body *DataReader, reply *Reply, err error) error {
+	switch {
+	case body.oversized:
+		return c.refuse(errTooLarge)
+	case err != nil:
+		return c.refuse(err)
+	case reply == nil:
+		return c.say(250, Enhanced{2, 6, 0}, "message accepted")
+	case reply.Code == 421:
+		return c.last(reply)
+	default:
+		c.reply(reply)
+		return c.overflow()
+	}
+}
+
+// endMail forgets the transaction, which the session has finished by itself.
+func (c *conn) endMail() {
+	c.inMail, c.sender, c.rcpts = false, Sender{}, 0
+}
+
+// reset forgets the transaction and tells the session, if there is one.
+func (c *conn) reset() {
+	if c.inMail {
+		c.sess.Reset(c.ctx)
+	}
+	c.endMail()
+}
+
+func (c *conn) startTLS(args string) error {
+	switch {
+	case c.srv.opts.TLS == nil || c.srv.opts.Implicit && c.tls == nil:
+		return c.offence(Refuse(502, Enhanced{5, 5, 1}, "TLS is not offered here"))
+	case c.tls != nil:
+		return c.offence(badSequence("TLS is active already"))
+	case args != "":
+		return c.offence(syntaxError("STARTTLS has no parameters"))
+	case c.inMail:
+		return c.offence(badSequence("not within a transaction"))
+	}
+	if len(c.wire.unread()) > 0 {
+		// RFC 3207, Section 4.2 and CVE-2011-0411: what was sent in clear before the
+		// handshake could be anybody's and must not be taken for part of the
+		// encrypted dialogue.
+		return fmt.Errorf("smtp: client sent data between STARTTLS and the handshake")
+	}
+	c.wire.out = append(c.wire.out, "220 2.0.0 ready for TLS\r\n"...)
+	if err := c.wire.flush(); err != nil {
+		return err
+	}
+	return c.handshake()
+}
+
+// handshake upgrades the connection and asks the session about it.
+func (c *conn) handshake() error {
+	if err := c.upgrade(); err != nil {
+		return err
+	}
+	if err := c.sess.Secure(c.ctx, c.tls.ConnectionState()); err != nil {
+		return c.last(ReplyOf(err))
+	}
+	return nil
+}
+
+// upgrade does the TLS handshake. The dialogue starts over behind it (RFC 3207,
+// Section 4.2).
+func (c *conn) upgrade() error {
+	ctx, cancel := context.WithTimeout(c.ctx, c.srv.opts.HandshakeTimeout)
+	defer cancel()
+	c.raw.SetDeadline(time.Now().Add(c.srv.opts.HandshakeTimeout))
+	tc := tls.Server(c.raw, c.srv.opts.TLS)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("smtp: TLS handshake: %w", err)
+	}
+	c.raw.SetDeadline(time.Time{})
+	c.tls = tc
+	c.wire.nc, c.wire.armed = tc, time.Time{}
+	c.helo, c.esmtp = "", false
+	return nil
+}

@@ -1,0 +1,289 @@
+package smtp
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// server.go: accepting connections, and ending them in order.
+
+// ServerOptions are the settings of a Server. The zero value of each field means
+// its default.
+type ServerOptions struct {
+	// Hostname is our name in the greeting and in the answer to EHLO. Required.
+	Hostname string
+	// TLS enables STARTTLS (RFC 3207), or TLS from the first byte with Implicit.
+	TLS *tls.Config
+	// Implicit starts every connection with the handshake (RFC 8314, Section 3.3).
+	Implicit bool
+	// MaxMessage is the largest message taken, in octets. Default 50 MiB. It is
+	// announced with SIZE (RFC 1870, Section 4) and enforced in the stream.
+	MaxMessage int64
+	// MaxRecipients per transaction. Default 1000; RFC 5321, Section 4.5.3.1.8 asks
+	// for at least 100.
+	MaxRecipients int
+	// MaxMessages is how many transactions one connection may begin. Default 1000.
+	MaxMessages int
+	// MaxLine is the longest command line with its CRLF, in octets. Default 4096,
+	// which is more than RFC 5321, Section 4.5.3.1.4 and its extensions ask for.
+	MaxLine int
+	// MaxBadCommands ends a connection after so many commands that were unknown, out
+	// of sequence or malformed. Default 10.
+	MaxBadCommands int
+	// IdleTimeout is the wait for a command or for more mail data, and for a peer to
+	// take our reply. Default 5 minutes (RFC 5321, Section 4.5.3.2.7).
+	IdleTimeout time.Duration
+	// SessionTimeout is how long a connection may last. It is looked at between
+	// transactions, so that it cuts none. Default 30 minutes.
+	SessionTimeout time.Duration
+	// HandshakeTimeout is for one TLS handshake. Default 30 s.
+	HandshakeTimeout time.Duration
+	// MinRate is the least speed of mail data in octets per second over five minutes.
+	// Default 1024; negative is off.
+	MinRate int64
+	// LineEndings says what happens to a bare CR or LF in mail data.
+	LineEndings LineEndings
+	// Log gets the dialogue at debug level and broken connections. Nil discards.
+	Log *slog.Logger
+}
+
+// Validate returns every problem, joined.
+func (o ServerOptions) Validate() error {
+	var errs []error
+	if _, err := ParseDomain(o.Hostname); err != nil {
+		errs = append(errs, fmt.Errorf("hostname: %w", err))
+	}
+	if o.Implicit && o.TLS == nil {
+		errs = append(errs, errors.New("implicit TLS needs a TLS configuration"))
+	}
+	for name, n := range map[string]int64{
+		"largest message": o.MaxMessage, "recipients": int64(o.MaxRecipients), "messages": int64(o.MaxMessages),
+		"bad commands": int64(o.MaxBadCommands), "idle timeout": int64(o.IdleTimeout),
+		"session timeout": int64(o.SessionTimeout), "handshake timeout": int64(o.HandshakeTimeout),
+	} {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("%s: must not be negative", name))
+		}
+	}
+	if o.MaxLine != 0 && (o.MaxLine < 512 || o.MaxLine > 32<<10) {
+		errs = append(errs, errors.New("line length: must be between 512 and 32768 octets"))
+	}
+	return errors.Join(errs...)
+}
+
+func (o ServerOptions) withDefaults() ServerOptions {
+	setDefault(&o.MaxMessage, 50<<20)
+	setDefault(&o.MaxRecipients, 1000)
+	setDefault(&o.MaxMessages, 1000)
+	setDefault(&o.MaxLine, 4096)
+	setDefault(&o.MaxBadCommands, 10)
+	setDefault(&o.IdleTimeout, 5*time.Minute)
+	setDefault(&o.SessionTimeout, 30*time.Minute)
+	setDefault(&o.HandshakeTimeout, 30*time.Second)
+	setDefault(&o.MinRate, 1024)
+	o.MinRate = max(o.MinRate, 0)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// Server receives mail on any number of listeners and hands what happens to a
+// Handler. It is safe for concurrent use. It starts one goroutine per connection
+// and no other.
+type Server struct {
+	opts    ServerOptions
+	handler Handler
+	closing atomic.Bool
+	// ctx is the parent of every connection's; kill ends it when a shutdown runs out
+	// of patience.
+	ctx  context.Context
+	kill context.CancelFunc
+
+	mu        sync.Mutex // guards what follows
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	running   sync.WaitGroup // connections; Add only under mu, and not after closing
+}
+
+// ErrServerClosed is what Serve returns after Shutdown.
+var ErrServerClosed = errors.New("smtp: server closed")
+
+// NewServer returns a Server that asks h. It returns Validate's error.
+func NewServer(h Handler, o ServerOptions) (*Server, error) {
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("smtp: server options: %w", err)
+	}
+	s := &Server{opts: o.withDefaults(), handler: h}
+	s.ctx, s.kill = context.WithCancel(context.Background())
+	s.listeners = make(map[net.Listener]struct{})
+	s.conns = make(map[*conn]struct{})
+	return s, nil
+}
+
+// Serve accepts connections on l until Shutdown, when it returns ErrServerClosed,
+// or until l fails for good, when it returns that error. Errors of Accept that may
+// pass, such as too many open files, are waited out with a growing pause. Serve
+// closes l.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if !s.addListener(l) {
+		return ErrServerClosed
+	}
+	defer s.removeListener(l)
+	pause := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		if s.closing.Load() {
+			if err == nil {
+				nc.Close()
+			}
+			return ErrServerClosed
+		}
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.opts.Log.Error("accept failed, trying again", "err", err, "dur", pause)
+			if !s.wait(pause) {
+				return ErrServerClosed
+			}
+			continue
+		}
+		pause = 0
+		c, ok := s.addConn(nc)
+		if !ok {
+			nc.Close()
+			return ErrServerClosed
+		}
+		go c.serve()
+	}
+}
+
+// wait waits, and returns false if the server was killed meanwhile.
+func (s *Server) wait(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// ServeConn serves one connection that the caller made, and returns when it is
+// closed. After Shutdown it closes nc at once and returns ErrServerClosed.
+func (s *Server) ServeConn(nc net.Conn) error {
+	c, ok := s.addConn(nc)
+	if !ok {
+		nc.Close()
+		return ErrServerClosed
+	}
+	c.serve()
+	return nil
+}
+
+// Shutdown stops the server: listeners are closed, clients that wait get 421, a
+// command or message in progress is finished and answered, then its client gets
+// 421 too. When ctx ends first, the rest is cut off and ctx's error returned. It
+// returns when no goroutine of the server runs any more, and may be called again.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing.Store(true)
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		interrupt(c.raw)
+	}
+	s.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		s.kill()
+		return nil
+	case <-ctx.Done():
+	}
+	s.kill()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.raw.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	return ctx.Err()
+}
+
+// Connections returns how many connections are open.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func (s *Server) addListener(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) removeListener(l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+}
+
+func (s *Server) addConn(nc net.Conn) (*conn, bool) {
+	c := newConn(s, nc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return nil, false
+	}
+	s.conns[c] = struct{}{}
+	s.running.Add(1)
+	return c, true
+}
+
+func (s *Server) removeConn(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.running.Done()
+}
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// newID returns 80 random bits in 16 characters.
+func newID() string {
+	var b [10]byte
+	rand.Read(b[:])
+	return idEncoding.EncodeToString(b[:])
+}

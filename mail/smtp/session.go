@@ -1,0 +1,163 @@
+package smtp
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+)
+
+// session.go: what a program that receives mail implements.
+
+// Handler opens a Session for each connection. Connect is called before the
+// greeting, from the connection's goroutine; many run at once. If it returns an
+// error, the client gets ReplyOf(err) instead of the greeting and the connection is
+// closed; a nil *Session with a nil error is a mistake of the Handler.
+//
+// ctx is the connection's: it ends when the connection ends, or when the server's
+// patience with a shutdown does. conn stays valid until Session.Close returns.
+type Handler interface {
+	Connect(ctx context.Context, conn *Conn) (Session, error)
+}
+
+// HandlerFunc is a function that is a Handler.
+type HandlerFunc func(ctx context.Context, conn *Conn) (Session, error)
+
+// Connect calls f.
+func (f HandlerFunc) Connect(ctx context.Context, conn *Conn) (Session, error) { return f(ctx, conn) }
+
+// Session decides on one connection, stage by stage. All calls come one after the
+// other from the connection's goroutine. A nil error accepts with the standard's
+// reply; any other error is answered with [ReplyOf] of it, and a reply of code 421
+// (or 521, 554 from Helo and Secure) ends the connection. The server has checked
+// syntax, sequence and limits before it calls.
+//
+// Embed [Accept] to implement only some stages.
+type Session interface {
+	// Secure is called after a TLS handshake, the implicit one before the greeting
+	// or that of STARTTLS. What the client said before it is forgotten (RFC 3207,
+	// Section 4.2).
+	Secure(ctx context.Context, state tls.ConnectionState) error
+	// Helo is called for HELO, EHLO and LHLO; name is what the client says it is,
+	// not checked against anything.
+	Helo(ctx context.Context, name string) error
+	// Mail begins a transaction.
+	Mail(ctx context.Context, from Sender) error
+	// Rcpt adds a recipient to it.
+	Rcpt(ctx context.Context, to Recipient) error
+	// Data is called when the client asks to send the message, before the 354.
+	Data(ctx context.Context) error
+	// Message is called with the content; body ends with the call. The transaction is
+	// over when it returns. One returned reply answers for all recipients, none means
+	// 250.
+	Message(ctx context.Context, body *DataReader) (*Reply, error)
+	// Reset forgets the transaction: RSET, a new HELO, or STARTTLS. It is called only
+	// if there is one.
+	Reset(ctx context.Context)
+	// Close is called once, at the end, whatever happened; also after a Connect that
+	// succeeded and was followed by a failed handshake. err is nil after QUIT, else
+	// says why the connection ended.
+	Close(err error)
+}
+
+// Accept is a Session that accepts everything and throws messages away. It is to be
+// embedded.
+type Accept struct{}
+
+// Secure accepts.
+func (Accept) Secure(context.Context, tls.ConnectionState) error { return nil }
+
+// Helo accepts.
+func (Accept) Helo(context.Context, string) error { return nil }
+
+// Mail accepts.
+func (Accept) Mail(context.Context, Sender) error { return nil }
+
+// Rcpt accepts.
+func (Accept) Rcpt(context.Context, Recipient) error { return nil }
+
+// Data accepts.
+func (Accept) Data(context.Context) error { return nil }
+
+// Message reads the content to its end and accepts.
+func (Accept) Message(_ context.Context, body *DataReader) (*Reply, error) {
+	_, err := body.WriteTo(io.Discard)
+	return nil, err
+}
+
+// Reset does nothing.
+func (Accept) Reset(context.Context) {}
+
+// Close does nothing.
+func (Accept) Close(error) {}
+
+// Transaction is one mail transaction with a next hop, as the sending side offers
+// it to whoever has mail to hand on. It is used by one goroutine, and ends with Data
+// or Abort, one of which must be called.
+//
+// An error that is a *Reply (see [ReplyOf]) is the next hop's own answer and leaves
+// the transaction alive; any other error ends it.
+type Transaction interface {
+	// Rcpt offers one recipient and returns nil if the next hop took it. The first
+	// call may begin the transaction there, so that a refused sender is the answer to
+	// it.
+	Rcpt(ctx context.Context, to Recipient) error
+	// Data sends content, of which it reads all, and returns one reply per accepted
+	// recipient in the order of acceptance: the same one for each where the next hop
+	// speaks SMTP, its own for each with LMTP (RFC 2033, Section 4.2). An error means
+	// that the outcome is unknown or that nothing was taken; a try later is right.
+	Data(ctx context.Context, content Content) ([]*Reply, error)
+	// Abort gives the transaction up, and the connection back. It does nothing after
+	// Data.
+	Abort()
+}
+
+// Content is a message that can be read: header and body, lines ended by CRLF,
+// without stuffed dots.
+type Content interface {
+	// WriteTo writes the content, from its beginning, each time it is called.
+	io.WriterTo
+	// Size is the length in octets.
+	Size() int64
+}
+
+// Conn is what a Session may know of its connection. Its methods are for the
+// goroutine of the connection, RemoteAddr and LocalAddr for any.
+type Conn struct{ c *conn }
+
+// ID names the connection in logs: 16 characters, random, unique.
+func (c *Conn) ID() string { return c.c.id }
+
+// RemoteAddr is the client's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.c.remote }
+
+// LocalAddr is the address that the client connected to.
+func (c *Conn) LocalAddr() net.Addr { return c.c.local }
+
+// TLS returns the state of TLS; ok is false on a clear connection.
+func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
+	if c.c.tls == nil {
+		return state, false
+	}
+	return c.c.tls.ConnectionState(), true
+}
+
+// Helo returns the name that the client gave itself, empty before HELO.
+func (c *Conn) Helo() string { return c.c.helo }
+
+// Protocol returns the name of RFC 3848 for the "with" clause of a Received field:
+// SMTP, ESMTP, ESMTPS, and UTF8SMTP and UTF8SMTPS when the transaction says
+// SMTPUTF8 (RFC 6531, Section 4.3).
+func (c *Conn) Protocol() string {
+	name := "SMTP"
+	switch {
+	case c.c.sender.UTF8:
+		name = "UTF8SMTP"
+	case c.c.esmtp:
+		name = "ESMTP"
+	}
+	if c.c.tls != nil && c.c.esmtp {
+		name += "S"
+	}
+	return name
+}

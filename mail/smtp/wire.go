@@ -1,0 +1,269 @@
+package smtp
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// wire.go: the bytes of a connection, for the server and the client alike. Input
+// is read in blocks and looked at in place; output is collected and leaves in one
+// write just before the next read that would block. That is all that RFC 2920
+// (PIPELINING) asks of either side, and it makes the reply to every batch of
+// commands one segment.
+
+// Sizes of the input buffer. While a connection waits for a command it holds only
+// the small one, so that ten thousand idle peers cost little; a longer line or
+// mail data borrows a large one, and gives it back when it is empty.
+const (
+	smallBuffer = 512
+	largeBuffer = 64 << 10
+)
+
+// maxOutput is how much output is collected before it is written in any case.
+const maxOutput = 32 << 10
+
+var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+
+var (
+	errLineTooLong = errors.New("smtp: line too long")
+	errLineEnd     = errors.New("smtp: line does not end with CRLF")
+	errTooSlow     = errors.New("smtp: peer sends too slowly")
+	errClosing     = errors.New("smtp: shutting down")
+)
+
+// wire is one connection's input and output. It belongs to one goroutine; only
+// interrupt may be called by another.
+type wire struct {
+	nc    net.Conn
+	small [smallBuffer]byte
+	large *[largeBuffer]byte // borrowed, or nil
+	buf   []byte             // small or large
+	r, w  int                // unread input is buf[r:w]
+	out   []byte             // collected output
+
+	timeout time.Duration // for one read or write
+	until   time.Time     // no wait goes beyond; zero is no such bound
+	armed   time.Time     // the read deadline that is set
+	closing func() bool   // nil, or tells that waiting must end; see interrupt
+
+	rate pace // in mail data: the least speed
+}
+
+func newWire(nc net.Conn) *wire {
+	w := &wire{nc: nc}
+	w.buf = w.small[:]
+	return w
+}
+
+// release gives the large buffer back. Unread input is lost.
+func (w *wire) release() {
+	w.r, w.w = 0, 0
+	w.shrink()
+}
+
+// shrink goes back to the small buffer when nothing is unread.
+func (w *wire) shrink() {
+	if w.large != nil && w.r == w.w {
+		largeBuffers.Put(w.large)
+		w.large, w.buf = nil, w.small[:]
+		w.r, w.w = 0, 0
+	}
+}
+
+// grow goes to the large buffer, and takes the unread input along.
+func (w *wire) grow() {
+	if w.large != nil {
+		return
+	}
+	w.large = largeBuffers.Get().(*[largeBuffer]byte)
+	w.w = copy(w.large[:], w.buf[w.r:w.w])
+	w.r, w.buf = 0, w.large[:]
+}
+
+// unread is the input that is there already.
+func (w *wire) unread() []byte { return w.buf[w.r:w.w] }
+
+// more waits for at least one more byte behind the unread ones. Output is written
+// first: a peer that waits for us would never send.
+func (w *wire) more() error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	if w.r == w.w {
+		w.r, w.w = 0, 0
+	} else if w.w == len(w.buf) {
+		if w.r == 0 {
+			if w.large != nil {
+				return errLineTooLong
+			}
+			w.grow()
+		} else {
+			w.w = copy(w.buf, w.buf[w.r:w.w])
+			w.r = 0
+		}
+	}
+	n, err := w.read(w.buf[w.w:])
+	w.w += n
+	if n > 0 {
+		return w.rate.add(n)
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// read reads once, by the deadline. A reader that is woken by interrupt though its
+// time has not come goes on, unless closing says that waiting must end.
+func (w *wire) read(p []byte) (int, error) {
+	for {
+		deadline := w.arm()
+		if w.closing != nil && w.closing() {
+			return 0, errClosing
+		}
+		n, err := w.nc.Read(p)
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
+			w.armed = time.Time{}
+			continue
+		}
+		return n, err
+	}
+}
+
+// arm sets the read deadline, if the one that is set is off by more than a
+// sixteenth: setting it for every read would cost as much as the read's own work.
+func (w *wire) arm() time.Time {
+	want := time.Now().Add(w.timeout)
+	if !w.until.IsZero() && w.until.Before(want) {
+		want = w.until
+	}
+	if d := want.Sub(w.armed); d < 0 || d > w.timeout/16 {
+		w.nc.SetReadDeadline(want)
+		w.armed = want
+	}
+	return w.armed
+}
+
+// interrupt wakes a reader, which then asks closing. Safe for concurrent use.
+func interrupt(nc net.Conn) { nc.SetReadDeadline(time.Unix(1, 0)) }
+
+// flush writes the collected output.
+func (w *wire) flush() error {
+	if len(w.out) == 0 {
+		return nil
+	}
+	err := w.writeAll(w.out)
+	w.out = w.out[:0]
+	if cap(w.out) > 4<<10 {
+		w.out = nil // do not let an idle connection keep what a busy moment needed
+	}
+	return err
+}
+
+func (w *wire) writeAll(p []byte) error {
+	deadline := time.Now().Add(w.timeout)
+	if !w.until.IsZero() && w.until.Before(deadline) {
+		deadline = w.until
+	}
+	w.nc.SetWriteDeadline(deadline)
+	_, err := w.nc.Write(p)
+	return err
+}
+
+// readLine returns the next line without its CRLF, valid until the next read. A
+// line of more than max octets, CRLF included, gives errLineTooLong once all of it
+// is consumed. A line with a bare CR or LF gives errLineEnd, so that nothing is
+// executed of which two programs could disagree where it ends.
+func (w *wire) readLine(max int) ([]byte, error) {
+	seen := 0 // no LF in the first seen unread bytes
+	for {
+		in := w.unread()
+		if i := bytes.IndexByte(in[seen:], '\n'); i >= 0 {
+			line := in[:seen+i+1]
+			w.r += len(line)
+			return checkLine(line, max)
+		}
+		seen = len(in)
+		if seen > max {
+			return nil, w.skipLine()
+		}
+		if seen == 0 {
+			w.shrink()
+		}
+		if err := w.more(); err != nil {
+			if seen > 0 && errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+}
+
+func checkLine(line []byte, max int) ([]byte, error) {
+	body := bytes.TrimSuffix(line, []byte("\r\n"))
+	switch {
+	case len(line) > max:
+		return nil, errLineTooLong
+	case len(body) == len(line) || bytes.IndexByte(body, '\r') >= 0:
+		return nil, errLineEnd
+	}
+	return body, nil
+}
+
+// maxSkip is how much of an overlong line is read away before the connection is
+// given up.
+const maxSkip = 1 << 20
+
+// skipLine drops input up to the next LF. It returns errLineTooLong if the peer may
+// go on, and errTooSlow's kin, an error that ends the connection, if the line has no
+// end in sight.
+func (w *wire) skipLine() error {
+	for skipped := 0; skipped < maxSkip; {
+		in := w.unread()
+		if i := bytes.IndexByte(in, '\n'); i >= 0 {
+			w.r += i + 1
+			return errLineTooLong
+		}
+		skipped += len(in)
+		w.r = w.w
+		if err := w.more(); err != nil {
+			return err
+		}
+	}
+	return errEndless
+}
+
+var errEndless = errors.New("smtp: line without end")
+
+// pace is the least speed of a peer that sends mail data, measured over windows: a
+// stall is no reason to give up, minutes at a trickle are.
+type pace struct {
+	min   int64 // bytes per second; 0 is off
+	since time.Time
+	bytes int64
+}
+
+// paceWindow is the time over which the speed is measured.
+const paceWindow = 5 * time.Minute
+
+func (p *pace) start(min int64) { *p = pace{min: min, since: time.Now()} }
+func (p *pace) stop()           { p.min = 0 }
+
+func (p *pace) add(n int) error {
+	if p.min == 0 {
+		return nil
+	}
+	p.bytes += int64(n)
+	if spent := time.Since(p.since); spent >= paceWindow {
+		if p.bytes < p.min*int64(spent/time.Second) {
+			return errTooSlow
+		}
+		p.since, p.bytes = p.since.Add(spent), 0
+	}
+	return nil
+}
