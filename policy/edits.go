@@ -1,0 +1,356 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/penstock/penstock/mail/message"
+	"github.com/penstock/penstock/mail/smtp"
+)
+
+// edits.go: what a filter may change, and the log that makes a filter's changes one
+// thing: all of them count, or none.
+
+// Errors of the methods of Edits. The edit was not made; the filter may go on.
+var (
+	// ErrPhase: this kind of edit does not belong to the stage.
+	ErrPhase = errors.New("policy: not at this stage")
+	// ErrRange: there is no such field, recipient or stretch of the body.
+	ErrRange = errors.New("policy: out of range")
+	// ErrProtected: the field is trace of the gateway's, no filter's business.
+	ErrProtected = errors.New("policy: field is protected")
+	// ErrTooMuch: the filter changed more than one filter may.
+	ErrTooMuch = errors.New("policy: too many edits")
+)
+
+// Limits of the edits of one call.
+const (
+	maxHeaderOps   = 256
+	maxHeaderBytes = 128 << 10
+	maxSplices     = 1024
+	maxAddedRcpts  = 100
+	maxTags        = 64
+	maxTagBytes    = 1024
+)
+
+// EditKind says what an Edit did.
+type EditKind uint8
+
+// The kinds of edits.
+const (
+	EditHeaderAdd EditKind = iota + 1
+	EditHeaderSet
+	EditHeaderDelete
+	EditBodySplice
+	EditSender
+	EditRcptAdd
+	EditRcptSet
+	EditRcptDelete
+	EditTag
+)
+
+// Edit is one entry of the log.
+type Edit struct {
+	Kind  EditKind
+	Index int    // of the field or recipient at the time of the edit
+	Name  string // of the field or tag
+	Value string // of the field or tag, or the new address
+	Old   string // the address before
+	Off   int64  // of a splice
+	Del   int64  // octets that a splice took out
+	Add   int64  // octets that it put in
+}
+
+// String says in words what the edit did, on one line.
+func (e Edit) String() string {
+	switch e.Kind {
+	case EditHeaderAdd:
+		return "added " + e.Name + ": " + e.Value
+	case EditHeaderSet:
+		return "set " + e.Name + ": " + e.Value
+	case EditHeaderDelete:
+		return "deleted " + e.Name
+	case EditBodySplice:
+		return fmt.Sprintf("body at %d: %d octets replaced by %d", e.Off, e.Del, e.Add)
+	case EditSender:
+		return "sender <" + e.Old + "> became <" + e.Value + ">"
+	case EditRcptAdd:
+		return "added recipient <" + e.Value + ">"
+	case EditRcptSet:
+		return "recipient <" + e.Old + "> became <" + e.Value + ">"
+	case EditRcptDelete:
+		return "dropped recipient <" + e.Old + ">"
+	case EditTag:
+		return "tag " + e.Name + "=" + e.Value
+	}
+	return "unknown edit"
+}
+
+// Edits is the log of one filter's changes in one call, and the view of the
+// transaction with them. It is for the goroutine of the call.
+type Edits struct {
+	filter string
+	stage  Stage
+	tx     *Transaction // the base; nil outside a transaction
+	log    []Edit
+
+	// The view. Each part is the base's until it is changed for the first time.
+	message   *Message
+	sender    smtp.Sender
+	rcpts     []Recipient
+	ownRcpts  bool
+	headerOps int
+	headerLen int
+	splices   int
+	grown     int64
+	added     int
+}
+
+// begin makes e an empty log on tx, keeping the memory of the last one.
+func (e *Edits) begin(filter string, stage Stage, tx *Transaction) {
+	*e = Edits{filter: filter, stage: stage, tx: tx, log: e.log[:0]}
+	if tx != nil {
+		e.message, e.sender, e.rcpts = tx.Message, tx.Sender, tx.Rcpts
+	}
+}
+
+// Log returns what was done so far. It is valid during the call.
+func (e *Edits) Log() []Edit { return e.log }
+
+// Message returns the message with the edits so far; nil before StageHeaders.
+func (e *Edits) Message() *Message { return e.message }
+
+// Sender returns the sender with the edits so far.
+func (e *Edits) Sender() smtp.Sender { return e.sender }
+
+// Recipients returns the recipients with the edits so far. The slice must not be
+// changed.
+func (e *Edits) Recipients() []Recipient { return e.rcpts }
+
+func (e *Edits) headerEdit(bytes int) error {
+	if e.stage != StageHeaders && e.stage != StageMessage || e.message == nil {
+		return ErrPhase
+	}
+	if e.headerOps >= maxHeaderOps || e.headerLen+bytes > maxHeaderBytes {
+		return fmt.Errorf("%w: header", ErrTooMuch)
+	}
+	return nil
+}
+
+func (e *Edits) setHeader(h message.Header, bytes int, done Edit) {
+	m := *e.message
+	m.Header = h
+	e.message = &m
+	e.headerOps++
+	e.headerLen += bytes
+	e.log = append(e.log, done)
+}
+
+// protected tells whether a field is part of the trace that loops and faults are found
+// by.
+func protected(name []byte) bool {
+	return strings.EqualFold(strings.TrimSpace(string(name)), "Received")
+}
+
+// AddHeader puts a new field at index at; 0 is the top, the number of fields or more
+// the bottom.
+func (e *Edits) AddHeader(at int, name, value string) error {
+	if err := e.headerEdit(len(name) + len(value)); err != nil {
+		return err
+	}
+	if protected([]byte(name)) {
+		return ErrProtected
+	}
+	f, err := message.NewField(name, value)
+	if err != nil {
+		return err
+	}
+	e.setHeader(e.message.Header.Insert(at, f), len(f.Raw()), Edit{Kind: EditHeaderAdd, Index: at, Name: name, Value: value})
+	return nil
+}
+
+// SetHeader gives field i a new value. Its name stays as it was written.
+func (e *Edits) SetHeader(i int, value string) error {
+	if err := e.headerEdit(len(value)); err != nil {
+		return err
+	}
+	old, err := e.field(i)
+	if err != nil {
+		return err
+	}
+	name := string(old.Name())
+	f, err := message.NewField(name, value)
+	if err != nil {
+		return err
+	}
+	e.setHeader(e.message.Header.Replace(i, f), len(f.Raw()), Edit{Kind: EditHeaderSet, Index: i, Name: name, Value: value})
+	return nil
+}
+
+// DeleteHeader takes field i out.
+func (e *Edits) DeleteHeader(i int) error {
+	if err := e.headerEdit(0); err != nil {
+		return err
+	}
+	old, err := e.field(i)
+	if err != nil {
+		return err
+	}
+	e.setHeader(e.message.Header.Delete(i), 0, Edit{Kind: EditHeaderDelete, Index: i, Name: string(old.Name())})
+	return nil
+}
+
+func (e *Edits) field(i int) (message.Field, error) {
+	if i < 0 || i >= e.message.Header.Len() {
+		return message.Field{}, ErrRange
+	}
+	f := e.message.Header.Field(i)
+	if protected(f.Name()) {
+		return message.Field{}, ErrProtected
+	}
+	return f, nil
+}
+
+// SpliceBody replaces del octets of the body at off by data, of which it keeps a copy.
+// With off 0 and del the body's size it replaces the body. All edits of one call may
+// make the body at most twice as large as it came, and one MiB.
+func (e *Edits) SpliceBody(off, del int64, data []byte) error {
+	if e.stage != StageMessage || e.message == nil {
+		return ErrPhase
+	}
+	size := e.message.Body.Size()
+	if off < 0 || del < 0 || off > size || del > size-off {
+		return ErrRange
+	}
+	if e.splices++; e.splices > maxSplices || size-del+int64(len(data)) > 2*e.tx.Message.Body.Size()+1<<20 {
+		return fmt.Errorf("%w: body", ErrTooMuch)
+	}
+	if e.grown += int64(len(data)); e.grown > 2*e.tx.Message.Body.Size()+1<<20 {
+		return fmt.Errorf("%w: body", ErrTooMuch)
+	}
+	m := *e.message
+	m.Body = m.Body.splice(off, del, append([]byte(nil), data...))
+	e.message = &m
+	e.log = append(e.log, Edit{Kind: EditBodySplice, Off: off, Del: del, Add: int64(len(data))})
+	return nil
+}
+
+// SetSender changes the reverse-path; the null path makes the message one that is never
+// answered with a bounce.
+func (e *Edits) SetSender(p smtp.Path) error {
+	if e.tx == nil || e.stage < StageMail || e.stage > StageMessage {
+		return ErrPhase
+	}
+	old := e.sender.Path
+	e.sender.Path = p
+	e.log = append(e.log, Edit{Kind: EditSender, Old: old.String(), Value: p.String()})
+	return nil
+}
+
+func (e *Edits) rcptEdit() error {
+	if e.tx == nil || e.stage < StageRcpt || e.stage > StageMessage {
+		return ErrPhase
+	}
+	if !e.ownRcpts {
+		e.rcpts = append([]Recipient(nil), e.rcpts...)
+		e.ownRcpts = true
+	}
+	return nil
+}
+
+// AddRecipient adds a recipient. It has to pass the listener's rules like one that the
+// client names; if it does not, that is the filter's failure. At StageRcpt the candidate
+// stays the last.
+func (e *Edits) AddRecipient(p smtp.Path) error {
+	if err := e.rcptEdit(); err != nil {
+		return err
+	}
+	if p.IsNull() {
+		return ErrRange
+	}
+	if e.added++; e.added > maxAddedRcpts {
+		return fmt.Errorf("%w: recipients", ErrTooMuch)
+	}
+	r := Recipient{Recipient: smtp.Recipient{Path: p}, AddedBy: e.filter}
+	at := len(e.rcpts)
+	if e.stage == StageRcpt && at > 0 {
+		at--
+		e.rcpts = append(e.rcpts, e.rcpts[at])
+		e.rcpts[at] = r
+	} else {
+		e.rcpts = append(e.rcpts, r)
+	}
+	e.log = append(e.log, Edit{Kind: EditRcptAdd, Index: at, Value: p.String()})
+	return nil
+}
+
+// SetRecipient changes recipient i.
+func (e *Edits) SetRecipient(i int, p smtp.Path) error {
+	if err := e.rcptEdit(); err != nil {
+		return err
+	}
+	if i < 0 || i >= len(e.rcpts) || p.IsNull() {
+		return ErrRange
+	}
+	old := e.rcpts[i].Path
+	e.rcpts[i].Path, e.rcpts[i].AddedBy = p, e.filter
+	e.log = append(e.log, Edit{Kind: EditRcptSet, Index: i, Old: old.String(), Value: p.String()})
+	return nil
+}
+
+// DeleteRecipient takes recipient i out. The candidate of StageRcpt is not taken out
+// but refused or discarded, by a verdict.
+func (e *Edits) DeleteRecipient(i int) error {
+	if err := e.rcptEdit(); err != nil {
+		return err
+	}
+	if i < 0 || i >= len(e.rcpts) || e.stage == StageRcpt && i == len(e.rcpts)-1 {
+		return ErrRange
+	}
+	e.log = append(e.log, Edit{Kind: EditRcptDelete, Index: i, Old: e.rcpts[i].Path.String()})
+	e.rcpts = append(e.rcpts[:i], e.rcpts[i+1:]...)
+	return nil
+}
+
+// Tag notes something for the filters behind and for the log.
+func (e *Edits) Tag(key, value string) error {
+	if !e.stage.Decides() {
+		return ErrPhase
+	}
+	if len(key) == 0 || len(key)+len(value) > maxTagBytes {
+		return ErrRange
+	}
+	n := 0
+	for _, l := range e.log {
+		if l.Kind == EditTag {
+			n++
+		}
+	}
+	if n >= maxTags {
+		return fmt.Errorf("%w: tags", ErrTooMuch)
+	}
+	e.log = append(e.log, Edit{Kind: EditTag, Name: key, Value: value})
+	return nil
+}
+
+// apply makes the edits count.
+func (e *Edits) apply(s *Session) {
+	if len(e.log) == 0 {
+		return
+	}
+	for _, l := range e.log {
+		if l.Kind != EditTag {
+			continue
+		}
+		tag := Tag{Filter: e.filter, Key: l.Name, Value: l.Value}
+		if e.tx != nil {
+			e.tx.Tags = append(e.tx.Tags, tag)
+		} else {
+			s.Tags = append(s.Tags, tag)
+		}
+	}
+	if e.tx != nil {
+		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, e.sender, e.rcpts
+	}
+}
