@@ -75,7 +75,8 @@ type link struct {
 	Link
 	stages   Stages
 	instance Instance
-	skipped  bool
+	skipped  bool // by Skip
+	forGood  bool // said outside a transaction: it holds for the session
 }
 
 // Open begins the chain's part of session s. observe, if not nil, is called with every
@@ -114,7 +115,7 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 		case v.Action == Quarantine && held.Filter == "":
 			held = Decision{v, l.Filter.Name()}
 		case v.Action == Skip:
-			l.skipped = true
+			l.skipped, l.forGood = true, tx == nil
 		}
 	}
 	return held
@@ -172,7 +173,7 @@ func (l *link) drop() {
 // EndTransaction makes filters that skipped the transaction take part again.
 func (r *Run) EndTransaction() {
 	for i := range r.links {
-		r.links[i].skipped = false
+		r.links[i].skipped = r.links[i].forGood
 	}
 }
 

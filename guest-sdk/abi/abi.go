@@ -1,0 +1,274 @@
+// Package abi is the contract between Penstock and a WebAssembly filter: mg1. It holds
+// its names, numbers and layouts, and imports nothing, so that hosts, guests and
+// documents are all made from this one place. docs/abi.md is written from it.
+//
+// Numbers and names are only ever added. A change that an old guest could notice needs a
+// new major, which is a new import module beside this one.
+//
+// # What a guest exports
+//
+//	memory                              its linear memory
+//	_initialize ()                      optional, run once before all else
+//	mg1_init    (host_minor i32) → i64  once: mailbox pointer << 32 | capacity; negative refuses
+//	mg1_hook    (hook i32, len i32) → i64  every hook: the frame's length in, a verdict out
+//
+// # The event frame
+//
+// Before mg1_hook the host writes a frame into the mailbox, in little endian:
+//
+//	 0          4       6        8           12      16
+//	┌──────────┬───────┬────────┬───────────┬───────┐
+//	│ "MG1\0"  │ hook  │ fields │ total len │ flags │
+//	├──────────┴───────┼────────┴───────────┼───────┤
+//	│ session id   u64 │ transaction    u64 │         16, 24
+//	├──────────────────┼────────────────────┤
+//	│ time unix ns i64 │ cpu budget ns  i64 │         32, 40
+//	├────────┬─────────┼─────────┬──────────┤
+//	│ id u16 │ kind u16│ off u32 │ len u32  │ × fields, from 48
+//	├────────┴─────────┴─────────┴──────────┤
+//	│ payload: bytes that off and len name  │
+//	└───────────────────────────────────────┘
+//
+// A guest skips the fields it does not know. What did not fit is left out, FlagPartial
+// is set then, and the import "get" still has it. The frame is the guest's until
+// mg1_hook returns.
+//
+// # The verdict
+//
+//	bit 63     49    48       46..37 36..27  26..24 23..8     7..0
+//	┌───────┬─────┬───────┬────────┬───────┬───────┬───────┬────────┐
+//	│ error │  …  │ text  │ detail │subject│ class │ code  │ action │
+//	└───────┴─────┴───────┴────────┴───────┴───────┴───────┴────────┘
+//
+// With the error bit the guest says that it failed; the low 32 bits are a number of its
+// own for the log.
+package abi
+
+// Version of the contract. The major is in the name of the import module.
+const (
+	Module = "mg1"
+	// Minor grows when something is added.
+	Minor = 0
+)
+
+// Names of the guest's exports.
+const (
+	ExportMemory     = "memory"
+	ExportInitialize = "_initialize"
+	ExportInit       = "mg1_init"
+	ExportHook       = "mg1_hook"
+	// ReservedPrefix begins names that a guest must not export.
+	ReservedPrefix = "__mg"
+)
+
+// Sizes of the mailbox in octets.
+const (
+	MinMailbox = 4 << 10
+	MaxMailbox = 1 << 20
+)
+
+// Hook is the number of a stage of the dialogue.
+type Hook uint32
+
+// The hooks. Numbers that are missing belong to stages to come.
+const (
+	HookConnect Hook = 1
+	HookSecure  Hook = 2
+	HookHelo    Hook = 3
+	HookMail    Hook = 5
+	HookRcpt    Hook = 6
+	HookData    Hook = 7
+	HookHeaders Hook = 8
+	HookMessage Hook = 10
+	HookReset   Hook = 11
+	HookClose   Hook = 12
+)
+
+// Hooks is a set of hooks: bit n stands for hook n. It is the mask of subscribe, and
+// in the table of imports says at which hooks a function may be called.
+type Hooks uint64
+
+// Sets of hooks that go together.
+const (
+	// DuringInit stands for mg1_init. It uses bit 0, which is no hook.
+	DuringInit Hooks = 1 << 0
+	// Deciding are the hooks whose verdict counts.
+	Deciding = Hooks(1<<HookConnect | 1<<HookSecure | 1<<HookHelo | 1<<HookMail | 1<<HookRcpt | 1<<HookData |
+		1<<HookHeaders | 1<<HookMessage)
+	// Observing are the hooks whose verdict does not count.
+	Observing = Hooks(1<<HookReset | 1<<HookClose)
+	// InSession are all hooks.
+	InSession = Deciding | Observing
+	// Anytime is in mg1_init and at all hooks.
+	Anytime = DuringInit | InSession
+	// WithHeader are the hooks at which the header section is there.
+	WithHeader = Hooks(1<<HookHeaders | 1<<HookMessage)
+	// WithBody is the hook at which the body is there.
+	WithBody = Hooks(1 << HookMessage)
+	// WithSender are the hooks at which the sender may be changed.
+	WithSender = Hooks(1<<HookMail | 1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
+	// WithRcpts are the hooks at which recipients may be changed.
+	WithRcpts = Hooks(1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
+)
+
+// Has tells whether h is in the set.
+func (s Hooks) Has(h Hook) bool { return s&(1<<h) != 0 }
+
+// Layout of the frame: offsets of its head, and the size of head and of one entry.
+const (
+	FrameMagic     = 0x0031474d // "MG1\0"
+	OffMagic       = 0
+	OffHook        = 4
+	OffFields      = 6
+	OffLength      = 8
+	OffFlags       = 12
+	OffSession     = 16
+	OffTransaction = 24
+	OffTime        = 32
+	OffBudget      = 40
+	FrameHead      = 48
+	FrameEntry     = 12
+	EntryKind      = 2
+	EntryOff       = 4
+	EntryLen       = 8
+	FlagPartial    = 1 << 0 // fields were left out of the frame
+)
+
+// Kind is the kind of a field's payload.
+type Kind uint16
+
+// The kinds.
+const (
+	KindBytes Kind = 1 // octets
+	KindInt   Kind = 2 // an int64, 8 octets
+	KindList  Kind = 3 // elements, each a uint32 length and its octets
+	KindIP    Kind = 4 // 4 or 16 octets in network order
+)
+
+// Field is the number of a fact about session or transaction.
+type Field uint16
+
+// The fields.
+const (
+	FieldClientIP   Field = 1
+	FieldRDNS       Field = 2
+	FieldHelo       Field = 3
+	FieldTLSVersion Field = 4
+	FieldTLSCipher  Field = 5
+	FieldTLSPeer    Field = 6
+	FieldAuthUser   Field = 7
+	FieldMailFrom   Field = 8
+	FieldMailParams Field = 9
+	FieldRcpt       Field = 10
+	FieldRcptParams Field = 11
+	FieldSize       Field = 12
+	FieldListener   Field = 13
+	FieldTags       Field = 14
+	FieldConnID     Field = 15
+	FieldClientPort Field = 16
+	FieldServerIP   Field = 17
+	FieldTLSName    Field = 18
+	FieldTLSALPN    Field = 19
+	FieldRcpts      Field = 20
+)
+
+// Errno is what an import returns instead of a length; it is negative.
+type Errno int32
+
+// The error numbers.
+const (
+	EINVAL   Errno = -1 // an argument makes no sense
+	ENOENT   Errno = -2 // there is no such thing
+	EPERM    Errno = -3 // the operator did not grant it
+	ELIMIT   Errno = -4 // a limit of the filter is reached
+	ETIME    Errno = -5 // it took too long
+	EUNAVAIL Errno = -6 // the host cannot do it now
+	EPHASE   Errno = -7 // not at this hook
+)
+
+// Error implements error with the number's name.
+func (e Errno) Error() string {
+	for _, x := range Errnos {
+		if x.Errno == e {
+			return "mg1: " + x.Name + ": " + x.Doc
+		}
+	}
+	return "mg1: unknown error"
+}
+
+// Action is the lowest octet of a verdict.
+type Action uint8
+
+// The actions.
+const (
+	ActContinue   Action = 0
+	ActAccept     Action = 1
+	ActReject     Action = 2
+	ActTempfail   Action = 3
+	ActDiscard    Action = 4
+	ActQuarantine Action = 5
+	ActDisconnect Action = 6
+	ActSkip       Action = 7
+)
+
+// Level is the level of a log line.
+type Level int32
+
+// The levels.
+const (
+	LevelDebug Level = 0
+	LevelInfo  Level = 1
+	LevelWarn  Level = 2
+	LevelError Level = 3
+)
+
+// Verdict is what mg1_hook returns.
+type Verdict uint64
+
+// ErrorBit is set in the verdict of a guest that failed.
+const ErrorBit Verdict = 1 << 63
+
+const textBit = 48
+
+// NewVerdict packs a verdict. code 0 means the action's default reply; class, subject and
+// detail are the enhanced code, all 0 for the default; text says that reply was called.
+func NewVerdict(a Action, code, class, subject, detail int, text bool) Verdict {
+	v := Verdict(a) | Verdict(code&0xffff)<<8 | Verdict(class&7)<<24 | Verdict(subject&0x3ff)<<27 | Verdict(detail&0x3ff)<<37
+	if text {
+		v |= 1 << textBit
+	}
+	return v
+}
+
+// Failed packs the verdict of a guest that failed, with a number of its own.
+func Failed(code uint32) Verdict { return ErrorBit | Verdict(code) }
+
+// Action returns the action.
+func (v Verdict) Action() Action { return Action(v) }
+
+// Code returns the reply code, 0 for the default.
+func (v Verdict) Code() int { return int(v >> 8 & 0xffff) }
+
+// Enhanced returns class, subject and detail of the enhanced code.
+func (v Verdict) Enhanced() (class, subject, detail int) {
+	return int(v >> 24 & 7), int(v >> 27 & 0x3ff), int(v >> 37 & 0x3ff)
+}
+
+// HasText tells whether the reply's text was given with the import reply.
+func (v Verdict) HasText() bool { return v>>textBit&1 != 0 }
+
+// Unknown returns the bits that must be zero in a verdict without ErrorBit.
+func (v Verdict) Unknown() uint64 { return uint64(v >> (textBit + 1)) }
+
+// Limits of what a guest may give or ask for.
+const (
+	MaxReply      = 4 << 10  // octets of a reply's text
+	MaxReplyLines = 8        // lines of it
+	MaxLogLine    = 2 << 10  // octets of a log line; the rest is cut off
+	MaxLogLines   = 32       // log lines at one hook; the rest is counted and dropped
+	MaxSession    = 16 << 10 // octets of all session values of a filter
+	MaxAddress    = 512      // octets of an address
+	MaxRandom     = 4 << 10  // octets of one call of random
+	MaxHeaderRaw  = 1 << 20  // octets of one call of hdr_raw
+	MaxBodyRead   = 1 << 20  // octets of one call of body_read
+)

@@ -1,0 +1,197 @@
+package abi
+
+// table.go: the contract as data. The host registers its functions from it, docs/abi.md
+// is written from it, and a test compares it with the numbers of every release.
+
+// Type is a WebAssembly value type.
+type Type byte
+
+// The types that mg1 uses.
+const (
+	I32 Type = 0x7f
+	I64 Type = 0x7e
+)
+
+// String returns "i32" or "i64".
+func (t Type) String() string {
+	if t == I64 {
+		return "i64"
+	}
+	return "i32"
+}
+
+// Param is a parameter of an import.
+type Param struct {
+	Name string
+	Type Type
+}
+
+// Import is a function that the host gives to guests.
+type Import struct {
+	Name   string
+	Group  string
+	Params []Param
+	Result Type
+	// When are the hooks at which it may be called; at others it returns EPHASE.
+	When Hooks
+	// Since is the minor version that added it.
+	Since int
+	Doc   string
+}
+
+func i32(names ...string) []Param {
+	var p []Param
+	for _, n := range names {
+		p = append(p, Param{n, I32})
+	}
+	return p
+}
+
+// Imports is every function of the import module mg1. It is made anew by each call, so
+// that nobody can change it for others, and so that a guest that never calls it does not
+// carry it.
+//
+// Pairs of parameters p, n are a pointer and a length of the guest's memory; buf, cap a
+// pointer and the room behind it. A range outside of memory is a trap. A function that
+// fills a buffer returns the full length of what it has and writes at most cap octets of
+// it: a return value above cap tells how much room is needed.
+func Imports() []Import {
+	i64 := func(n string) Param { return Param{n, I64} }
+	return []Import{
+		{"subscribe", "core", []Param{i64("hooks")}, I32, DuringInit, 0, "Chooses the hooks the guest is called at: bit n stands for hook n. Unknown bits are EINVAL. Returns 0."},
+		{"features", "core", nil, I64, Anytime, 0, "Returns the host's minor version."},
+		{"get", "core", i32("field", "index", "buf", "cap"), I32, InSession, 0, "Reads a field. Of a list, index chooses the element; index -1 reads the whole list as in a frame. Of other kinds index is 0. ENOENT where there is none."},
+		{"config", "core", i32("off", "buf", "cap"), I32, Anytime, 0, "Reads the configuration, a JSON text, from offset off. Returns the length from off on."},
+		{"reply", "core", i32("p", "n"), I32, Deciding, 0, "Gives the text of the reply, UTF-8, lines separated by LF. The verdict's text bit says that it counts."},
+		{"tag", "core", i32("kp", "kn", "vp", "vn"), I32, Deciding, 0, "Notes a key and a value for later filters and the log. With action quarantine, the value of the key \"reason\" is shown to whoever looks at the message."},
+		{"log", "log", i32("level", "p", "n"), I32, Anytime, 0, "Writes a line to the log, as the filter's."},
+		{"log_enabled", "log", i32("level"), I32, Anytime, 0, "Returns 1 if a line of that level would be written, else 0."},
+		{"now", "time", nil, I64, Anytime, 0, "Returns the time in nanoseconds since 1970 UTC."},
+		{"mono", "time", nil, I64, Anytime, 0, "Returns nanoseconds since some moment, for measuring."},
+		{"random", "random", i32("buf", "n"), I32, Anytime, 0, "Fills the buffer with random octets fit for secrets. Returns n."},
+		{"sess_get", "session", i32("kp", "kn", "buf", "cap"), I32, InSession, 0, "Reads a value that the filter keeps for the session."},
+		{"sess_set", "session", i32("kp", "kn", "vp", "vn"), I32, InSession, 0, "Keeps a value for the session; an empty value deletes it. ELIMIT when all of them would be too large."},
+		{"hdr_count", "headers", nil, I32, WithHeader, 0, "Returns the number of header fields."},
+		{"hdr_get", "headers", i32("i", "buf", "cap"), I64, WithHeader, 0, "Reads field i: its name and, right behind it, its value without the last CRLF, folded as it came. Returns name length << 32 | value length, or an error number as i64."},
+		{"hdr_find", "headers", i32("np", "nn", "from"), I32, WithHeader, 0, "Returns the index of the first field with that name, in any case, from index from on; ENOENT if there is none."},
+		{"hdr_raw", "headers", i32("off", "buf", "cap"), I32, WithHeader, 0, "Reads the whole header section, byte for byte, from offset off. Returns the length from off on."},
+		{"hdr_add", "headers", i32("at", "np", "nn", "vp", "vn"), I32, WithHeader, 0, "Adds a field at index at; -1 is the bottom. Text beyond ASCII is encoded, long text folded. Trace fields are EPERM."},
+		{"hdr_set", "headers", i32("i", "vp", "vn"), I32, WithHeader, 0, "Gives field i a new value."},
+		{"hdr_del", "headers", i32("i"), I32, WithHeader, 0, "Takes field i out."},
+		{"body_len", "body", nil, I64, WithBody, 0, "Returns the length of the body in octets."},
+		{"body_read", "body", []Param{i64("off"), {"buf", I32}, {"n", I32}}, I32, WithBody, 0, "Reads up to n octets of the body from off on. Returns how many; 0 at the end."},
+		{"body_splice", "body", []Param{i64("off"), i64("del"), {"p", I32}, {"n", I32}}, I32, WithBody, 0, "Replaces del octets at off."},
+		{"body_new", "body", nil, I32, WithBody, 0, "Begins a new body; what was written before is forgotten."},
+		{"body_write", "body", i32("p", "n"), I32, WithBody, 0, "Adds to the new body. Returns n."},
+		{"body_commit", "body", nil, I32, WithBody, 0, "Puts the new body in the place of the old one."},
+		{"env_from", "envelope", i32("p", "n"), I32, WithSender, 0, "Changes the sender. The address has no brackets; empty is the null sender."},
+		{"rcpt_count", "envelope", nil, I32, WithRcpts, 0, "Returns the number of recipients; at hook rcpt the last is the candidate."},
+		{"rcpt_get", "envelope", i32("i", "buf", "cap"), I32, WithRcpts, 0, "Reads the address of recipient i."},
+		{"rcpt_add", "envelope", i32("p", "n"), I32, WithRcpts, 0, "Adds a recipient."},
+		{"rcpt_set", "envelope", i32("i", "p", "n"), I32, WithRcpts, 0, "Changes recipient i."},
+		{"rcpt_del", "envelope", i32("i"), I32, WithRcpts, 0, "Takes recipient i out; the candidate of hook rcpt is refused or discarded by a verdict instead."},
+	}
+}
+
+// HookInfo describes a hook.
+type HookInfo struct {
+	Hook   Hook
+	Name   string
+	Doc    string
+	Fields []Field // those of its frame
+}
+
+// HookTable returns every hook.
+func HookTable() []HookInfo {
+	conn := []Field{FieldClientIP, FieldClientPort, FieldServerIP, FieldRDNS, FieldListener, FieldConnID}
+	tls := []Field{FieldClientIP, FieldRDNS, FieldTLSVersion, FieldTLSCipher, FieldTLSPeer, FieldTLSName, FieldTLSALPN, FieldListener, FieldConnID}
+	helo := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldListener, FieldConnID}
+	mail := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldAuthUser, FieldMailFrom, FieldMailParams, FieldSize, FieldListener, FieldConnID}
+	rcpt := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldRcpt, FieldRcptParams, FieldListener, FieldConnID}
+	data := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldSize, FieldListener, FieldConnID}
+	return []HookInfo{
+		{HookConnect, "connect", "A client connected; no greeting was sent.", conn},
+		{HookSecure, "secure", "A TLS handshake is done.", tls},
+		{HookHelo, "helo", "HELO or EHLO.", helo},
+		{HookMail, "mail", "MAIL FROM.", mail},
+		{HookRcpt, "rcpt", "RCPT TO.", rcpt},
+		{HookData, "data", "DATA was asked for; nothing was read yet.", data},
+		{HookHeaders, "headers", "The header section is there; the client still sends.", data},
+		{HookMessage, "message", "The whole message is there; no reply was sent.", data},
+		{HookReset, "reset", "The transaction was given up. The verdict does not count.", []Field{FieldConnID}},
+		{HookClose, "close", "The connection has ended. The verdict does not count.", []Field{FieldConnID}},
+	}
+}
+
+// FieldInfo describes a field.
+type FieldInfo struct {
+	Field Field
+	Name  string
+	Kind  Kind
+	Doc   string
+}
+
+// FieldTable returns every field.
+func FieldTable() []FieldInfo {
+	return []FieldInfo{
+		{FieldClientIP, "client_ip", KindIP, "The client's address; missing for a local socket."},
+		{FieldRDNS, "rdns", KindBytes, "The verified name of the client's address."},
+		{FieldHelo, "helo", KindBytes, "What the client called itself."},
+		{FieldTLSVersion, "tls_version", KindInt, "The TLS version, 0x0303 for 1.2, 0x0304 for 1.3; missing in clear."},
+		{FieldTLSCipher, "tls_cipher", KindBytes, "The cipher suite's IANA name."},
+		{FieldTLSPeer, "tls_peer", KindBytes, "The subject of the client's certificate."},
+		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user."},
+		{FieldMailFrom, "mail_from", KindBytes, "The sender without brackets, canonical; empty for the null sender."},
+		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE."},
+		{FieldRcpt, "rcpt", KindBytes, "The recipient that RCPT names, without brackets, canonical."},
+		{FieldRcptParams, "rcpt_params", KindList, "The parameters of RCPT."},
+		{FieldSize, "size", KindInt, "The announced size; from the message hook on, the real one."},
+		{FieldListener, "listener", KindBytes, "The name of the listener."},
+		{FieldTags, "tags", KindList, "What filters noted so far, as FILTER.KEY=VALUE."},
+		{FieldConnID, "conn_id", KindBytes, "The name of the connection in the log."},
+		{FieldClientPort, "client_port", KindInt, "The client's port."},
+		{FieldServerIP, "server_ip", KindIP, "The address that the client connected to."},
+		{FieldTLSName, "tls_name", KindBytes, "The server name that the client asked for (SNI)."},
+		{FieldTLSALPN, "tls_alpn", KindBytes, "The negotiated application protocol."},
+		{FieldRcpts, "rcpts", KindList, "The accepted recipients."},
+	}
+}
+
+// ActionInfo describes an action.
+type ActionInfo struct {
+	Action Action
+	Name   string
+	Doc    string
+}
+
+// ActionTable returns every action.
+func ActionTable() []ActionInfo {
+	return []ActionInfo{
+		{ActContinue, "continue", "No objection; the next filter is asked."},
+		{ActAccept, "accept", "The rest of the chain is not asked at this hook; needs a grant."},
+		{ActReject, "reject", "A reply 5xx."},
+		{ActTempfail, "tempfail", "A reply 4xx."},
+		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone."},
+		{ActQuarantine, "quarantine", "The client hears 250, the mail is held."},
+		{ActDisconnect, "disconnect", "The reply (421 or 5xx), and the end of the connection."},
+		{ActSkip, "skip", "No objection, and no more calls until the transaction ends (said outside one: until the session ends)."},
+	}
+}
+
+// ErrnoInfo describes an error number.
+type ErrnoInfo struct {
+	Errno Errno
+	Name  string
+	Doc   string
+}
+
+// Errnos is every error number.
+var Errnos = [...]ErrnoInfo{
+	{EINVAL, "EINVAL", "an argument makes no sense"},
+	{ENOENT, "ENOENT", "there is no such thing"},
+	{EPERM, "EPERM", "the operator did not grant it"},
+	{ELIMIT, "ELIMIT", "a limit of the filter is reached"},
+	{ETIME, "ETIME", "it took too long"},
+	{EUNAVAIL, "EUNAVAIL", "the host cannot do it now"},
+	{EPHASE, "EPHASE", "not at this hook"},
+}

@@ -1,0 +1,222 @@
+package guest
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/mail/smtp"
+)
+
+// frame.go: the facts of an event as fields, in the frame and one by one.
+
+// hookFields are the fields of each hook's frame, by hook number.
+var hookFields = func() (t [abi.HookClose + 1][]abi.Field) {
+	for _, h := range abi.HookTable() {
+		t[h.Hook] = h.Fields
+	}
+	return t
+}()
+
+// Frame writes the event's frame to the front of buf, the guest's mailbox, and returns
+// how long it is. What does not fit is left out and flagged. buf holds at least
+// abi.MinMailbox octets.
+func (g *Env) Frame(buf []byte) int {
+	fields := hookFields[g.hook]
+	end := abi.FrameHead + len(fields)*abi.FrameEntry // payload begins behind all entries
+	n, flags := 0, uint32(0)
+	for _, f := range fields {
+		value, kind := g.field(f)
+		if kind == 0 {
+			continue
+		}
+		if len(value) > len(buf)-end {
+			flags |= abi.FlagPartial
+			continue
+		}
+		entry := buf[abi.FrameHead+n*abi.FrameEntry:]
+		binary.LittleEndian.PutUint16(entry, uint16(f))
+		binary.LittleEndian.PutUint16(entry[abi.EntryKind:], uint16(kind))
+		binary.LittleEndian.PutUint32(entry[abi.EntryOff:], uint32(end))
+		binary.LittleEndian.PutUint32(entry[abi.EntryLen:], uint32(len(value)))
+		end += copy(buf[end:], value)
+		n++
+	}
+	g.frameHead(buf, n, end, flags)
+	return end
+}
+
+func (g *Env) frameHead(buf []byte, fields, length int, flags uint32) {
+	le := binary.LittleEndian
+	le.PutUint32(buf[abi.OffMagic:], abi.FrameMagic)
+	le.PutUint16(buf[abi.OffHook:], uint16(g.hook))
+	le.PutUint16(buf[abi.OffFields:], uint16(fields))
+	le.PutUint32(buf[abi.OffLength:], uint32(length))
+	le.PutUint32(buf[abi.OffFlags:], flags)
+	le.PutUint64(buf[abi.OffSession:], g.event.Session.Number)
+	seq := uint64(0)
+	if g.event.Tx != nil {
+		seq = g.event.Tx.Seq
+	}
+	le.PutUint64(buf[abi.OffTransaction:], seq)
+	le.PutUint64(buf[abi.OffTime:], uint64(g.event.Time.UnixNano()))
+	le.PutUint64(buf[abi.OffBudget:], 0)
+}
+
+// Get implements Host.
+func (g *Env) Get(field, index int32, buf []byte) int32 {
+	if !g.at(abi.InSession) {
+		return int32(abi.EPHASE)
+	}
+	if field < 0 || field > 0xffff || index < -1 {
+		return int32(abi.EINVAL)
+	}
+	value, kind := g.field(abi.Field(field))
+	switch {
+	case kind == 0:
+		return int32(abi.ENOENT)
+	case kind != abi.KindList && index > 0:
+		return int32(abi.EINVAL)
+	case kind != abi.KindList || index == -1:
+		return fill(buf, value)
+	}
+	for ; index > 0 && len(value) > 0; index-- {
+		value = value[4+binary.LittleEndian.Uint32(value):]
+	}
+	if len(value) == 0 {
+		return int32(abi.ENOENT)
+	}
+	return fill(buf, value[4:4+binary.LittleEndian.Uint32(value)])
+}
+
+// field returns a field's payload; kind 0 means that the event has no such field. The
+// payload is valid until the next call.
+func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
+	g.scratch = g.scratch[:0]
+	s := g.event.Session
+	switch f {
+	case abi.FieldClientIP:
+		return g.ip(s.Remote.Addr())
+	case abi.FieldClientPort:
+		return g.number(int64(s.Remote.Port()), s.Remote.IsValid())
+	case abi.FieldServerIP:
+		return g.ip(s.Local.Addr())
+	case abi.FieldRDNS:
+		return g.text(s.RDNS, s.RDNS != "")
+	case abi.FieldHelo:
+		return g.text(s.Helo, s.Helo != "")
+	case abi.FieldAuthUser:
+		return g.text(s.User, s.User != "")
+	case abi.FieldListener:
+		return g.text(s.Listener, true)
+	case abi.FieldConnID:
+		return g.text(s.ID, true)
+	case abi.FieldTags:
+		return g.tags()
+	case abi.FieldTLSVersion, abi.FieldTLSCipher, abi.FieldTLSPeer, abi.FieldTLSName, abi.FieldTLSALPN:
+		return g.tlsField(f)
+	}
+	if g.event.Tx == nil {
+		return nil, 0
+	}
+	return g.transactionField(f)
+}
+
+func (g *Env) transactionField(f abi.Field) ([]byte, abi.Kind) {
+	sender, rcpts := g.event.Edits.Sender(), g.event.Edits.Recipients()
+	switch f {
+	case abi.FieldMailFrom:
+		return g.text(sender.Path.String(), true)
+	case abi.FieldMailParams:
+		return g.mailParams(sender)
+	case abi.FieldSize:
+		if g.hook == abi.HookMessage {
+			return g.number(g.event.Tx.Message.Size(), true)
+		}
+		return g.number(sender.Size, sender.Size > 0)
+	case abi.FieldRcpt, abi.FieldRcptParams:
+		if g.hook != abi.HookRcpt || len(rcpts) == 0 {
+			return nil, 0
+		}
+		if f == abi.FieldRcptParams {
+			return g.scratch, abi.KindList // no parameter of RCPT is known yet
+		}
+		return g.text(rcpts[len(rcpts)-1].Path.String(), true)
+	case abi.FieldRcpts:
+		for _, r := range rcpts {
+			g.scratch = appendList(g.scratch, r.Path.String())
+		}
+		return g.scratch, abi.KindList
+	}
+	return nil, 0
+}
+
+func (g *Env) tlsField(f abi.Field) ([]byte, abi.Kind) {
+	t := g.event.Session.TLS
+	if t == nil {
+		return nil, 0
+	}
+	switch f {
+	case abi.FieldTLSVersion:
+		return g.number(int64(t.Version), true)
+	case abi.FieldTLSCipher:
+		return g.text(tls.CipherSuiteName(t.Cipher), true)
+	case abi.FieldTLSPeer:
+		return g.text(t.Peer, t.Peer != "")
+	case abi.FieldTLSName:
+		return g.text(t.ServerName, t.ServerName != "")
+	default:
+		return g.text(t.ALPN, t.ALPN != "")
+	}
+}
+
+func (g *Env) text(s string, ok bool) ([]byte, abi.Kind) {
+	if !ok {
+		return nil, 0
+	}
+	g.scratch = append(g.scratch, s...)
+	return g.scratch, abi.KindBytes
+}
+
+func (g *Env) number(n int64, ok bool) ([]byte, abi.Kind) {
+	if !ok {
+		return nil, 0
+	}
+	g.scratch = binary.LittleEndian.AppendUint64(g.scratch, uint64(n))
+	return g.scratch, abi.KindInt
+}
+
+func (g *Env) ip(a netip.Addr) ([]byte, abi.Kind) {
+	if !a.IsValid() {
+		return nil, 0
+	}
+	g.scratch = append(g.scratch, a.Unmap().AsSlice()...)
+	return g.scratch, abi.KindIP
+}
+
+func (g *Env) mailParams(m smtp.Sender) ([]byte, abi.Kind) {
+	if m.Size > 0 {
+		g.scratch = appendList(g.scratch, "SIZE="+strconv.FormatInt(m.Size, 10))
+	}
+	if m.Body != "" {
+		g.scratch = appendList(g.scratch, "BODY="+string(m.Body))
+	}
+	if m.UTF8 {
+		g.scratch = appendList(g.scratch, "SMTPUTF8")
+	}
+	return g.scratch, abi.KindList
+}
+
+func (g *Env) tags() ([]byte, abi.Kind) {
+	for _, t := range g.event.Session.Tags {
+		g.scratch = appendList(g.scratch, t.Filter+"."+t.Key+"="+t.Value)
+	}
+	if g.event.Tx != nil {
+		for _, t := range g.event.Tx.Tags {
+			g.scratch = appendList(g.scratch, t.Filter+"."+t.Key+"="+t.Value)
+		}
+	}
+	return g.scratch, abi.KindList
+}

@@ -1,0 +1,404 @@
+// Package guest shows a policy event to a filter by the rules of the ABI mg1, and
+// turns what the filter does into edits and a verdict. It is the host's side of the
+// contract without WebAssembly: wasmhost runs a module on top of it, filtertest a filter
+// that was compiled natively, and both therefore see the same mail, the same limits and
+// the same errors.
+//
+// [Host] is the one seam: everything that a guest learns and does passes it, the clock,
+// random octets and what it writes to its standard error included. Whoever wants to
+// record a filter's run, or to replay it, wraps a Host.
+//
+//	policy.Event ──▶ Env ── frame ──▶ guest
+//	                  ▲               │ get, hdr_add, body_read, log, now …
+//	                  └──── Host ◀────┘
+package guest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/policy"
+)
+
+// Host is what a guest can call: one method per import of abi.Imports, which documents
+// them, and Stderr for what a guest prints. A []byte stands for a pointer and a length;
+// its length is the room in a buffer. Buffers are the guest's memory and valid during
+// the call only. One call at a time.
+type Host interface {
+	Subscribe(mask uint64) int32
+	Features() int32
+	Get(field, index int32, buf []byte) int32
+	Config(off int32, buf []byte) int32
+	Reply(text []byte) int32
+	Tag(key, value []byte) int32
+	Log(level int32, line []byte) int32
+	LogEnabled(level int32) int32
+	Now() int64
+	Mono() int64
+	Random(buf []byte) int32
+	SessGet(key, buf []byte) int32
+	SessSet(key, value []byte) int32
+	HdrCount() int32
+	HdrGet(i int32, buf []byte) int64
+	HdrFind(name []byte, from int32) int32
+	HdrRaw(off int32, buf []byte) int32
+	HdrAdd(at int32, name, value []byte) int32
+	HdrSet(i int32, value []byte) int32
+	HdrDel(i int32) int32
+	BodyLen() int64
+	BodyRead(off int64, buf []byte) int32
+	BodySplice(off, del int64, data []byte) int32
+	BodyNew() int32
+	BodyWrite(p []byte) int32
+	BodyCommit() int32
+	EnvFrom(addr []byte) int32
+	RcptCount() int32
+	RcptGet(i int32, buf []byte) int32
+	RcptAdd(addr []byte) int32
+	RcptSet(i int32, addr []byte) int32
+	RcptDel(i int32) int32
+
+	// Stderr takes what the guest printed; the last of it goes to the log when the
+	// guest fails.
+	Stderr(p []byte)
+}
+
+// Options are the settings of an Env. The zero value of each field means its default.
+type Options struct {
+	// Name is the filter's, for its log lines.
+	Name string
+	// Config is the filter's configuration, a JSON text. Default "{}".
+	Config []byte
+	// Log takes the guest's own lines. Nil discards.
+	Log *slog.Logger
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+	// Rand gives random octets. Default crypto/rand.
+	Rand io.Reader
+}
+
+// Env is a filter's side of one session. It implements Host for the event that is
+// between Begin and End, and for mg1_init before the first Begin. One call at a time.
+type Env struct {
+	opts  Options
+	start time.Time
+
+	hook  abi.Hook // 0 during mg1_init
+	event *policy.Event
+	mask  uint64 // subscribed hooks
+
+	reply    string
+	hasReply bool
+	lines    int // log lines at this hook
+	newBody  []byte
+	writing  bool // between body_new and body_commit
+	scratch  []byte
+
+	session     map[string]string
+	sessionSize int
+	stderr      tail
+}
+
+// NewEnv returns an Env that is ready for mg1_init.
+func NewEnv(o Options) *Env {
+	if len(o.Config) == 0 {
+		o.Config = []byte("{}")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	return &Env{opts: o, start: o.Now()}
+}
+
+// Begin makes e the event that the Host speaks of.
+func (g *Env) Begin(hook abi.Hook, e *policy.Event) {
+	g.hook, g.event = hook, e
+	g.reply, g.hasReply = "", false
+	g.lines, g.writing = 0, false
+}
+
+// End ends the event. What the guest keeps of the Host is of no use until the next
+// Begin.
+func (g *Env) End() {
+	if g.lines > abi.MaxLogLines {
+		g.opts.Log.Warn("filter log lines dropped", "filter", g.opts.Name, "dropped", g.lines-abi.MaxLogLines)
+	}
+	g.hook, g.event = 0, nil
+	if cap(g.newBody) > 64<<10 {
+		g.newBody = nil
+	}
+}
+
+// Hooks returns the hooks that the guest subscribed to, as stages.
+func (g *Env) Hooks() policy.Stages { return policy.Stages(g.mask) }
+
+// StderrTail returns the last of what the guest printed since it was last asked.
+func (g *Env) StderrTail() string { return g.stderr.take() }
+
+// Verdict unpacks what mg1_hook returned, with the text that the guest gave. An error
+// means that the guest failed or that the verdict makes no sense.
+func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
+	if v&abi.ErrorBit != 0 {
+		return policy.Verdict{}, fmt.Errorf("guest: filter %s says it failed, code %d", g.opts.Name, uint32(v))
+	}
+	if v.Unknown() != 0 {
+		return policy.Verdict{}, fmt.Errorf("guest: verdict %#x of filter %s has unknown bits", uint64(v), g.opts.Name)
+	}
+	out := policy.Verdict{Action: policy.Action(v.Action())}
+	class, subject, detail := v.Enhanced()
+	r := smtp.Reply{Code: v.Code(), Enh: smtp.Enhanced{class, subject, detail}}
+	if v.HasText() {
+		if !g.hasReply {
+			return policy.Verdict{}, fmt.Errorf("guest: verdict of filter %s speaks of a text that was not given", g.opts.Name)
+		}
+		r.Text = g.reply
+	}
+	if r.Code != 0 || r.Enh != (smtp.Enhanced{}) || r.Text != "" {
+		out.Reply = &r
+	}
+	if out.Action == policy.Quarantine {
+		out.Reason = g.reason()
+	}
+	return out, nil
+}
+
+// reason is the value of the last tag called "reason".
+func (g *Env) reason() string {
+	reason := ""
+	for _, e := range g.event.Edits.Log() {
+		if e.Kind == policy.EditTag && e.Name == "reason" {
+			reason = e.Value
+		}
+	}
+	return reason
+}
+
+// at tells whether the current hook is one of set.
+func (g *Env) at(set abi.Hooks) bool { return set&(1<<g.hook) != 0 }
+
+// fill is the rule of all reads: it returns the full length and copies what fits.
+func fill[T string | []byte](buf []byte, s T) int32 {
+	copy(buf, s)
+	return int32(min(len(s), 1<<31-1))
+}
+
+// errnoOf is what an error of package policy is to a guest.
+func errnoOf(err error) int32 {
+	switch {
+	case err == nil:
+		return 0
+	case isErr(err, policy.ErrPhase):
+		return int32(abi.EPHASE)
+	case isErr(err, policy.ErrRange):
+		return int32(abi.ENOENT)
+	case isErr(err, policy.ErrProtected):
+		return int32(abi.EPERM)
+	case isErr(err, policy.ErrTooMuch):
+		return int32(abi.ELIMIT)
+	}
+	return int32(abi.EINVAL)
+}
+
+// Subscribe implements Host.
+func (g *Env) Subscribe(mask uint64) int32 {
+	if !g.at(abi.DuringInit) {
+		return int32(abi.EPHASE)
+	}
+	if mask&^uint64(abi.InSession) != 0 {
+		return int32(abi.EINVAL)
+	}
+	g.mask |= mask
+	return 0
+}
+
+// Features implements Host.
+func (g *Env) Features() int32 { return abi.Minor }
+
+// Config implements Host.
+func (g *Env) Config(off int32, buf []byte) int32 {
+	if off < 0 || int(off) > len(g.opts.Config) {
+		return int32(abi.EINVAL)
+	}
+	return fill(buf, g.opts.Config[off:])
+}
+
+// Reply implements Host.
+func (g *Env) Reply(text []byte) int32 {
+	if !g.at(abi.Deciding) {
+		return int32(abi.EPHASE)
+	}
+	if len(text) > abi.MaxReply {
+		return int32(abi.ELIMIT)
+	}
+	if !utf8.Valid(text) {
+		return int32(abi.EINVAL)
+	}
+	s := string(text)
+	if strings.Count(s, "\n") >= abi.MaxReplyLines {
+		return int32(abi.ELIMIT)
+	}
+	for _, r := range s {
+		// CR and NUL have no place in a reply; LF separates its lines.
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
+			return int32(abi.EINVAL)
+		}
+	}
+	g.reply, g.hasReply = s, true
+	return 0
+}
+
+// Tag implements Host.
+func (g *Env) Tag(key, value []byte) int32 {
+	if !g.at(abi.Deciding) {
+		return int32(abi.EPHASE)
+	}
+	if !utf8.Valid(key) || !utf8.Valid(value) {
+		return int32(abi.EINVAL)
+	}
+	return errnoOf(g.event.Edits.Tag(string(key), string(value)))
+}
+
+func slogLevel(level int32) slog.Level {
+	switch abi.Level(level) {
+	case abi.LevelDebug:
+		return slog.LevelDebug
+	case abi.LevelWarn:
+		return slog.LevelWarn
+	case abi.LevelError:
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+// Log implements Host.
+func (g *Env) Log(level int32, line []byte) int32 {
+	if level < int32(abi.LevelDebug) || level > int32(abi.LevelError) {
+		return int32(abi.EINVAL)
+	}
+	if g.LogEnabled(level) == 0 {
+		return 0
+	}
+	if g.lines++; g.lines > abi.MaxLogLines {
+		return int32(abi.ELIMIT)
+	}
+	if len(line) > abi.MaxLogLine {
+		line = line[:abi.MaxLogLine]
+	}
+	attrs := []any{"filter", g.opts.Name, "line", strings.ToValidUTF8(string(line), "\uFFFD")}
+	if g.event != nil {
+		attrs = append(attrs, "stage", g.event.Stage.String(), "conn", g.event.Session.ID)
+	}
+	g.opts.Log.Log(context.Background(), slogLevel(level), "filter says", attrs...)
+	return 0
+}
+
+// LogEnabled implements Host.
+func (g *Env) LogEnabled(level int32) int32 {
+	if g.opts.Log.Enabled(context.Background(), slogLevel(level)) {
+		return 1
+	}
+	return 0
+}
+
+// Now implements Host.
+func (g *Env) Now() int64 { return g.opts.Now().UnixNano() }
+
+// Mono implements Host.
+func (g *Env) Mono() int64 { return int64(g.opts.Now().Sub(g.start)) + 1 }
+
+// Random implements Host.
+func (g *Env) Random(buf []byte) int32 {
+	if len(buf) > abi.MaxRandom {
+		return int32(abi.ELIMIT)
+	}
+	if _, err := io.ReadFull(g.opts.Rand, buf); err != nil {
+		return int32(abi.EUNAVAIL)
+	}
+	return int32(len(buf))
+}
+
+// SessGet implements Host.
+func (g *Env) SessGet(key, buf []byte) int32 {
+	if !g.at(abi.InSession) {
+		return int32(abi.EPHASE)
+	}
+	v, ok := g.session[string(key)]
+	if !ok {
+		return int32(abi.ENOENT)
+	}
+	return fill(buf, v)
+}
+
+// SessSet implements Host.
+func (g *Env) SessSet(key, value []byte) int32 {
+	if !g.at(abi.InSession) {
+		return int32(abi.EPHASE)
+	}
+	if len(key) == 0 {
+		return int32(abi.EINVAL)
+	}
+	old, had := g.session[string(key)]
+	size := g.sessionSize
+	if had {
+		size -= len(key) + len(old)
+	}
+	if len(value) == 0 {
+		delete(g.session, string(key))
+		g.sessionSize = size
+		return 0
+	}
+	if size += len(key) + len(value); size > abi.MaxSession {
+		return int32(abi.ELIMIT)
+	}
+	if g.session == nil {
+		g.session = make(map[string]string)
+	}
+	g.session[string(key)] = string(value)
+	g.sessionSize = size
+	return 0
+}
+
+// Stderr implements Host.
+func (g *Env) Stderr(p []byte) { g.stderr.write(p) }
+
+// tail keeps the last octets that were written to it.
+type tail struct{ b []byte }
+
+const tailSize = 4 << 10
+
+func (t *tail) write(p []byte) {
+	if len(p) > tailSize {
+		p = p[len(p)-tailSize:]
+	}
+	t.b = append(t.b, p...)
+	if len(t.b) > tailSize {
+		t.b = append(t.b[:0], t.b[len(t.b)-tailSize:]...)
+	}
+}
+
+func (t *tail) take() string {
+	s := strings.ToValidUTF8(string(t.b), "\uFFFD")
+	t.b = nil
+	return s
+}
+
+// appendList appends an element of a list field.
+func appendList[T string | []byte](b []byte, s T) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
+	return append(b, s...)
+}

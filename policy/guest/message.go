@@ -1,0 +1,274 @@
+package guest
+
+import (
+	"errors"
+	"io"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/mail/message"
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/policy"
+)
+
+// message.go: header, body and envelope as a guest reads and edits them. Guests read
+// the view of their own edits.
+
+func isErr(err, target error) bool { return errors.Is(err, target) }
+
+// header returns the header of the current view; ok is false where there is none.
+func (g *Env) header() (h message.Header, ok bool) {
+	if !g.at(abi.WithHeader) {
+		return h, false
+	}
+	m := g.event.Edits.Message()
+	if m == nil {
+		return h, false
+	}
+	return m.Header, true
+}
+
+// HdrCount implements Host.
+func (g *Env) HdrCount() int32 {
+	h, ok := g.header()
+	if !ok {
+		return int32(abi.EPHASE)
+	}
+	return int32(h.Len())
+}
+
+// HdrGet implements Host.
+func (g *Env) HdrGet(i int32, buf []byte) int64 {
+	h, ok := g.header()
+	if !ok {
+		return int64(abi.EPHASE)
+	}
+	if i < 0 || int(i) >= h.Len() {
+		return int64(abi.ENOENT)
+	}
+	f := h.Field(int(i))
+	name, value := f.Name(), f.Value()
+	n := copy(buf, name)
+	copy(buf[n:], value)
+	return int64(len(name))<<32 | int64(len(value))
+}
+
+// HdrFind implements Host.
+func (g *Env) HdrFind(name []byte, from int32) int32 {
+	h, ok := g.header()
+	if !ok {
+		return int32(abi.EPHASE)
+	}
+	if from < 0 {
+		return int32(abi.EINVAL)
+	}
+	i := h.Find(string(name), int(from))
+	if i < 0 {
+		return int32(abi.ENOENT)
+	}
+	return int32(i)
+}
+
+// HdrRaw implements Host.
+func (g *Env) HdrRaw(off int32, buf []byte) int32 {
+	h, ok := g.header()
+	if !ok {
+		return int32(abi.EPHASE)
+	}
+	if off < 0 || int64(off) > h.Size() {
+		return int32(abi.EINVAL)
+	}
+	g.scratch = h.AppendTo(g.scratch[:0])
+	return fill(buf, g.scratch[off:])
+}
+
+// HdrAdd implements Host.
+func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
+	h, ok := g.header()
+	if !ok {
+		return int32(abi.EPHASE)
+	}
+	pos := int(at)
+	switch {
+	case at == -1:
+		pos = h.Len()
+	case at < -1 || pos > h.Len():
+		return int32(abi.EINVAL)
+	}
+	return errnoOf(g.event.Edits.AddHeader(pos, string(name), string(value)))
+}
+
+// HdrSet implements Host.
+func (g *Env) HdrSet(i int32, value []byte) int32 {
+	if _, ok := g.header(); !ok {
+		return int32(abi.EPHASE)
+	}
+	return errnoOf(g.event.Edits.SetHeader(int(i), string(value)))
+}
+
+// HdrDel implements Host.
+func (g *Env) HdrDel(i int32) int32 {
+	if _, ok := g.header(); !ok {
+		return int32(abi.EPHASE)
+	}
+	return errnoOf(g.event.Edits.DeleteHeader(int(i)))
+}
+
+// body returns the body of the current view.
+func (g *Env) body() (b policy.Body, ok bool) {
+	if !g.at(abi.WithBody) {
+		return b, false
+	}
+	m := g.event.Edits.Message()
+	if m == nil {
+		return b, false
+	}
+	return m.Body, true
+}
+
+// BodyLen implements Host.
+func (g *Env) BodyLen() int64 {
+	b, ok := g.body()
+	if !ok {
+		return int64(abi.EPHASE)
+	}
+	return b.Size()
+}
+
+// BodyRead implements Host.
+func (g *Env) BodyRead(off int64, buf []byte) int32 {
+	b, ok := g.body()
+	if !ok {
+		return int32(abi.EPHASE)
+	}
+	if off < 0 {
+		return int32(abi.EINVAL)
+	}
+	if len(buf) > abi.MaxBodyRead {
+		buf = buf[:abi.MaxBodyRead]
+	}
+	if off >= b.Size() || len(buf) == 0 {
+		return 0
+	}
+	n, err := b.ReadAt(buf, off)
+	if err != nil && err != io.EOF {
+		return int32(abi.EUNAVAIL)
+	}
+	return int32(n)
+}
+
+// BodySplice implements Host.
+func (g *Env) BodySplice(off, del int64, data []byte) int32 {
+	if _, ok := g.body(); !ok {
+		return int32(abi.EPHASE)
+	}
+	return errnoOf(g.event.Edits.SpliceBody(off, del, data))
+}
+
+// BodyNew implements Host.
+func (g *Env) BodyNew() int32 {
+	if _, ok := g.body(); !ok {
+		return int32(abi.EPHASE)
+	}
+	g.newBody, g.writing = g.newBody[:0], true
+	return 0
+}
+
+// BodyWrite implements Host.
+func (g *Env) BodyWrite(p []byte) int32 {
+	if _, ok := g.body(); !ok || !g.writing {
+		return int32(abi.EPHASE)
+	}
+	// The same bound as for splices; what does not pass it here would fail at the
+	// commit, after it had been collected.
+	if int64(len(g.newBody)+len(p)) > 2*g.event.Tx.Message.Body.Size()+1<<20 {
+		return int32(abi.ELIMIT)
+	}
+	g.newBody = append(g.newBody, p...)
+	return int32(len(p))
+}
+
+// BodyCommit implements Host.
+func (g *Env) BodyCommit() int32 {
+	b, ok := g.body()
+	if !ok || !g.writing {
+		return int32(abi.EPHASE)
+	}
+	g.writing = false
+	return errnoOf(g.event.Edits.SpliceBody(0, b.Size(), g.newBody))
+}
+
+// address reads an address of a guest; the empty one is the null path if null is set.
+func address(addr []byte, null bool) (smtp.Path, bool) {
+	if len(addr) == 0 {
+		return smtp.Path{}, null
+	}
+	if len(addr) > abi.MaxAddress {
+		return smtp.Path{}, false
+	}
+	p, err := smtp.ParseAddress(string(addr))
+	return p, err == nil
+}
+
+// EnvFrom implements Host.
+func (g *Env) EnvFrom(addr []byte) int32 {
+	if !g.at(abi.WithSender) {
+		return int32(abi.EPHASE)
+	}
+	p, ok := address(addr, true)
+	if !ok {
+		return int32(abi.EINVAL)
+	}
+	return errnoOf(g.event.Edits.SetSender(p))
+}
+
+// RcptCount implements Host.
+func (g *Env) RcptCount() int32 {
+	if !g.at(abi.WithRcpts) {
+		return int32(abi.EPHASE)
+	}
+	return int32(len(g.event.Edits.Recipients()))
+}
+
+// RcptGet implements Host.
+func (g *Env) RcptGet(i int32, buf []byte) int32 {
+	if !g.at(abi.WithRcpts) {
+		return int32(abi.EPHASE)
+	}
+	rcpts := g.event.Edits.Recipients()
+	if i < 0 || int(i) >= len(rcpts) {
+		return int32(abi.ENOENT)
+	}
+	return fill(buf, rcpts[i].Path.String())
+}
+
+// RcptAdd implements Host.
+func (g *Env) RcptAdd(addr []byte) int32 {
+	if !g.at(abi.WithRcpts) {
+		return int32(abi.EPHASE)
+	}
+	p, ok := address(addr, false)
+	if !ok {
+		return int32(abi.EINVAL)
+	}
+	return errnoOf(g.event.Edits.AddRecipient(p))
+}
+
+// RcptSet implements Host.
+func (g *Env) RcptSet(i int32, addr []byte) int32 {
+	if !g.at(abi.WithRcpts) {
+		return int32(abi.EPHASE)
+	}
+	p, ok := address(addr, false)
+	if !ok {
+		return int32(abi.EINVAL)
+	}
+	return errnoOf(g.event.Edits.SetRecipient(int(i), p))
+}
+
+// RcptDel implements Host.
+func (g *Env) RcptDel(i int32) int32 {
+	if !g.at(abi.WithRcpts) {
+		return int32(abi.EPHASE)
+	}
+	return errnoOf(g.event.Edits.DeleteRecipient(int(i)))
+}

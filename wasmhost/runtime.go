@@ -1,0 +1,257 @@
+// Package wasmhost runs WebAssembly guests that speak mg1 as policy filters. It is built
+// on wazero, which it keeps to itself.
+//
+// # The ideas
+//
+// There is one [Runtime] per process. A [Module] is compiled code, checked before it is
+// let in. A [Filter] is a module with a configuration: a policy.Filter. An instance is a
+// guest with memory of its own; it serves one session and is then thrown away, so that
+// nothing a client caused in it is there for the next one. Because making an instance
+// takes time, a few are made ahead.
+//
+//	bytes ─ Load ─▶ Module ─ Filter ─▶ Filter ── Open ──▶ instance (one session)
+//	       checks,            boot:       ▲
+//	       compile            mg1_init    └── ready: a few instances made ahead
+//
+// All that enters a guest passes guest.Host (package policy/guest): mg1 in imports.go,
+// WASI in wasi.go. All guest code runs under a guard (guard.go), which alone knows how a
+// guest that does not return is stopped.
+//
+// # Goroutines and locks
+//
+// Runtime, Module and Filter are safe for concurrent use. A Filter has one goroutine, which
+// makes instances ahead; Close waits for it. An instance is for one goroutine at a time.
+package wasmhost
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+)
+
+// MaxModule is the largest module taken, in octets.
+const MaxModule = 16 << 20
+
+// Options are the settings of a Runtime. The zero value of each field means its default.
+type Options struct {
+	// CacheDir keeps compiled code between starts. It holds native code and must be
+	// nobody else's; it is made with mode 0700. Empty keeps none.
+	CacheDir string
+	// Log gets what guests and the host say. Nil discards.
+	Log *slog.Logger
+}
+
+// Runtime compiles and runs modules.
+type Runtime struct {
+	opts  Options
+	wz    wazero.Runtime
+	cache wazero.CompilationCache
+}
+
+// New returns a Runtime. Close it when no Filter of it is in use any more.
+func New(ctx context.Context, o Options) (*Runtime, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Runtime{opts: o}
+	config := runtimeConfig()
+	if o.CacheDir != "" {
+		cache, err := openCache(o.CacheDir)
+		if err != nil {
+			return nil, err
+		}
+		r.cache = cache
+		config = config.WithCompilationCache(cache)
+	}
+	r.wz = wazero.NewRuntimeWithConfig(ctx, config)
+	if err := errors.Join(r.addImports(ctx), r.addWASI(ctx)); err != nil {
+		return nil, errors.Join(err, r.Close(ctx))
+	}
+	return r, nil
+}
+
+// Close ends all guests and frees what they used.
+func (r *Runtime) Close(ctx context.Context) error {
+	err := r.wz.Close(ctx)
+	if r.cache != nil {
+		err = errors.Join(err, r.cache.Close(ctx))
+	}
+	return err
+}
+
+// ErrModule is behind every error about a module that cannot be a filter.
+var ErrModule = errors.New("wasmhost: not a filter")
+
+// Module is a compiled module.
+type Module struct {
+	rt       *Runtime
+	name     string
+	compiled wazero.CompiledModule
+	size     int
+}
+
+// Load checks and compiles a module. The error says everything that is wrong with it,
+// and wraps ErrModule where it is the module's fault.
+func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, error) {
+	if err := checkBinary(wasm); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrModule, name, err)
+	}
+	compiled, err := r.wz.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: does not compile: %w", ErrModule, name, err)
+	}
+	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm)}
+	if err := m.check(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrModule, name, err), compiled.Close(ctx))
+	}
+	return m, nil
+}
+
+// checkBinary tells what is in front of us when it is no WebAssembly module.
+func checkBinary(wasm []byte) error {
+	switch {
+	case len(wasm) == 0:
+		return errors.New("file is empty")
+	case len(wasm) > MaxModule:
+		return fmt.Errorf("%d octets, the most is %d", len(wasm), MaxModule)
+	case !bytes.HasPrefix(wasm, []byte("\x00asm")):
+		return fmt.Errorf("not a WebAssembly module: it begins with %q", wasm[:min(len(wasm), 4)])
+	case bytes.HasPrefix(wasm[4:], []byte{0x0d, 0, 1, 0}):
+		return errors.New("a WebAssembly component; build a core module instead (Go: GOOS=wasip1, -buildmode=c-shared)")
+	}
+	return nil
+}
+
+// check holds exports and imports against the contract.
+func (m *Module) check() error {
+	return errors.Join(m.checkExports(), m.checkImports())
+}
+
+var (
+	i32, i64 = api.ValueTypeI32, api.ValueTypeI64
+)
+
+func (m *Module) checkExports() error {
+	var errs []error
+	want := func(name string, required bool, params, results []api.ValueType) {
+		def, ok := m.compiled.ExportedFunctions()[name]
+		switch {
+		case !ok && required:
+			errs = append(errs, fmt.Errorf("lacks the export %s", name))
+		case ok && (!slices.Equal(def.ParamTypes(), params) || !slices.Equal(def.ResultTypes(), results)):
+			errs = append(errs, fmt.Errorf("export %s is %s, want %s", name,
+				signature(def.ParamTypes(), def.ResultTypes()), signature(params, results)))
+		}
+	}
+	want(abi.ExportInit, true, []api.ValueType{i32}, []api.ValueType{i64})
+	want(abi.ExportHook, true, []api.ValueType{i32, i32}, []api.ValueType{i64})
+	want(abi.ExportInitialize, false, nil, nil)
+	if _, ok := m.compiled.ExportedMemories()[abi.ExportMemory]; !ok {
+		errs = append(errs, fmt.Errorf("lacks the export %s", abi.ExportMemory))
+	}
+	for name := range m.compiled.ExportedFunctions() {
+		if strings.HasPrefix(name, abi.ReservedPrefix) {
+			errs = append(errs, fmt.Errorf("export %s: names that begin with %s are reserved", name, abi.ReservedPrefix))
+		}
+	}
+	if _, ok := m.compiled.ExportedFunctions()["_start"]; ok && len(errs) > 0 {
+		errs = append(errs, errors.New("it is a command, not a library: build it with -buildmode=c-shared (Go) or as a reactor"))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Module) checkImports() error {
+	var errs []error
+	known := make(map[string]string) // "module.name" -> signature
+	for _, f := range abi.Imports() {
+		known[abi.Module+"."+f.Name] = signature(importTypes(f))
+	}
+	for _, f := range wasiFuncs {
+		known[wasiModule+"."+f.name] = signature(f.params, f.results)
+	}
+	for _, def := range m.compiled.ImportedFunctions() {
+		module, name, _ := def.Import()
+		sig, ok := known[module+"."+name]
+		got := signature(def.ParamTypes(), def.ResultTypes())
+		switch {
+		case ok && sig != got:
+			errs = append(errs, fmt.Errorf("imports %s.%s as %s, it is %s", module, name, got, sig))
+		case !ok && module != abi.Module && isMajor(module):
+			errs = append(errs, fmt.Errorf("speaks the ABI %s, this gateway speaks %s: build it with a matching SDK", module, abi.Module))
+		case !ok:
+			errs = append(errs, fmt.Errorf("imports %s.%s, which this gateway does not have", module, name))
+		}
+	}
+	for _, def := range m.compiled.ImportedMemories() {
+		module, name, _ := def.Import()
+		errs = append(errs, fmt.Errorf("imports the memory %s.%s; a filter exports its own", module, name))
+	}
+	return errors.Join(errs...)
+}
+
+// isMajor tells whether s looks like another major of our ABI.
+func isMajor(s string) bool {
+	rest, ok := strings.CutPrefix(s, "mg")
+	return ok && rest != "" && strings.Trim(rest, "0123456789") == ""
+}
+
+// signature writes a function type, as in "(i32, i64) -> i64".
+func signature(params, results []api.ValueType) string {
+	list := func(types []api.ValueType) string {
+		var names []string
+		for _, t := range types {
+			names = append(names, api.ValueTypeName(t))
+		}
+		return "(" + strings.Join(names, ", ") + ")"
+	}
+	return list(params) + " -> " + list(results)
+}
+
+// Close frees the compiled code once no instance uses it any more.
+func (m *Module) Close(ctx context.Context) error { return m.compiled.Close(ctx) }
+
+// Info is what can be told of a module without running it.
+type Info struct {
+	Size      int      // octets of the binary
+	Memory    uint32   // pages of 64 KiB it starts with
+	MemoryMax uint32   // the most it asks for; 0 if it does not say
+	Imports   []string // "mg1.get" and so on, sorted
+	Exports   []string // function names, sorted
+	Manifest  []byte   // the custom section "mg1.manifest", if there is one
+}
+
+// Info describes the module.
+func (m *Module) Info() Info {
+	info := Info{Size: m.size}
+	if mem, ok := m.compiled.ExportedMemories()[abi.ExportMemory]; ok {
+		info.Memory = mem.Min()
+		if most, ok := mem.Max(); ok {
+			info.MemoryMax = most
+		}
+	}
+	for _, def := range m.compiled.ImportedFunctions() {
+		module, name, _ := def.Import()
+		info.Imports = append(info.Imports, module+"."+name)
+	}
+	for name := range m.compiled.ExportedFunctions() {
+		info.Exports = append(info.Exports, name)
+	}
+	for _, s := range m.compiled.CustomSections() {
+		if s.Name() == "mg1.manifest" {
+			info.Manifest = s.Data()
+		}
+	}
+	sort.Strings(info.Imports)
+	sort.Strings(info.Exports)
+	return info
+}
