@@ -1,0 +1,330 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// check.go finds what is wrong between values that are each well-formed.
+
+// Validate returns everything that is wrong with the configuration, in no
+// particular order. Load has called it; it is for a Config that was made by hand.
+func (c *Config) Validate() Problems {
+	return c.validate(func(string) bool { return false })
+}
+
+// validate is Validate for a configuration of which some keys were found wrong
+// already: what follows from those is left out where the key of the problem itself
+// does not show it.
+func (c *Config) validate(broken func(key string) bool) Problems {
+	k := &checker{c: c, broken: broken}
+	k.shape(reflect.ValueOf(c).Elem(), schemaOf(reflect.TypeFor[Config]()), "")
+	k.listeners()
+	k.routes()
+	k.backends()
+	k.chains()
+	return k.problems
+}
+
+// A checker gathers what Validate finds.
+type checker struct {
+	c        *Config
+	broken   func(key string) bool
+	problems Problems
+}
+
+func (k *checker) errorf(key, format string, args ...any) {
+	k.problems = append(k.problems, k.c.Problem(key, fmt.Sprintf(format, args...)))
+}
+
+func (k *checker) warnf(key, format string, args ...any) {
+	k.problems = append(k.problems, k.c.Warning(key, fmt.Sprintf(format, args...)))
+}
+
+// shape reports the keys that must have a value and do not, and words that are not
+// in their list.
+func (k *checker) shape(v reflect.Value, s *schema, path string) {
+	switch s.kind {
+	case kindMapping:
+		for _, f := range s.fields {
+			fv, at := v.Field(f.index), child(path, f.key)
+			if f.required && (fv.IsZero() || fv.Kind() == reflect.Slice && fv.Len() == 0) {
+				k.errorf(at, "is required")
+			}
+			k.shape(fv, f.schema, at)
+		}
+	case kindNamed:
+		for _, name := range v.MapKeys() {
+			k.shape(v.MapIndex(name), s.elem, child(path, name.String()))
+		}
+	case kindList:
+		for i := range v.Len() {
+			k.shape(v.Index(i), s.elem, item(path, i))
+		}
+	case kindScalar:
+		if e, ok := v.Interface().(enum); ok && !v.IsZero() {
+			if err := checkWord(e, v.String()); err != nil {
+				k.errorf(path, "%v", err)
+			}
+		}
+	}
+}
+
+func (k *checker) listeners() {
+	chains := slices.Sorted(maps.Keys(k.c.Filters.Chains))
+	names, taken := map[string]int{}, map[ListenAddress]int{} // the first listener that has it
+	for i, l := range k.c.Listeners {
+		at := item("listeners", i)
+		k.name(child(at, "name"), l.Name)
+		if j, ok := names[l.Name]; !ok {
+			names[l.Name] = i
+		} else if l.Name != "" {
+			k.errorf(child(at, "name"), "%s is the name of listeners[%d] too", quote(l.Name), j)
+		}
+		if j, ok := l.Address.overlapping(taken); ok {
+			k.errorf(child(at, "address"), "%s cannot be had next to %s of listeners[%d]", l.Address, k.c.Listeners[j].Address, j)
+		}
+		l.Address.take(taken, i)
+		k.refer(child(at, "chain"), "filters.chains", "chain", l.Chain, chains)
+		k.socket(child(at, "address"), l.Address.Network, l.Address.Address)
+		k.relaying(at, l)
+		k.limits(child(at, "limits"), l.Limits)
+	}
+}
+
+// name checks a name that the operator made up, if there is one.
+func (k *checker) name(key, name string) {
+	if name != "" && !validName(name) {
+		k.errorf(key, "%s is not a name: use up to 64 letters, digits, dots, hyphens and underscores", quote(name))
+	}
+}
+
+// maxSuggest is how many names are compared with one that does not exist. A file
+// can have ten thousand of each.
+const maxSuggest = 200
+
+// refer checks that a name that is referred to is among the names, which are sorted.
+func (k *checker) refer(key, where, what, name string, names []string) {
+	if _, ok := slices.BinarySearch(names, name); ok || name == "" || k.broken(where) {
+		return
+	}
+	hint := ""
+	if near, ok := nearest(name, names[:min(len(names), maxSuggest)]); ok {
+		hint = fmt.Sprintf("; did you mean %q?", near)
+	}
+	k.errorf(key, "there is no %s %s in %s%s", what, quote(name), where, hint)
+}
+
+// maxSocketPath is the longest path of a unix socket, in bytes, on the system that
+// allows the least of those we run on.
+const maxSocketPath = 103
+
+func (k *checker) socket(key, network, path string) {
+	if network == "unix" && len(path) > maxSocketPath {
+		k.errorf(key, "the path of the socket has %d bytes; at most %d work on every system", len(path), maxSocketPath)
+	}
+}
+
+// relaying refuses an open relay: whoever may reach us could send mail to anybody
+// under our name.
+func (k *checker) relaying(at string, l Listener) {
+	key := child(at, "trusted_networks")
+	switch all := l.TrustedNetworks.everyone(); {
+	case l.Accept != AcceptAny && len(l.TrustedNetworks) > 0:
+		k.warnf(key, "has no effect without accept: any")
+	case l.Accept == AcceptAny && len(l.TrustedNetworks) == 0:
+		k.warnf(child(at, "accept"), "any relays for nobody while trusted_networks is empty")
+	case l.Accept == AcceptAny && all != "":
+		k.errorf(key, "%s is every %s address: with accept: any this would be an open relay", shorten(l.TrustedNetworks.list()), all)
+	}
+}
+
+// fastLink is the speed of a client that we take for fast, in bytes per second: 100
+// Mbit/s. Limits that ask for more than that are a mistake.
+const fastLink = 12_500_000
+
+// limits refuses limits under which no client could send a message of the size that
+// is announced, and warns of those below what RFC 5321, Section 4.5.3.1 asks for.
+func (k *checker) limits(at string, l Limits) {
+	if l.DataMinRate > fastLink {
+		k.errorf(child(at, "data_min_rate"), "asks for %s per second, more than a link of 100 Mbit/s carries: no message of message_size could pass", l.DataMinRate)
+	}
+	if need := int64(l.MessageSize / fastLink); l.SessionTimeout > 0 && int64(l.SessionTimeout/time.Second) < need {
+		k.errorf(child(at, "session_timeout"), "%v is too short for message_size: to send %s takes %d s on a link of 100 Mbit/s", l.SessionTimeout, l.MessageSize, need)
+	}
+	least(k, child(at, "message_size"), l.MessageSize, 64<<10, "4.5.3.1.7")
+	least(k, child(at, "recipients"), l.Recipients, 100, "4.5.3.1.8")
+	least(k, child(at, "line_length"), l.LineLength, 998, "4.5.3.1.6")
+}
+
+// least warns of a limit below what the standard asks for.
+func least[T cmp.Ordered](k *checker, key string, got, want T, section string) {
+	var zero T
+	if got > zero && got < want {
+		k.warnf(key, "%v is less than the %v of RFC 5321, Section %s", got, want, section)
+	}
+}
+
+func (k *checker) routes() {
+	names := slices.Sorted(maps.Keys(k.c.Backends))
+	first := map[Pattern]int{} // the route that a pattern was first seen in
+	for i, r := range k.c.Routes {
+		at := item("routes", i)
+		k.refer(child(at, "backend"), "backends", "backend", r.Backend, names)
+		k.shadowed(at, i, r, first)
+	}
+	if len(k.c.Routes) == 0 && len(k.c.Listeners) > 0 {
+		k.warnf("routes", "there are none: no recipient is ours")
+	}
+}
+
+// shadowed warns of domains that an earlier route takes all mail of, and adds the
+// route's own to first.
+func (k *checker) shadowed(at string, index int, r Route, first map[Pattern]int) {
+	type shadow struct {
+		domain int
+		by     Pattern
+	}
+	var found []shadow
+	earlier := 0 // domains that another route takes
+	for j, p := range r.Domains {
+		if by, ok := earlierPattern(p, first); ok {
+			found = append(found, shadow{j, by})
+			if first[by] < index {
+				earlier++
+			}
+		} else if p != "" {
+			first[p] = index
+		}
+	}
+	if n := len(found); n > 0 && n == len(r.Domains) && earlier == n {
+		s := found[0]
+		k.warnf(at, "no message can get here: %s", taken(r.Domains[s.domain], s.by, first[s.by]))
+		return
+	}
+	for _, s := range found {
+		k.warnf(item(child(at, "domains"), s.domain), "is never looked at: %s", taken(r.Domains[s.domain], s.by, first[s.by]))
+	}
+}
+
+func taken(p, by Pattern, route int) string {
+	if p == by {
+		return fmt.Sprintf("%s is in routes[%d] already", quote(string(p)), route)
+	}
+	return fmt.Sprintf("%s is matched by %s in routes[%d]", quote(string(p)), quote(string(by)), route)
+}
+
+// earlierPattern returns a pattern seen before that matches all that p matches.
+func earlierPattern(p Pattern, first map[Pattern]int) (by Pattern, found bool) {
+	if _, ok := first[p]; ok {
+		return p, true
+	}
+	found = p.wider(func(w Pattern) bool {
+		_, ok := first[w]
+		by = w
+		return ok
+	})
+	return by, found
+}
+
+func (k *checker) backends() {
+	used := map[string]bool{}
+	for _, r := range k.c.Routes {
+		used[r.Backend] = true
+	}
+	for name, b := range k.c.Backends {
+		at := child("backends", name)
+		k.name(at, name)
+		if !used[name] && len(k.c.Routes) > 0 {
+			k.warnf(at, "no route leads here")
+		}
+		if b.CAFile != "" && b.TLS != BackendTLSVerify {
+			k.warnf(child(at, "ca_file"), "has no effect without tls: verify")
+		}
+		if b.TLSName != "" && b.TLS != BackendTLSVerify {
+			k.warnf(child(at, "tls_name"), "has no effect without tls: verify")
+		}
+		k.addresses(child(at, "addresses"), b)
+	}
+}
+
+func (k *checker) addresses(at string, b Backend) {
+	seen := map[BackendAddress]bool{}
+	for i, group := range b.Addresses {
+		if len(group) == 0 {
+			k.errorf(item(at, i), "is empty")
+		}
+		for j, a := range group {
+			key := item(at, i)
+			if len(group) > 1 {
+				key = item(key, j)
+			}
+			if a == (BackendAddress{}) {
+				continue
+			}
+			if seen[a] {
+				k.warnf(key, "%s is there twice", a)
+			}
+			seen[a] = true
+			k.address(key, a, b)
+		}
+	}
+}
+
+func (k *checker) address(key string, a BackendAddress, b Backend) {
+	k.socket(key, a.Network, a.Address)
+	if a.ImplicitTLS && b.TLS == BackendTLSOff {
+		k.errorf(key, "%s begins with TLS, and tls is off", a)
+	}
+	if a.Network == "unix" && b.TLS == BackendTLSVerify && b.TLSName == "" {
+		k.errorf(key, "%s has no host whose certificate tls: verify could check; set tls_name", a)
+	}
+	// RFC 2033, Section 5: LMTP is not to be used on port 25, where a mail server
+	// that takes it for SMTP would answer once for all recipients.
+	if a.Protocol == ProtocolLMTP && a.Network == "tcp" && portOf(a.Address) == "25" {
+		k.warnf(key, "%s speaks LMTP on the port of SMTP", a)
+	}
+}
+
+func (k *checker) chains() {
+	used := map[string]bool{}
+	for _, l := range k.c.Listeners {
+		used[l.Chain] = true
+	}
+	for name, chain := range k.c.Filters.Chains {
+		at := child("filters.chains", name)
+		k.name(at, name)
+		if !used[name] {
+			k.warnf(at, "no listener uses it")
+		}
+		labels := map[string]int{}
+		for i, f := range chain {
+			k.filter(item(at, i), f)
+			if j, ok := labels[f.Name]; ok && f.Name != "" {
+				k.warnf(item(at, i), "is called %s in the log, as %s is; give it a name", quote(f.Name), item(at, j))
+			}
+			labels[f.Name] = i
+		}
+	}
+}
+
+// The memory of a WebAssembly instance comes in pages of 64 KiB and is addressed by
+// 32 bits.
+const (
+	wasmPage   Size = 64 << 10
+	wasmMemory Size = 4 << 30
+)
+
+func (k *checker) filter(at string, f Filter) {
+	k.name(child(at, "name"), f.Name)
+	if m := f.Module; m.Name != "" && !m.Builtin && m.File == "" {
+		k.errorf(child(at, "module"), "%s would be in filters.dir, which is not set", quote(m.Name))
+	}
+	if m := f.Limits.Memory; m != 0 && (m < wasmPage || m > wasmMemory) {
+		k.errorf(child(at, "limits.memory"), "%s is not between %s and %s", m, wasmPage, wasmMemory)
+	}
+}

@@ -1,0 +1,185 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// enum.go holds the values that are words out of a short list.
+
+// An enum knows the words it may hold. The zero value is the empty word, which
+// Load replaces by the key's default.
+type enum interface{ words() []string }
+
+// An unfinished enum has further words that are part of its contract but cannot be
+// used yet; each comes with what to say about it.
+type unfinished interface{ later() map[string]string }
+
+const needsStore = "needs the store, which is not there yet"
+
+// checkWord returns an error that lists the words, or explains why this one is
+// refused.
+func checkWord(e enum, word string) error {
+	words := e.words()
+	if slices.Contains(words, word) {
+		return nil
+	}
+	if u, ok := e.(unfinished); ok {
+		if why, known := u.later()[word]; known {
+			return fmt.Errorf("%s %s; use %s", quote(word), why, words[0])
+		}
+	}
+	text := fmt.Sprintf("must be %s, not %s", orList(words), quote(word))
+	if near, ok := nearest(word, words); ok && len(words) > 1 {
+		text += fmt.Sprintf("; did you mean %q?", near)
+	}
+	return fmt.Errorf("%s", text)
+}
+
+// orList returns "a, b or c".
+func orList(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// Protocol is the protocol spoken with a peer.
+type Protocol string
+
+// The protocols. A listener speaks SMTP; a backend may also be spoken to in LMTP
+// (RFC 2033).
+const (
+	ProtocolSMTP Protocol = "smtp"
+	ProtocolLMTP Protocol = "lmtp"
+)
+
+func (Protocol) words() []string { return []string{"smtp"} }
+
+func (Protocol) later() map[string]string {
+	return map[string]string{"lmtp": "is not there yet for listeners"}
+}
+
+// ListenerTLS says how clients come to TLS.
+type ListenerTLS string
+
+// How clients come to TLS.
+const (
+	ListenerTLSOff      ListenerTLS = "off"
+	ListenerTLSStartTLS ListenerTLS = "starttls"
+	ListenerTLSImplicit ListenerTLS = "implicit"
+)
+
+func (ListenerTLS) words() []string { return []string{"off", "starttls", "implicit"} }
+
+// Accept says which recipients a listener takes.
+type Accept string
+
+// Which recipients a listener takes: those with a route, or any from those who
+// are trusted.
+const (
+	AcceptRoutes Accept = "routes"
+	AcceptAny    Accept = "any"
+)
+
+func (Accept) words() []string { return []string{"routes", "any"} }
+
+// LineEndings says what becomes of a bare CR or LF in a message.
+type LineEndings string
+
+// What becomes of a bare CR or LF in a message.
+const (
+	LineEndingsNormalize LineEndings = "normalize"
+	LineEndingsReject    LineEndings = "reject"
+)
+
+func (LineEndings) words() []string { return []string{"normalize", "reject"} }
+
+// BackendTLS says how a connection to a backend is protected.
+type BackendTLS string
+
+// How a connection to a backend is protected.
+const (
+	BackendTLSOff           BackendTLS = "off"
+	BackendTLSOpportunistic BackendTLS = "opportunistic"
+	BackendTLSRequired      BackendTLS = "required"
+	BackendTLSVerify        BackendTLS = "verify"
+)
+
+func (BackendTLS) words() []string { return []string{"off", "opportunistic", "required", "verify"} }
+
+// Mode says when the client gets its 250.
+type Mode string
+
+// ModeDirect gives the client its 250 after the backend has given its own.
+const ModeDirect Mode = "direct"
+
+func (Mode) words() []string { return []string{"direct"} }
+
+func (Mode) later() map[string]string { return map[string]string{"queue": needsStore} }
+
+// WhenDown says what becomes of mail for a backend that does not answer.
+type WhenDown string
+
+// WhenDownTempfail answers 451, and the client tries again later.
+const WhenDownTempfail WhenDown = "tempfail"
+
+func (WhenDown) words() []string { return []string{"tempfail"} }
+
+func (WhenDown) later() map[string]string { return map[string]string{"queue": needsStore} }
+
+// Recipients says who decides whether a recipient exists.
+type Recipients string
+
+// Who decides whether a recipient exists: the backend when asked at RCPT, or
+// nobody.
+const (
+	RecipientsPass   Recipients = "pass"
+	RecipientsAccept Recipients = "accept"
+)
+
+func (Recipients) words() []string { return []string{"pass", "accept"} }
+
+func (Recipients) later() map[string]string {
+	return map[string]string{"callout": "is not there yet"}
+}
+
+// OnError says what becomes of a message whose filter failed.
+type OnError string
+
+// What becomes of a message whose filter failed.
+const (
+	OnErrorTempfail OnError = "tempfail"
+	OnErrorAccept   OnError = "accept"
+	OnErrorReject   OnError = "reject"
+)
+
+func (OnError) words() []string { return []string{"tempfail", "accept", "reject"} }
+
+func (OnError) later() map[string]string { return map[string]string{"quarantine": needsStore} }
+
+// LogLevel is the least important that is logged.
+type LogLevel string
+
+// The levels of the log.
+const (
+	LogDebug LogLevel = "debug"
+	LogInfo  LogLevel = "info"
+	LogWarn  LogLevel = "warn"
+	LogError LogLevel = "error"
+)
+
+func (LogLevel) words() []string { return []string{"debug", "info", "warn", "error"} }
+
+// LogFormat is the form of a line in the log.
+type LogFormat string
+
+// The forms of the log.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+func (LogFormat) words() []string { return []string{"text", "json"} }

@@ -1,0 +1,311 @@
+package config
+
+import "strings"
+
+type problemCase struct{ name, yaml, want string }
+
+// problemCases are laid over the text minimal, so the lines count in the case alone.
+// A text that begins with "!" stands for itself.
+func problemCases() []problemCase {
+	listener := func(more string) string {
+		return "listeners:\n  - name: mx\n    address: ':25'\n    " + strings.ReplaceAll(more, "\n", "\n    ") + "\n"
+	}
+	backend := func(more string) string {
+		return "backends:\n  m:\n    " + strings.ReplaceAll(more, "\n", "\n    ") + "\n"
+	}
+	filter := func(more string) string {
+		return "listeners: [{name: mx, address: ':25', chain: c}]\nfilters:\n  chains:\n    c:\n      - " + strings.ReplaceAll(more, "\n", "\n        ") + "\n"
+	}
+	return []problemCase{
+		{"empty file", "!", `
+penstock.yaml: hostname: is required
+penstock.yaml: listeners: is required`},
+		{"null document", "!~\n", `
+penstock.yaml: hostname: is required
+penstock.yaml: listeners: is required`},
+		{"comment only", "!# nothing\n", `
+penstock.yaml: hostname: is required
+penstock.yaml: listeners: is required`},
+		{"not a mapping", "!- a\n", `
+penstock.yaml:1: must be a mapping with keys such as hostname, not a list`},
+		{"syntax, scanner", "!a: 1\nb: c: d\n", `
+penstock.yaml:2: this is not YAML: mapping values are not allowed in this context`},
+		{"syntax, grammar", "!a: 1\nb:\n  - x\n c: 2\n", `
+penstock.yaml:4: this is not YAML: did not find expected key`},
+		{"syntax, first line", "!a: b: c\n", `
+penstock.yaml:1: this is not YAML: mapping values are not allowed in this context`},
+		{"syntax, unclosed", "!a: 1\nb: {c: 1\n\nd: 2\n", `
+penstock.yaml:2: this is not YAML: did not find expected ',' or '}'`},
+		{"tab", "!hostname: a.test\n\tlog: {}\n", `
+penstock.yaml:2: this is not YAML: found a tab character that violates indentation`},
+		{"unknown alias", "!hostname: a.test\nlog: *log\n", `
+penstock.yaml:2: this is not YAML: unknown anchor 'log' referenced`},
+		{"not UTF-8", "!hostname: a.test\nlog: \xff\n", `
+penstock.yaml:2: this is not UTF-8`},
+		{"control character", "!hostname: a.test\nlog: \x1b[2J\n", `
+penstock.yaml:2: control character U+001B`},
+		{"two documents", "!hostname: a.test\n---\nlog: {}\n", `
+penstock.yaml:2: a second document begins here; only one is read`},
+
+		{"unknown key", "hostnam: a.test\n", `
+penstock.yaml:1: hostnam: unknown key; did you mean "hostname"?`},
+		{"misspelt and missing is said once", "!hostnam: a.test\nlisteners: [{name: mx, address: ':25'}]\nroutes: [{domains: [a.test], backend: m}]\nbackends: {m: {addresses: [smtp://b.test]}}\n", `
+penstock.yaml:1: hostnam: unknown key; did you mean "hostname"?`},
+		{"unknown key in a list", listener("tsl: off"), `
+penstock.yaml:4: listeners[0].tsl: unknown key; did you mean "tls"?`},
+		{"known key in the wrong place", listener("message_size: 1MiB"), `
+penstock.yaml:4: listeners[0].message_size: unknown key; there is listeners[].limits.message_size`},
+		{"unknown key like no other", "certificates:\n  acme: {}\n", `
+penstock.yaml:2: certificates.acme: unknown key; the keys here are files, dir`},
+		{"unknown key that would break a terminal", "\"a\\nb\\e[2J\\u202e\": 1\n", `
+penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, filters, certificates, log, shutdown_timeout`},
+		{"unknown key that is very long", strings.Repeat("x", 300) + ": 1\n", `
+penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, filters, certificates, log, shutdown_timeout`},
+		{"duplicate key", "log: {level: info}\nshutdown_timeout: 1s\nlog: {format: json}\n", `
+penstock.yaml:3: log: is given twice in one mapping, in line 1 and in line 3`},
+		{"duplicate key, spelt otherwise", "log:\n  level: info\n  \"level\": warn\n", `
+penstock.yaml:3: log.level: is given twice in one mapping, in line 2 and in line 3`},
+		{"duplicate key in a filter's config", filter("module: builtin:a\nconfig: {a: {b: 1,\n  b: 2}}"), `
+penstock.yaml:7: filters.chains.c[0].config.a.b: is given twice in one mapping, in line 6 and in line 7`},
+		{"list as key", "[a]: 1\n", `
+penstock.yaml:1: a key must be one word, not a list`},
+		{"mapping for a word", "hostname: {a: 1}\n", `
+penstock.yaml:1: hostname: must be one value (domain name), not a mapping`},
+		{"word for a mapping", "log: debug\n", `
+penstock.yaml:1: log: must be a mapping with keys such as level, not "debug"`},
+		{"word for a list", "routes: a.test\n", `
+penstock.yaml:1: routes: must be a list, such as [a, b], not "a.test"`},
+		{"mapping for a list", "routes: {domains: [a.test]}\n", `
+penstock.yaml:1: routes: must be a list, such as [a, b], not a mapping`},
+		{"list for a mapping by name", "backends: [m]\n", `
+penstock.yaml:1: backends: must be a mapping by name, not a list`},
+		{"tag", "hostname: !secret a.test\n", `
+penstock.yaml:1: hostname: the tag "!secret" has no meaning here`},
+		{"binary", filter("module: builtin:a\nconfig: {a: !!binary aGk=}"), `
+penstock.yaml:6: filters.chains.c[0].config.a: the tag "!!binary" has no meaning here`},
+
+		{"hostname: not a domain", "hostname: mx_1.example.net\n", `
+penstock.yaml:1: hostname: "mx_1.example.net" is not a domain name: it has characters that no domain has`},
+		{"hostname: an address", "hostname: 192.0.2.1\n", `
+penstock.yaml:1: hostname: "192.0.2.1" is not a domain name: it is an address`},
+		{"hostname: a number at the end", "hostname: mx.1\n", `
+penstock.yaml:1: hostname: "mx.1" is not a domain name: its last part is a number`},
+		{"hostname: root dot", "hostname: mx.example.net.\n", `
+penstock.yaml:1: hostname: "mx.example.net." is not a domain name: it has an empty part`},
+		{"hostname: hyphen", "hostname: -mx.example.net\n", `
+penstock.yaml:1: hostname: "-mx.example.net" is not a domain name: a part begins or ends with a hyphen`},
+		{"hostname: no such letter", "hostname: \"a\\u2028b.test\"\n", `
+penstock.yaml:1: hostname: "a\u2028b.test" is not a domain name: it has characters that no domain has`},
+		{"hostname: bad A-label", "hostname: xn--a.test\n", `
+penstock.yaml:1: hostname: "xn--a.test" is not a domain name: it has characters that no domain has`},
+		{"hostname: long label", "hostname: " + strings.Repeat("a", 64) + ".test\n", `
+penstock.yaml:1: hostname: "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.test" is not a domain name: a part is longer than 63 characters`},
+		{"hostname: long", "hostname: " + strings.Repeat("a.", 130) + "test\n", `
+penstock.yaml:1: hostname: "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a...." is not a domain name: it is longer than 253 characters`},
+		{"everything at once", "hostname: a..b\nlog: {level: loud, format: xml}\nshutdown_timeout: 30\nroutes:\n  - {domains: ['*'], backend: n}\n", `
+penstock.yaml:1: hostname: "a..b" is not a domain name: it has an empty part
+penstock.yaml:2: log.level: must be debug, info, warn or error, not "loud"
+penstock.yaml:2: log.format: must be text or json, not "xml"
+penstock.yaml:3: shutdown_timeout: "30" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
+penstock.yaml:5: routes[0].domains[0]: "*" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+penstock.yaml:5: routes[0].backend: there is no backend "n" in backends; did you mean "m"?
+penstock.yaml:7: warning: backends.m: no route leads here`},
+
+		{"listener: nothing", "listeners:\n  -\n", `
+penstock.yaml:2: listeners[0].address: is required
+penstock.yaml:2: listeners[0].name: is required`},
+		{"listener: empty list", "listeners: []\n", `
+penstock.yaml:1: listeners: is required`},
+		{"listener: name", "listeners: [{name: 'a b', address: ':25'}]\n", `
+penstock.yaml:1: listeners[0].name: "a b" is not a name: use up to 64 letters, digits, dots, hyphens and underscores`},
+		{"listener: same name", "listeners:\n  - {name: a, address: ':25'}\n  - {name: a, address: ':26'}\n", `
+penstock.yaml:3: listeners[1].name: "a" is the name of listeners[0] too`},
+		{"listener: same address", "listeners:\n  - {name: a, address: '127.0.0.1:25'}\n  - {name: b, address: ':25'}\n  - {name: c, address: '127.0.0.2:25'}\n", `
+penstock.yaml:3: listeners[1].address: :25 cannot be had next to 127.0.0.1:25 of listeners[0]
+penstock.yaml:4: listeners[2].address: 127.0.0.2:25 cannot be had next to :25 of listeners[1]`},
+		{"listener: notations of an address", "listeners:\n  - {name: a, address: '[0:0::1]:25'}\n  - {name: b, address: '0.0.0.0:26'}\n  - {name: c, address: '[::1]:25'}\n  - {name: d, address: '[::]:26'}\n  - {name: e, address: ':27'}\n", `
+penstock.yaml:4: listeners[2].address: [::1]:25 cannot be had next to [::1]:25 of listeners[0]
+penstock.yaml:5: listeners[3].address: [::]:26 cannot be had next to 0.0.0.0:26 of listeners[1]`},
+		{"listener: port 0 is never the same", "listeners:\n  - {name: a, address: ':0'}\n  - {name: b, address: ':0'}\n", ``},
+		{"listener: same socket", "listeners:\n  - {name: a, address: 'unix:x'}\n  - {name: b, address: 'unix:./x'}\n", `
+penstock.yaml:3: listeners[1].address: unix:x cannot be had next to unix:x of listeners[0]`},
+		{"listener: no port", "listeners: [{name: a, address: localhost}]\n", `
+penstock.yaml:1: listeners[0].address: "localhost" is not an address to listen on: write host:port, :port or unix:/path`},
+		{"listener: port", "listeners: [{name: a, address: ':smtp'}, {name: b, address: ':65536'}]\n", `
+penstock.yaml:1: listeners[0].address: "smtp" is not a port number
+penstock.yaml:1: listeners[1].address: "65536" is not a port number`},
+		{"listener: no path", "listeners: [{name: a, address: 'unix:'}]\n", `
+penstock.yaml:1: listeners[0].address: "unix:" lacks the path of the socket`},
+		{"listener: long path", "listeners: [{name: a, address: 'unix:/" + strings.Repeat("x", 110) + "'}]\n", `
+penstock.yaml:1: listeners[0].address: the path of the socket has 111 bytes; at most 103 work on every system`},
+		{"listener: words", listener("protocol: lmtp\ntls: startls\naccept: all\nline_endings: fix"), `
+penstock.yaml:4: listeners[0].protocol: "lmtp" is not there yet for listeners; use smtp
+penstock.yaml:5: listeners[0].tls: must be off, starttls or implicit, not "startls"; did you mean "starttls"?
+penstock.yaml:6: listeners[0].accept: must be routes or any, not "all"
+penstock.yaml:7: listeners[0].line_endings: must be normalize or reject, not "fix"`},
+		{"listener: tls no", listener("tls: no"), `
+penstock.yaml:4: listeners[0].tls: must be off, starttls or implicit, not "no"`},
+		{"listener: chain", "listeners: [{name: a, address: ':25', chain: inbond}]\nfilters: {chains: {inbound: []}}\n", `
+penstock.yaml:1: listeners[0].chain: there is no chain "inbond" in filters.chains; did you mean "inbound"?
+penstock.yaml:2: warning: filters.chains.inbound: no listener uses it`},
+		{"limits: not numbers", listener("limits:\n  message_size: 50M\n  recipients: many\n  connections: -1\n  idle_timeout: 5\n  hops: 1.5\n  header_size: 9999999TiB\n  messages: 99999999999"), `
+penstock.yaml:5: listeners[0].limits.message_size: "50M" is not a size: write a whole number with B, KB, MB, GB, KiB, MiB or GiB, such as 50MiB
+penstock.yaml:6: listeners[0].limits.recipients: "many" is not a whole number
+penstock.yaml:7: listeners[0].limits.connections: "-1" is not a whole number
+penstock.yaml:8: listeners[0].limits.idle_timeout: "5" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
+penstock.yaml:9: listeners[0].limits.hops: "1.5" is not a whole number
+penstock.yaml:10: listeners[0].limits.header_size: "9999999TiB" is too large
+penstock.yaml:11: listeners[0].limits.messages: "99999999999" is too large: at most 1000000000`},
+		{"limits: below the standard", listener("limits: {message_size: 10KiB, recipients: 99, line_length: 500}"), `
+penstock.yaml:4: warning: listeners[0].limits.message_size: 10KiB is less than the 64KiB of RFC 5321, Section 4.5.3.1.7
+penstock.yaml:4: warning: listeners[0].limits.recipients: 99 is less than the 100 of RFC 5321, Section 4.5.3.1.8
+penstock.yaml:4: warning: listeners[0].limits.line_length: 500B is less than the 998B of RFC 5321, Section 4.5.3.1.6`},
+		{"limits: rate", listener("limits:\n  data_min_rate: 1GiB"), `
+penstock.yaml:5: listeners[0].limits.data_min_rate: asks for 1GiB per second, more than a link of 100 Mbit/s carries: no message of message_size could pass`},
+		{"limits: session", listener("limits:\n  message_size: 1GiB\n  session_timeout: 1m"), `
+penstock.yaml:6: listeners[0].limits.session_timeout: 1m0s is too short for message_size: to send 1GiB takes 85 s on a link of 100 Mbit/s`},
+		{"limits: largest message", listener("limits:\n  message_size: 9223372036854775807"), `
+penstock.yaml:4: listeners[0].limits.session_timeout: 30m0s is too short for message_size: to send 9223372036854775807B takes 737869762948 s on a link of 100 Mbit/s`},
+		{"relay: nobody", listener("accept: any"), `
+penstock.yaml:4: warning: listeners[0].accept: any relays for nobody while trusted_networks is empty`},
+		{"relay: no effect", listener("trusted_networks: [127.0.0.1]"), `
+penstock.yaml:4: warning: listeners[0].trusted_networks: has no effect without accept: any`},
+		{"relay: not networks", listener("accept: any\ntrusted_networks: [10.0.0.0/33, 10.0.0, '', fe80::1%eth0, UNIX]"), `
+penstock.yaml:5: listeners[0].trusted_networks[0]: "10.0.0.0/33" is not a network: write 192.0.2.0/24, 2001:db8::/32, an address, or the word unix
+penstock.yaml:5: listeners[0].trusted_networks[1]: "10.0.0" is not a network: write 192.0.2.0/24, 2001:db8::/32, an address, or the word unix
+penstock.yaml:5: listeners[0].trusted_networks[2]: is empty
+penstock.yaml:5: listeners[0].trusted_networks[3]: "fe80::1%eth0" is not a network: write 192.0.2.0/24, 2001:db8::/32, an address, or the word unix
+penstock.yaml:5: listeners[0].trusted_networks[4]: "UNIX" is not a network: write 192.0.2.0/24, 2001:db8::/32, an address, or the word unix`},
+		{"relay: everybody", listener("accept: any\ntrusted_networks: [10.0.0.0/8, 0.0.0.0/0]"), `
+penstock.yaml:5: listeners[0].trusted_networks: 10.0.0.0/8, 0.0.0.0/0 is every IPv4 address: with accept: any this would be an open relay`},
+		{"relay: everybody by IPv6", listener("accept: any\ntrusted_networks: ['::/0']"), `
+penstock.yaml:5: listeners[0].trusted_networks: ::/0 is every IPv6 address: with accept: any this would be an open relay`},
+		{"relay: everybody by another notation", listener("accept: any\ntrusted_networks: ['192.0.2.1/0']"), `
+penstock.yaml:5: listeners[0].trusted_networks: 0.0.0.0/0 is every IPv4 address: with accept: any this would be an open relay`},
+		{"relay: everybody by mapped addresses", listener("accept: any\ntrusted_networks: ['::ffff:0:0/96']"), `
+penstock.yaml:5: listeners[0].trusted_networks: 0.0.0.0/0 is every IPv4 address: with accept: any this would be an open relay`},
+		{"relay: everybody by halves", listener("accept: any\ntrusted_networks: [128.0.0.0/1, 0.0.0.0/1]"), `
+penstock.yaml:5: listeners[0].trusted_networks: 128.0.0.0/1, 0.0.0.0/1 is every IPv4 address: with accept: any this would be an open relay`},
+		{"relay: everybody by IPv6 halves", listener("accept: any\ntrusted_networks: ['8000::/1', '::/1']"), `
+penstock.yaml:5: listeners[0].trusted_networks: 8000::/1, ::/1 is every IPv6 address: with accept: any this would be an open relay`},
+		{"relay: everybody by quarters", listener("accept: any\ntrusted_networks: [0.0.0.0/2, 64.0.0.0/2, 128.0.0.0/2, 192.0.0.0/2]"), `
+penstock.yaml:5: listeners[0].trusted_networks: 0.0.0.0/2, 64.0.0.0/2, 128.0.0.0/2, 192.0.0.0/2 is every IPv4 address: with accept: any this would be an open relay`},
+		{"relay: half is the operator's affair", listener("accept: any\ntrusted_networks: [0.0.0.0/1, 192.0.0.0/2, '::/3']"), ``},
+		{"relay: but not with accept: routes", listener("trusted_networks: [0.0.0.0/0]"), `
+penstock.yaml:4: warning: listeners[0].trusted_networks: has no effect without accept: any`},
+
+		{"route: no backend", "routes:\n  - domains: [a.test]\n", `
+penstock.yaml:2: routes[0].backend: is required
+penstock.yaml:5: warning: backends.m: no route leads here`},
+		{"route: nothing", "routes:\n  - {}\n", `
+penstock.yaml:2: routes[0].backend: is required
+penstock.yaml:2: routes[0].domains: is required
+penstock.yaml:5: warning: backends.m: no route leads here`},
+		{"route: no domains", "routes:\n  - {domains: [], backend: m}\n", `
+penstock.yaml:2: routes[0].domains: is required`},
+		{"route: none", "routes: []\n", `
+penstock.yaml:1: warning: routes: there are none: no recipient is ours`},
+		{"route: backend", "routes: [{domains: [a.test], backend: mailstor}]\nbackends: {mailstore: {addresses: [smtp://b.test]}}\n", `
+penstock.yaml:1: routes[0].backend: there is no backend "mailstor" in backends; did you mean "mailstore"?
+penstock.yaml:2: warning: backends.mailstore: no route leads here`},
+		{"route: wildcards", "routes:\n  - domains: ['*', '*.*.test', 'a.*.test', '*a.test', '*.', '*..test', '']\n    backend: m\n", `
+penstock.yaml:2: routes[0].domains[0]: "*" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[1]: "*.*.test" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[2]: "a.*.test" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[3]: "*a.test" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[4]: "" is not a domain name: it has an empty part
+penstock.yaml:2: routes[0].domains[5]: ".test" is not a domain name: it has an empty part
+penstock.yaml:2: routes[0].domains[6]: is empty`},
+		{"route: nobody gets there", "routes:\n  - {domains: ['*.a.test', b.test], backend: m}\n  - {domains: [x.y.a.test, '*.x.a.test', B.test], backend: m}\n", `
+penstock.yaml:3: warning: routes[1]: no message can get here: "x.y.a.test" is matched by "*.a.test" in routes[0]`},
+		{"route: one domain of two", "routes:\n  - {domains: ['*.a.test'], backend: m}\n  - domains:\n      - a.test\n      - x.a.test\n    backend: m\n", `
+penstock.yaml:5: warning: routes[1].domains[1]: is never looked at: "x.a.test" is matched by "*.a.test" in routes[0]`},
+		{"route: twice in one", "routes:\n  - {domains: [a.test, a.test], backend: m}\n", `
+penstock.yaml:2: warning: routes[0].domains[1]: is never looked at: "a.test" is in routes[0] already`},
+
+		{"backend: no addresses", backend("tls: off"), `
+penstock.yaml:2: backends.m.addresses: is required`},
+		{"backend: nothing", "backends:\n  m:\n", `
+penstock.yaml:2: backends.m.addresses: is required`},
+		{"backend: name", "backends:\n  m: {addresses: [smtp://a.test]}\n  'a b': {addresses: [smtp://a.test]}\n  '': {addresses: [smtp://a.test]}\n", `
+penstock.yaml:3: backends.a b: "a b" is not a name: use up to 64 letters, digits, dots, hyphens and underscores
+penstock.yaml:4: backends."": cannot be a name`},
+		{"backend: unused", "backends:\n  m: {addresses: [smtp://a.test]}\n  n: {addresses: [smtp://b.test]}\n", `
+penstock.yaml:3: warning: backends.n: no route leads here`},
+		{"backend: addresses", backend("addresses:\n  - a.test:25\n  - http://a.test\n  - smtp://\n  - smtp://a.test:0\n  - smtp://user@a.test\n  - smtp://a.test/x\n  - lmtp+unix://\n  - []\n  - [smtp://::1, smtp://a_b]"), `
+penstock.yaml:4: backends.m.addresses[0]: "a.test:25" is not a backend address: write smtp://, lmtp:// or smtps:// with host:port, or smtp+unix:// or lmtp+unix:// with a path
+penstock.yaml:5: backends.m.addresses[1]: "http://a.test" is not a backend address: write smtp://, lmtp:// or smtps:// with host:port, or smtp+unix:// or lmtp+unix:// with a path
+penstock.yaml:6: backends.m.addresses[2]: "" lacks a host
+penstock.yaml:7: backends.m.addresses[3]: "0" is not a port number
+penstock.yaml:8: backends.m.addresses[4]: "user@a.test" is not a domain name: it has characters that no domain has
+penstock.yaml:9: backends.m.addresses[5]: "a.test/x" is not a domain name: it has characters that no domain has
+penstock.yaml:10: backends.m.addresses[6]: "lmtp+unix://" lacks the path of the socket
+penstock.yaml:11: backends.m.addresses[7]: is empty
+penstock.yaml:12: backends.m.addresses[8][1]: "a_b" is not a domain name: it has characters that no domain has`},
+		{"backend: LMTP on 25", backend("addresses: ['lmtp://a.test:25', 'lmtp://a.test:25']"), `
+penstock.yaml:3: warning: backends.m.addresses[0]: lmtp://a.test:25 speaks LMTP on the port of SMTP
+penstock.yaml:3: warning: backends.m.addresses[1]: lmtp://a.test:25 is there twice
+penstock.yaml:3: warning: backends.m.addresses[1]: lmtp://a.test:25 speaks LMTP on the port of SMTP`},
+		{"backend: smtps without TLS", backend("addresses: ['smtps://a.test']\ntls: off"), `
+penstock.yaml:3: backends.m.addresses[0]: smtps://a.test:465 begins with TLS, and tls is off`},
+		{"backend: verify a socket", backend("addresses: ['lmtp+unix:///a']\ntls: verify"), `
+penstock.yaml:3: backends.m.addresses[0]: lmtp+unix:///a has no host whose certificate tls: verify could check; set tls_name`},
+		{"backend: without effect", backend("addresses: ['smtp://a.test']\nca_file: a\ntls_name: a.test"), `
+penstock.yaml:4: warning: backends.m.ca_file: has no effect without tls: verify
+penstock.yaml:5: warning: backends.m.tls_name: has no effect without tls: verify`},
+		{"backend: not there yet", backend("addresses: ['smtp://a.test']\nmode: queue\nwhen_down: queue\nrecipients: callout"), `
+penstock.yaml:4: backends.m.mode: "queue" needs the store, which is not there yet; use direct
+penstock.yaml:5: backends.m.when_down: "queue" needs the store, which is not there yet; use tempfail
+penstock.yaml:6: backends.m.recipients: "callout" is not there yet; use pass`},
+		{"backend: words", backend("addresses: ['smtp://a.test']\nmode: indirect\nrecipients: pas"), `
+penstock.yaml:4: backends.m.mode: must be direct, not "indirect"
+penstock.yaml:5: backends.m.recipients: must be pass or accept, not "pas"; did you mean "pass"?`},
+
+		{"filter: module", filter("{}") + "      - module: 'builtin:'\n      - module: a@1\n      - module: sha256:aa\n      - module: a/b\n      - module: .wasm\n      - module: here\n", `
+penstock.yaml:5: filters.chains.c[0].module: is required
+penstock.yaml:6: filters.chains.c[1].module: "builtin:" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
+penstock.yaml:7: filters.chains.c[2].module: "a@1" needs the store, which is not there yet; use the path of a .wasm file
+penstock.yaml:8: filters.chains.c[3].module: "sha256:aa" needs the store, which is not there yet; use the path of a .wasm file
+penstock.yaml:9: filters.chains.c[4].module: "a/b" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
+penstock.yaml:10: filters.chains.c[5].module: ".wasm" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
+penstock.yaml:11: filters.chains.c[6].module: "here" would be in filters.dir, which is not set`},
+		{"filter: on_error", filter("module: a.wasm\non_error: quarantine"), `
+penstock.yaml:6: filters.chains.c[0].on_error: "quarantine" needs the store, which is not there yet; use tempfail`},
+		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, cpu: 2ms}"), `
+penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 4GiB
+penstock.yaml:6: filters.chains.c[0].limits.wall: "-1s" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
+penstock.yaml:6: filters.chains.c[0].limits.cpu: unknown key; the keys here are memory, wall`},
+		{"filter: same name", filter("module: a.wasm") + "      - module: b/a.wasm\n      - {module: b/a.wasm, name: b}\n", `
+penstock.yaml:6: warning: filters.chains.c[1]: is called "a" in the log, as filters.chains.c[0] is; give it a name`},
+		{"filter: label", filter("module: a.wasm\nname: 'a b'"), `
+penstock.yaml:6: filters.chains.c[0].name: "a b" is not a name: use up to 64 letters, digits, dots, hyphens and underscores`},
+		{"filter: numbers", filter("module: a.wasm\nconfig:\n  a: .inf\n  b: [.nan]"), `
+penstock.yaml:7: filters.chains.c[0].config.a: .inf is a number that JSON does not have
+penstock.yaml:8: filters.chains.c[0].config.b[0]: .nan is a number that JSON does not have`},
+		{"filter: unused chain", "filters: {chains: {c: [{module: a.wasm}]}}\n", `
+penstock.yaml:1: warning: filters.chains.c: no listener uses it`},
+		{"certificates", "certificates:\n  files:\n    - {cert: a.pem}\n", `
+penstock.yaml:3: certificates.files[0].key: is required`},
+
+		{"merge key", "backends:\n  m: &m {addresses: [smtp://a.test], tls: off}\n  n:\n    <<: *m\n    tls: required\nroutes: [{domains: [a.test], backend: m}, {domains: [b.test], backend: n}]\n", ``},
+		{"merge key, wrong", "backends:\n  m:\n    <<: [5]\n    addresses: [smtp://a.test]\n", `
+penstock.yaml:3: backends.m: << must be a mapping, not "5"`},
+		{"merge key, mistake inside", "backends:\n  m: {<<: [{tsl: off}], addresses: [smtp://a.test]}\n", `
+penstock.yaml:2: backends.m.tsl: unknown key; did you mean "tls"?`},
+		{"alias bomb", filter("module: builtin:a\nconfig:\n  a: &a [x,x,x,x,x,x,x,x,x,x]\n  b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n  c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n  d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n  e: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]"), `
+penstock.yaml:7: filters.chains.c[0].config.e[7][8][8][6][2]: more than 100000 values, aliases put in`},
+		{"alias of itself", filter("module: builtin:a\nconfig: &a [*a]"), `
+penstock.yaml:6: filters.chains.c[0].config[0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0...: nested more than 64 deep`},
+		{"merge of itself", "backends: {m: &m {<<: *m, addresses: [smtp://a.test]}}\n", `
+penstock.yaml:1: backends.m: nested more than 64 deep`},
+		{"deep", filter("module: builtin:a\nconfig: " + strings.Repeat("[", 100) + strings.Repeat("]", 100)), `
+penstock.yaml:6: filters.chains.c[0].config[0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0...: nested more than 64 deep`},
+		{"deeper than the parser goes", "!" + strings.Repeat("[", 20000) + "\n", `
+penstock.yaml:1: this is not YAML: exceeded max depth of 10000`},
+		{"too many values", "routes:\n  - backend: m\n    domains: [" + strings.Repeat("a,", 120000) + "]\n", `
+penstock.yaml:3: routes[0].domains[99989]: more than 100000 values, aliases put in`},
+		{"a word that is not text", "hostname: ~\nlog: {level: 1}\n", `
+penstock.yaml: hostname: is required
+penstock.yaml:2: log.level: must be debug, info, warn or error, not "1"`},
+	}
+}

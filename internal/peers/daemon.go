@@ -1,0 +1,250 @@
+package peers
+
+// daemon.go runs a server in the foreground: it starts it, waits until it greets,
+// and stops it together with all its children.
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	startLimit = 20 * time.Second // from start to the greeting; a loaded machine needs seconds
+	stopLimit  = 5 * time.Second  // from SIGTERM to SIGKILL
+	reapLimit  = 200 * time.Millisecond
+	pollEvery  = 5 * time.Millisecond
+	logLimit   = 16 << 20 // bytes of a log that we read
+	logTail    = 4 << 10  // bytes of a log shown for a failed test
+)
+
+// daemon is a running server. Its process leads a process group of its own, so
+// that its children can be signalled with it.
+type daemon struct {
+	name string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	err  error         // why it ended; valid after done
+}
+
+// startDaemon starts the program. What it prints goes to the file out.
+func startDaemon(name, out, path string, args ...string) (*daemon, error) {
+	f, err := os.OpenFile(out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("peers: open output of %s: %w", name, err)
+	}
+	defer f.Close()
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = f, f // a file, as children outlive a pipe's reader
+	cmd.SysProcAttr = ownGroup()
+	// The caller's MAIL_CONFIG and such must not lead the server elsewhere.
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C", "TZ=UTC"}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("peers: start %s: %w", name, err)
+	}
+	d := &daemon{name: name, cmd: cmd, done: make(chan struct{})}
+	go func() { // ends with the process, which stop waits for
+		defer close(d.done)
+		d.err = cmd.Wait()
+	}()
+	return d, nil
+}
+
+// awaitGreeting waits until the address answers with a line that begins with
+// "220 " and the host name, the time limit passes or the process ends. The name
+// tells our server from a stranger's that was quicker to take the port.
+func (d *daemon) awaitGreeting(addr, host string) error {
+	deadline := time.Now().Add(startLimit)
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		err := greets(addr, host, deadline)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("peers: %s is not ready after %v: %w", d.name, startLimit, err)
+		}
+		select {
+		case <-d.done:
+			return fmt.Errorf("peers: %s ended early: %w", d.name, errors.Join(d.err, err))
+		case <-tick.C:
+		}
+	}
+}
+
+// greets connects and reads one line.
+func greets(addr, host string, deadline time.Time) error {
+	conn, err := net.DialTimeout("tcp", addr, time.Until(deadline))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(io.LimitReader(conn, 1024)).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("read greeting of %s: %w", addr, err)
+	}
+	if !strings.HasPrefix(line, "220 "+host) {
+		return fmt.Errorf("greeting of %s is %q, want 220 %s", addr, line, host)
+	}
+	// A polite end keeps "lost connection" lines out of the log a test may read.
+	_, err = io.WriteString(conn, "QUIT\r\n")
+	return err
+}
+
+// stop ends the process and its children, and returns when the process is gone.
+// It may be called more than once.
+func (d *daemon) stop() {
+	// Errors of kill mean that nobody is left, which is what we want.
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	limit := time.NewTimer(stopLimit)
+	defer limit.Stop()
+	select {
+	case <-d.done:
+	case <-limit.C:
+	}
+	d.kill()
+}
+
+// kill ends the process and its children without a word, and returns when all
+// are gone, so that none of them still writes to a directory that is removed
+// next. It may be called more than once.
+func (d *daemon) kill() {
+	group := -d.cmd.Process.Pid
+	_ = syscall.Kill(group, syscall.SIGKILL)
+	<-d.done
+	// Children that init has yet to reap are still in the group. Where no one
+	// reaps, as in some containers, they stay; hence the short limit.
+	limit := time.NewTimer(reapLimit)
+	defer limit.Stop()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for syscall.Kill(group, 0) == nil {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+// highPort finds a free TCP port of 127.0.0.1 below the range from which Linux
+// takes ports for outgoing connections: between this and the server's own bind,
+// only another server could take it. Callers try again in that case.
+func highPort(t testing.TB) string {
+	t.Helper()
+	const first, last, tries = 20000, 32767, 200
+	for range tries {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first)))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		return addr
+	}
+	t.Fatalf("peers: found no free port of 127.0.0.1 between %d and %d in %d tries", first, last, tries)
+	return ""
+}
+
+// openDir makes a directory that other accounts can enter, which t.TempDir does
+// not: a server's children run under accounts of their own.
+func openDir(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "penstock-"+name+"-")
+	if err != nil {
+		t.Fatalf("peers: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("peers: remove directory of %s: %v", name, err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil { // MkdirTemp gives 0700
+		t.Fatalf("peers: %v", err)
+	}
+	return dir
+}
+
+// makeDir makes a directory with owner and mode, whatever the umask is.
+func makeDir(t testing.TB, dir string, mode os.FileMode, owner account) {
+	t.Helper()
+	err := os.MkdirAll(dir, mode)
+	if err == nil {
+		err = os.Chown(dir, owner.uid, owner.gid)
+	}
+	if err == nil {
+		err = os.Chmod(dir, mode)
+	}
+	if err != nil {
+		t.Fatalf("peers: %v", err)
+	}
+}
+
+// writeFile writes a file that every account can read. The file's time is a
+// minute ago: Postfix reads a file that is younger than two seconds again and
+// again, in case someone is still writing it, and would start that much later.
+func writeFile(t testing.TB, path, text string) {
+	t.Helper()
+	err := os.WriteFile(path, []byte(text), 0o644)
+	if err == nil {
+		minuteAgo := time.Now().Add(-time.Minute)
+		err = os.Chtimes(path, minuteAgo, minuteAgo)
+	}
+	if err != nil {
+		t.Fatalf("peers: %v", err)
+	}
+}
+
+// readLimited reads at most limit bytes of a file; a missing file is empty.
+func readLimited(path string, limit int64) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, limit)) // half a log is better than none
+	return b
+}
+
+// waitLog waits until the log has the text and returns the log. It ends the test
+// at the time limit.
+func waitLog(t testing.TB, log func() string, text string) string {
+	t.Helper()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	limit := time.NewTimer(waitLimit)
+	defer limit.Stop()
+	for {
+		logged := log()
+		if strings.Contains(logged, text) {
+			return logged
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatalf("peers: waited %v for %q in the log:\n%s", waitLimit, text, tail(logged))
+		}
+	}
+}
+
+// tail returns the end of a log.
+func tail(log string) string {
+	if len(log) > logTail {
+		log = "..." + log[len(log)-logTail:]
+	}
+	return log
+}
