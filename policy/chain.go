@@ -21,15 +21,24 @@ type Link struct {
 // Chain is a list of filters. It is immutable and safe for concurrent use. The nil
 // *Chain has no filters.
 type Chain struct {
-	links  []Link
+	links  []place
+	stages Stages
+}
+
+// place is a Link with what its filter says of itself. It is not asked again: a filter
+// is a stranger, and each call of it a chance to fail.
+type place struct {
+	Link
+	name   string
 	stages Stages
 }
 
 // NewChain returns a chain that asks the filters in the order of links.
 func NewChain(links ...Link) *Chain {
-	c := &Chain{links: links}
-	for _, l := range links {
-		c.stages |= l.Filter.Stages()
+	c := &Chain{links: make([]place, len(links))}
+	for i, l := range links {
+		c.links[i] = place{Link: l, name: l.Filter.Name(), stages: l.Filter.Stages()}
+		c.stages |= c.links[i].stages
 	}
 	return c
 }
@@ -45,11 +54,13 @@ func (c *Chain) Stages() Stages {
 // Step is one filter's answer at one stage, for logs. Its slices are valid during the
 // observer's call.
 type Step struct {
-	Filter   string
-	Stage    Stage
-	Verdict  Verdict
-	Edits    []Edit // applied if Err is nil
-	Err      error  // why the filter failed; Verdict is then its OnError's
+	Filter  string
+	Stage   Stage
+	Verdict Verdict
+	// Edits are what was applied, nothing if the filter failed.
+	Edits []Edit
+	// Err is why the filter failed; Verdict is then its OnError's.
+	Err      error
 	Duration time.Duration
 }
 
@@ -66,14 +77,15 @@ type Run struct {
 	observe func(Step)
 	links   []link
 	stages  Stages
-	edits   Edits
-	event   Event
+
+	// Of the call that is under way, here so that a call allocates nothing.
+	edits Edits
+	event Event
 }
 
-// link is a Link in a session.
+// link is a place in a session.
 type link struct {
-	Link
-	stages   Stages
+	*place
 	instance Instance
 	skipped  bool // by Skip
 	forGood  bool // said outside a transaction: it holds for the session
@@ -83,11 +95,12 @@ type link struct {
 // answer of a filter.
 func (c *Chain) Open(s *Session, observe func(Step)) *Run {
 	r := &Run{session: s, observe: observe, stages: c.Stages()}
-	if c != nil && len(c.links) > 0 {
-		r.links = make([]link, len(c.links))
-		for i, l := range c.links {
-			r.links[i] = link{Link: l, stages: l.Filter.Stages()}
-		}
+	if r.stages == 0 {
+		return r
+	}
+	r.links = make([]link, len(c.links))
+	for i := range c.links {
+		r.links[i].place = &c.links[i]
 	}
 	return r
 }
@@ -96,24 +109,27 @@ func (c *Chain) Open(s *Session, observe func(Step)) *Run {
 // filters are made in it. A quarantine does not end the asking: a filter behind may
 // still refuse, which is stronger.
 func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision {
-	var held Decision
 	if !r.stages.Has(stage) {
-		return held
+		return Decision{}
 	}
+	event := Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits}
+	// An idle session must not keep its last message alive.
+	defer func() { r.event, r.edits = Event{}, Edits{} }()
+	var held Decision
 	for i := range r.links {
 		l := &r.links[i]
 		if l.skipped || !l.stages.Has(stage) {
 			continue
 		}
+		r.event = event // anew: the filter before may have written into it
 		v := r.ask(ctx, l, stage, tx)
 		switch {
+		case v.Action == Accept:
+			return held
 		case v.Final():
-			if v.Action == Accept {
-				return held
-			}
-			return Decision{v, l.Filter.Name()}
+			return Decision{v, l.name}
 		case v.Action == Quarantine && held.Filter == "":
-			held = Decision{v, l.Filter.Name()}
+			held = Decision{v, l.name}
 		case v.Action == Skip:
 			l.skipped, l.forGood = true, tx == nil
 		}
@@ -124,38 +140,46 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 // ask asks one filter and applies its edits. The verdict makes sense whatever the
 // filter said.
 func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Verdict {
-	start := time.Now()
-	r.edits.begin(l.Filter.Name(), stage, tx)
-	v, err := r.call(ctx, l, stage, tx, start)
+	asked := r.event.Time
+	var start time.Duration
+	if r.observe != nil {
+		start = time.Since(asked) // a monotonic clock alone is cheaper than time.Now
+	}
+	r.edits.begin(l.name, stage, r.session, tx)
+	v, err := r.call(ctx, l)
 	if err == nil {
 		v, err = v.check(stage, l.MayAccept)
+	}
+	if err == nil {
+		err = r.edits.check(v)
 	}
 	if err != nil {
 		l.drop()
 		v = l.OnError.verdict(stage, err)
-		r.edits.begin(l.Filter.Name(), stage, tx)
+		r.edits.begin(l.name, stage, r.session, tx)
 	} else {
-		r.edits.apply(r.session)
+		r.edits.apply()
 	}
 	if r.observe != nil {
-		r.observe(Step{l.Filter.Name(), stage, v, r.edits.log, err, time.Since(start)})
+		r.observe(Step{l.name, stage, v, r.edits.Log(), err, time.Since(asked) - start})
 	}
 	return v
 }
 
 // call runs the filter. A panic of a Go filter is that filter's failure.
-func (r *Run) call(ctx context.Context, l *link, stage Stage, tx *Transaction, now time.Time) (v Verdict, err error) {
+func (r *Run) call(ctx context.Context, l *link) (v Verdict, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("policy: filter %s panicked: %v\n%s", l.Filter.Name(), p, debug.Stack())
+			err = fmt.Errorf("policy: filter %s panicked: %v\n%s", l.name, p, debug.Stack())
 		}
 	}()
 	if l.instance == nil {
-		if l.instance, err = l.Filter.Open(ctx, r.session); err != nil {
+		inst, err := l.Filter.Open(ctx, r.session)
+		if err != nil {
 			return v, err
 		}
+		l.instance = inst
 	}
-	r.event = Event{Stage: stage, Session: r.session, Time: now, Tx: tx, Edits: &r.edits}
 	return l.instance.Decide(ctx, &r.event)
 }
 
@@ -177,9 +201,11 @@ func (r *Run) EndTransaction() {
 	}
 }
 
-// Close lets observers see the end of the session and closes all instances.
+// Close lets observers see the end of the session and closes all instances. After it
+// nobody is asked any more; to call it again does nothing.
 func (r *Run) Close(ctx context.Context) {
 	r.Decide(ctx, StageClose, nil)
+	r.stages = 0
 	for i := range r.links {
 		r.links[i].drop()
 	}

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/penstock/penstock/mail/message"
@@ -16,7 +17,7 @@ import (
 var (
 	// ErrPhase: this kind of edit does not belong to the stage.
 	ErrPhase = errors.New("policy: not at this stage")
-	// ErrRange: there is no such field, recipient or stretch of the body.
+	// ErrRange: there is no such field, recipient, address or stretch of the body.
 	ErrRange = errors.New("policy: out of range")
 	// ErrProtected: the field is trace of the gateway's, no filter's business.
 	ErrProtected = errors.New("policy: field is protected")
@@ -24,13 +25,15 @@ var (
 	ErrTooMuch = errors.New("policy: too many edits")
 )
 
-// Limits of the edits of one call.
+// Limits of the edits of one call. A filter that edits in a loop must not fill the
+// memory with its log.
 const (
 	maxHeaderOps   = 256
-	maxHeaderBytes = 128 << 10
+	maxHeaderBytes = 128 << 10 // of new fields
 	maxSplices     = 1024
+	maxEnvelopeOps = 4096
 	maxAddedRcpts  = 100
-	maxTags        = 64
+	maxTags        = 64 // of one filter in a transaction, or in a session outside of them
 	maxTagBytes    = 1024
 )
 
@@ -63,7 +66,19 @@ type Edit struct {
 }
 
 // String says in words what the edit did, on one line.
-func (e Edit) String() string {
+func (e Edit) String() string { return oneLine(e.text()) }
+
+// oneLine keeps what a filter wrote into a tag from making lines of its own in a log.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func (e Edit) text() string {
 	switch e.Kind {
 	case EditHeaderAdd:
 		return "added " + e.Name + ": " + e.Value
@@ -88,35 +103,37 @@ func (e Edit) String() string {
 }
 
 // Edits is the log of one filter's changes in one call, and the view of the
-// transaction with them. It is for the goroutine of the call.
+// transaction with them. It is for the goroutine of the call and ends with it. The zero
+// Edits takes no edit.
 type Edits struct {
-	filter string
-	stage  Stage
-	tx     *Transaction // the base; nil outside a transaction
-	log    []Edit
+	filter  string
+	stage   Stage
+	session *Session
+	tx      *Transaction // the base; nil outside a transaction
+	log     []Edit
 
 	// The view. Each part is the base's until it is changed for the first time.
-	message   *Message
-	sender    smtp.Sender
-	rcpts     []Recipient
-	ownRcpts  bool
-	headerOps int
-	headerLen int
-	splices   int
-	grown     int64
-	added     int
+	message  *Message
+	sender   smtp.Sender
+	rcpts    []Recipient
+	ownRcpts bool
+
+	// What counts for the limits.
+	headerOps, headerLen, splices, envelopeOps, added, tags int
+
+	spliced int64
 }
 
 // begin makes e an empty log on tx, keeping the memory of the last one.
-func (e *Edits) begin(filter string, stage Stage, tx *Transaction) {
-	*e = Edits{filter: filter, stage: stage, tx: tx, log: e.log[:0]}
+func (e *Edits) begin(filter string, stage Stage, s *Session, tx *Transaction) {
+	*e = Edits{filter: filter, stage: stage, session: s, tx: tx, log: e.log[:0]}
 	if tx != nil {
 		e.message, e.sender, e.rcpts = tx.Message, tx.Sender, tx.Rcpts
 	}
 }
 
 // Log returns what was done so far. It is valid during the call.
-func (e *Edits) Log() []Edit { return e.log }
+func (e *Edits) Log() []Edit { return slices.Clip(e.log) }
 
 // Message returns the message with the edits so far; nil before StageHeaders.
 func (e *Edits) Message() *Message { return e.message }
@@ -125,25 +142,37 @@ func (e *Edits) Message() *Message { return e.message }
 func (e *Edits) Sender() smtp.Sender { return e.sender }
 
 // Recipients returns the recipients with the edits so far. The slice must not be
-// changed.
-func (e *Edits) Recipients() []Recipient { return e.rcpts }
+// changed and is valid until the next edit.
+func (e *Edits) Recipients() []Recipient { return slices.Clip(e.rcpts) }
 
-func (e *Edits) headerEdit(bytes int) error {
+func (e *Edits) headerEdit() error {
 	if e.stage != StageHeaders && e.stage != StageMessage || e.message == nil {
 		return ErrPhase
 	}
-	if e.headerOps >= maxHeaderOps || e.headerLen+bytes > maxHeaderBytes {
+	if e.headerOps >= maxHeaderOps {
 		return fmt.Errorf("%w: header", ErrTooMuch)
 	}
 	return nil
 }
 
-func (e *Edits) setHeader(h message.Header, bytes int, done Edit) {
+// newField makes a field and counts its octets.
+func (e *Edits) newField(name, value string) (message.Field, error) {
+	f, err := message.NewField(name, value)
+	if err != nil {
+		return f, err
+	}
+	if e.headerLen+len(f.Raw()) > maxHeaderBytes {
+		return f, fmt.Errorf("%w: header", ErrTooMuch)
+	}
+	e.headerLen += len(f.Raw())
+	return f, nil
+}
+
+func (e *Edits) setHeader(h message.Header, done Edit) {
 	m := *e.message
 	m.Header = h
 	e.message = &m
 	e.headerOps++
-	e.headerLen += bytes
 	e.log = append(e.log, done)
 }
 
@@ -153,26 +182,29 @@ func protected(name []byte) bool {
 	return strings.EqualFold(strings.TrimSpace(string(name)), "Received")
 }
 
-// AddHeader puts a new field at index at; 0 is the top, the number of fields or more
-// the bottom.
+// AddHeader puts a new field at index at; 0 is the top, a negative number or the number
+// of fields or more the bottom.
 func (e *Edits) AddHeader(at int, name, value string) error {
-	if err := e.headerEdit(len(name) + len(value)); err != nil {
+	if err := e.headerEdit(); err != nil {
 		return err
+	}
+	if n := e.message.Header.Len(); at < 0 || at > n {
+		at = n
 	}
 	if protected([]byte(name)) {
 		return ErrProtected
 	}
-	f, err := message.NewField(name, value)
+	f, err := e.newField(name, value)
 	if err != nil {
 		return err
 	}
-	e.setHeader(e.message.Header.Insert(at, f), len(f.Raw()), Edit{Kind: EditHeaderAdd, Index: at, Name: name, Value: value})
+	e.setHeader(e.message.Header.Insert(at, f), Edit{Kind: EditHeaderAdd, Index: at, Name: name, Value: value})
 	return nil
 }
 
 // SetHeader gives field i a new value. Its name stays as it was written.
 func (e *Edits) SetHeader(i int, value string) error {
-	if err := e.headerEdit(len(value)); err != nil {
+	if err := e.headerEdit(); err != nil {
 		return err
 	}
 	old, err := e.field(i)
@@ -180,24 +212,24 @@ func (e *Edits) SetHeader(i int, value string) error {
 		return err
 	}
 	name := string(old.Name())
-	f, err := message.NewField(name, value)
+	f, err := e.newField(name, value)
 	if err != nil {
 		return err
 	}
-	e.setHeader(e.message.Header.Replace(i, f), len(f.Raw()), Edit{Kind: EditHeaderSet, Index: i, Name: name, Value: value})
+	e.setHeader(e.message.Header.Replace(i, f), Edit{Kind: EditHeaderSet, Index: i, Name: name, Value: value})
 	return nil
 }
 
 // DeleteHeader takes field i out.
 func (e *Edits) DeleteHeader(i int) error {
-	if err := e.headerEdit(0); err != nil {
+	if err := e.headerEdit(); err != nil {
 		return err
 	}
 	old, err := e.field(i)
 	if err != nil {
 		return err
 	}
-	e.setHeader(e.message.Header.Delete(i), 0, Edit{Kind: EditHeaderDelete, Index: i, Name: string(old.Name())})
+	e.setHeader(e.message.Header.Delete(i), Edit{Kind: EditHeaderDelete, Index: i, Name: string(old.Name())})
 	return nil
 }
 
@@ -213,8 +245,9 @@ func (e *Edits) field(i int) (message.Field, error) {
 }
 
 // SpliceBody replaces del octets of the body at off by data, of which it keeps a copy.
-// With off 0 and del the body's size it replaces the body. All edits of one call may
-// make the body at most twice as large as it came, and one MiB.
+// With off 0 and del the body's size it replaces the body. All filters together may
+// make the body at most twice as large as it came, and one MiB; one call may not put in
+// more than that either.
 func (e *Edits) SpliceBody(off, del int64, data []byte) error {
 	if e.stage != StageMessage || e.message == nil {
 		return ErrPhase
@@ -223,24 +256,29 @@ func (e *Edits) SpliceBody(off, del int64, data []byte) error {
 	if off < 0 || del < 0 || off > size || del > size-off {
 		return ErrRange
 	}
-	if e.splices++; e.splices > maxSplices || size-del+int64(len(data)) > 2*e.tx.Message.Body.Size()+1<<20 {
+	m, add := *e.message, int64(len(data))
+	if m.maxBody == 0 {
+		m.maxBody = 2*size + 1<<20
+	}
+	if e.splices >= maxSplices || e.spliced+add > m.maxBody || size-del+add > m.maxBody {
 		return fmt.Errorf("%w: body", ErrTooMuch)
 	}
-	if e.grown += int64(len(data)); e.grown > 2*e.tx.Message.Body.Size()+1<<20 {
-		return fmt.Errorf("%w: body", ErrTooMuch)
-	}
-	m := *e.message
 	m.Body = m.Body.splice(off, del, append([]byte(nil), data...))
 	e.message = &m
-	e.log = append(e.log, Edit{Kind: EditBodySplice, Off: off, Del: del, Add: int64(len(data))})
+	e.splices++
+	e.spliced += add
+	e.log = append(e.log, Edit{Kind: EditBodySplice, Off: off, Del: del, Add: add})
 	return nil
 }
 
 // SetSender changes the reverse-path; the null path makes the message one that is never
 // answered with a bounce.
 func (e *Edits) SetSender(p smtp.Path) error {
-	if e.tx == nil || e.stage < StageMail || e.stage > StageMessage {
-		return ErrPhase
+	if err := e.envelopeEdit(StageMail); err != nil {
+		return err
+	}
+	if err := checkPath(p); err != nil {
+		return err
 	}
 	old := e.sender.Path
 	e.sender.Path = p
@@ -248,9 +286,36 @@ func (e *Edits) SetSender(p smtp.Path) error {
 	return nil
 }
 
-func (e *Edits) rcptEdit() error {
-	if e.tx == nil || e.stage < StageRcpt || e.stage > StageMessage {
+func (e *Edits) envelopeEdit(first Stage) error {
+	if e.tx == nil || e.stage < first || e.stage > StageMessage {
 		return ErrPhase
+	}
+	if e.envelopeOps++; e.envelopeOps > maxEnvelopeOps {
+		return fmt.Errorf("%w: envelope", ErrTooMuch)
+	}
+	return nil
+}
+
+// checkPath refuses what no client could have said. A Path that was not parsed may hold
+// anything, a line end included.
+func checkPath(p smtp.Path) error {
+	if q, err := smtp.ParsePath("<" + p.String() + ">"); err != nil || q != p {
+		return fmt.Errorf("%w: not an address: %.80q", ErrRange, p.Local)
+	}
+	return nil
+}
+
+// checkRecipient refuses the null path too.
+func checkRecipient(p smtp.Path) error {
+	if p.IsNull() {
+		return fmt.Errorf("%w: the null path is no recipient", ErrRange)
+	}
+	return checkPath(p)
+}
+
+func (e *Edits) rcptEdit() error {
+	if err := e.envelopeEdit(StageRcpt); err != nil {
+		return err
 	}
 	if !e.ownRcpts {
 		e.rcpts = append([]Recipient(nil), e.rcpts...)
@@ -266,8 +331,8 @@ func (e *Edits) AddRecipient(p smtp.Path) error {
 	if err := e.rcptEdit(); err != nil {
 		return err
 	}
-	if p.IsNull() {
-		return ErrRange
+	if err := checkRecipient(p); err != nil {
+		return err
 	}
 	if e.added++; e.added > maxAddedRcpts {
 		return fmt.Errorf("%w: recipients", ErrTooMuch)
@@ -290,8 +355,11 @@ func (e *Edits) SetRecipient(i int, p smtp.Path) error {
 	if err := e.rcptEdit(); err != nil {
 		return err
 	}
-	if i < 0 || i >= len(e.rcpts) || p.IsNull() {
+	if i < 0 || i >= len(e.rcpts) {
 		return ErrRange
+	}
+	if err := checkRecipient(p); err != nil {
+		return err
 	}
 	old := e.rcpts[i].Path
 	e.rcpts[i].Path, e.rcpts[i].AddedBy = p, e.filter
@@ -300,7 +368,8 @@ func (e *Edits) SetRecipient(i int, p smtp.Path) error {
 }
 
 // DeleteRecipient takes recipient i out. The candidate of StageRcpt is not taken out
-// but refused or discarded, by a verdict.
+// but refused or discarded, by a verdict. So is a mail as a whole: a filter that takes
+// out all recipients and has no objection has failed.
 func (e *Edits) DeleteRecipient(i int) error {
 	if err := e.rcptEdit(); err != nil {
 		return err
@@ -315,42 +384,74 @@ func (e *Edits) DeleteRecipient(i int) error {
 
 // Tag notes something for the filters behind and for the log.
 func (e *Edits) Tag(key, value string) error {
-	if !e.stage.Decides() {
+	if e.session == nil || !e.stage.Decides() {
 		return ErrPhase
 	}
 	if len(key) == 0 || len(key)+len(value) > maxTagBytes {
 		return ErrRange
 	}
-	n := 0
-	for _, l := range e.log {
-		if l.Kind == EditTag {
+	n := e.tags
+	for _, t := range *e.tagList() {
+		if t.Filter == e.filter {
 			n++
 		}
 	}
 	if n >= maxTags {
 		return fmt.Errorf("%w: tags", ErrTooMuch)
 	}
+	e.tags++
 	e.log = append(e.log, Edit{Kind: EditTag, Name: key, Value: value})
 	return nil
 }
 
-// apply makes the edits count.
-func (e *Edits) apply(s *Session) {
+// tagList returns the list that tags go to.
+func (e *Edits) tagList() *[]Tag {
+	if e.tx != nil {
+		return &e.tx.Tags
+	}
+	return &e.session.Tags
+}
+
+// check returns an error wrapping ErrVerdict if the edits do not go with v. Mail
+// without recipients would be answered with 250 and be lost.
+func (e *Edits) check(v Verdict) error {
+	if v.Final() && v.Action != Accept || !e.ownRcpts || len(e.rcpts) > 0 || len(e.tx.Rcpts) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s with no recipient left", ErrVerdict, v.Action)
+}
+
+// apply makes the edits count. It changes no slice in place: who copied the
+// transaction, to ask another chain about it, keeps what it had.
+func (e *Edits) apply() {
 	if len(e.log) == 0 {
 		return
 	}
-	for _, l := range e.log {
-		if l.Kind != EditTag {
-			continue
-		}
-		tag := Tag{Filter: e.filter, Key: l.Name, Value: l.Value}
-		if e.tx != nil {
-			e.tx.Tags = append(e.tx.Tags, tag)
-		} else {
-			s.Tags = append(s.Tags, tag)
+	if e.tags > 0 {
+		tags := e.tagList()
+		*tags = append(make([]Tag, 0, len(*tags)+e.tags), *tags...)
+		for _, l := range e.log {
+			if l.Kind == EditTag {
+				*tags = append(*tags, Tag{Filter: e.filter, Key: l.Name, Value: l.Value})
+			}
 		}
 	}
 	if e.tx != nil {
-		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, e.sender, e.rcpts
+		e.sender.UTF8 = e.sender.UTF8 || e.needsUTF8()
+		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, e.sender, slices.Clip(e.rcpts)
 	}
+}
+
+// needsUTF8 tells whether the envelope can be sent only with SMTPUTF8 (RFC 6531): a
+// filter may have put an address into it that the client could not have named.
+func (e *Edits) needsUTF8() bool {
+	if e.envelopeOps == 0 {
+		return false
+	}
+	for _, r := range e.rcpts {
+		if r.Path.NeedsUTF8() {
+			return true
+		}
+	}
+	return e.sender.Path.NeedsUTF8()
 }

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"sync"
@@ -17,6 +16,8 @@ import (
 type Message struct {
 	Header message.Header
 	Body   Body
+
+	maxBody int64 // how large edits may make the body; 0 until the first one
 }
 
 // Size returns the length in octets.
@@ -59,7 +60,7 @@ func BytesBody(b []byte) Body {
 
 // FileBody returns a Body of the n octets of r from off on.
 func FileBody(r io.ReaderAt, off, n int64) Body {
-	if n == 0 {
+	if n <= 0 {
 		return Body{}
 	}
 	return Body{pieces: []piece{{file: r, off: off, n: n}}, size: n}
@@ -102,9 +103,10 @@ func (pc piece) readAt(p []byte, off int64) (int, error) {
 		return copy(p, pc.mem[off:]), nil
 	}
 	n, err := pc.file.ReadAt(p, pc.off+off)
-	if n == len(p) {
+	switch {
+	case n == len(p):
 		err = nil
-	} else if err == io.EOF {
+	case err == nil || err == io.EOF:
 		err = io.ErrUnexpectedEOF // the spool is shorter than it was
 	}
 	return n, err
@@ -148,25 +150,25 @@ func (pc piece) writeTo(w io.Writer) (int64, error) {
 	return total, nil
 }
 
-// splice returns b with del octets at off replaced by data. The caller has checked the
-// range. It costs the number of pieces, not of octets.
+// splice returns b with del octets at off replaced by data, which it keeps. The caller
+// has checked the range. It costs the number of pieces, not of octets.
 func (b Body) splice(off, del int64, data []byte) Body {
-	c := b.slice(0, off).Concat(BytesBody(data))
-	return c.Concat(b.slice(off+del, b.size))
-}
-
-// slice returns the octets from from to to.
-func (b Body) slice(from, to int64) Body {
-	var c Body
-	for _, pc := range b.pieces {
-		if from < pc.n && to > 0 {
-			c.add(pc.cut(max(from, 0), min(to, pc.n)))
-		}
-		from, to = from-pc.n, to-pc.n
-	}
+	c := Body{pieces: make([]piece, 0, len(b.pieces)+2)}
+	c.addRange(b, 0, off)
+	c.add(piece{mem: data, n: int64(len(data))})
+	c.addRange(b, off+del, b.size)
 	return c
 }
 
+// addRange appends the octets of from that are in [start, end).
+func (b *Body) addRange(from Body, start, end int64) {
+	for _, pc := range from.pieces {
+		b.add(pc.cut(max(start, 0), min(end, pc.n)))
+		start, end = start-pc.n, end-pc.n
+	}
+}
+
+// add appends a piece to a body that nobody else has seen.
 func (b *Body) add(pc piece) {
 	if pc.n > 0 {
 		b.pieces = append(b.pieces, pc)
@@ -174,6 +176,7 @@ func (b *Body) add(pc piece) {
 	}
 }
 
+// cut returns the octets in [from, to) of the piece, of which there may be none.
 func (pc piece) cut(from, to int64) piece {
 	if from >= to {
 		return piece{}
@@ -184,8 +187,9 @@ func (pc piece) cut(from, to int64) piece {
 	return piece{file: pc.file, off: pc.off + from, n: to - from}
 }
 
-// NewMessage returns the view of a message that is all in memory.
+// NewMessage returns the view of a message that is all in memory. raw must not be
+// changed any more.
 func NewMessage(raw []byte) *Message {
 	h, rest := message.Parse(raw)
-	return &Message{Header: h, Body: BytesBody(bytes.Clone(rest))}
+	return &Message{Header: h, Body: BytesBody(rest)}
 }

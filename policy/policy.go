@@ -86,8 +86,8 @@ func StagesOf(list ...Stage) Stages {
 }
 
 // AllStages is every stage there is.
-var AllStages = StagesOf(StageConnect, StageSecure, StageHelo, StageMail, StageRcpt, StageData, StageHeaders,
-	StageMessage, StageReset, StageClose)
+const AllStages Stages = 1<<StageConnect | 1<<StageSecure | 1<<StageHelo | 1<<StageMail | 1<<StageRcpt |
+	1<<StageData | 1<<StageHeaders | 1<<StageMessage | 1<<StageReset | 1<<StageClose
 
 // Has tells whether s is in the set.
 func (set Stages) Has(s Stage) bool { return set&(1<<s) != 0 }
@@ -165,7 +165,8 @@ type Recipient struct {
 type Event struct {
 	Stage   Stage
 	Session *Session
-	Time    time.Time
+	// Time is when the chain was asked, the same for all its filters.
+	Time time.Time
 	// Tx is nil outside a transaction.
 	Tx *Transaction
 	// Edits takes the filter's changes and shows them to it; never nil. Of Tx a filter
@@ -175,12 +176,13 @@ type Event struct {
 
 // Filter is one policy. It is shared by all sessions and safe for concurrent use.
 type Filter interface {
-	// Name is for logs and replies to operators.
+	// Name is for logs and replies to operators. It is asked for once.
 	Name() string
-	// Stages are those at which the filter wants to be asked.
+	// Stages are those at which the filter wants to be asked. It is asked for once.
 	Stages() Stages
 	// Open begins the filter's part of one session. It is called before the first
-	// stage that the filter wants. Its error is answered like one of Decide.
+	// stage that the filter wants. Its error is answered like one of Decide, and an
+	// Instance beside an error is ignored.
 	Open(ctx context.Context, s *Session) (Instance, error)
 }
 

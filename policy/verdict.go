@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/penstock/penstock/mail/smtp"
 )
@@ -62,6 +63,9 @@ func (v Verdict) check(stage Stage, mayAccept bool) (Verdict, error) {
 	if !stage.Decides() && v.Action != Continue && v.Action != Skip {
 		return v, fmt.Errorf("%w: %s at stage %s, where a filter only observes", ErrVerdict, v.Action, stage)
 	}
+	if v.Reply != nil && v.Action != Reject && v.Action != Tempfail && v.Action != Disconnect {
+		return v, fmt.Errorf("%w: %s with a reply, which nobody would see", ErrVerdict, v.Action)
+	}
 	switch v.Action {
 	case Continue, Skip:
 		return v, nil
@@ -81,7 +85,7 @@ func (v Verdict) check(stage Stage, mayAccept bool) (Verdict, error) {
 		return v.withReply(4, smtp.Reply{Code: 451, Enh: smtp.Enhanced{4, 7, 1}, Text: "deferred by policy, try again later"})
 	case Disconnect:
 		if v.Reply != nil && v.Reply.Code/100 == 5 {
-			return v.withReply(5, smtp.Reply{})
+			return v.withReply(5, smtp.Reply{Enh: smtp.Enhanced{5, 7, 0}, Text: "closing connection"})
 		}
 		return v.withReply(4, smtp.Reply{Code: 421, Enh: smtp.Enhanced{4, 7, 0}, Text: "closing connection"})
 	}
@@ -155,7 +159,8 @@ func (o OnError) verdict(stage Stage, err error) Verdict {
 		r := smtp.Refuse(554, smtp.Enhanced{5, 3, 0}, "message cannot be checked here")
 		return Verdict{Action: Reject, Reply: r.Because(err), Reason: "filter failed"}
 	case o == OnErrorQuarantine && stage.inMessage():
-		return Verdict{Action: Quarantine, Reason: "filter failed: " + err.Error()}
+		cause, _, _ := strings.Cut(err.Error(), "\n") // without the stack of a panic
+		return Verdict{Action: Quarantine, Reason: "filter failed: " + cause}
 	default:
 		r := smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "message cannot be checked now, try again later")
 		return Verdict{Action: Tempfail, Reply: r.Because(err), Reason: "filter failed"}

@@ -98,14 +98,19 @@ func notLDH(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-'
 }
 
-// A Pattern is a domain, or with "*." in front all names below it.
+// A Pattern is a domain, or with "*." in front all names below it, or "*" for every
+// domain, which a route gives only to those who may relay.
 type Pattern string
 
-// UnmarshalText reads a domain name or a wildcard such as *.example.com.
+// UnmarshalText reads a domain name, a wildcard such as *.example.com, or *.
 func (p *Pattern) UnmarshalText(text []byte) error {
+	if string(text) == "*" {
+		*p = "*"
+		return nil
+	}
 	name, wild := strings.CutPrefix(string(text), "*.")
 	if strings.Contains(name, "*") {
-		return fmt.Errorf("%s is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com", quote(string(text)))
+		return fmt.Errorf("%s is not a pattern: a wildcard is * alone, or *. in front of a domain, such as *.example.com", quote(string(text)))
 	}
 	d, err := parseDomain(name)
 	if wild && err == nil {

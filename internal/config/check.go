@@ -158,7 +158,7 @@ func (k *checker) limits(at string, l Limits) {
 	}
 	least(k, child(at, "message_size"), l.MessageSize, 64<<10, "4.5.3.1.7")
 	least(k, child(at, "recipients"), l.Recipients, 100, "4.5.3.1.8")
-	least(k, child(at, "line_length"), l.LineLength, 998, "4.5.3.1.6")
+	least(k, child(at, "line_length"), l.LineLength, 512, "4.5.3.1.4")
 }
 
 // least warns of a limit below what the standard asks for.
@@ -312,11 +312,11 @@ func (k *checker) chains() {
 	}
 }
 
-// The memory of a WebAssembly instance comes in pages of 64 KiB and is addressed by
-// 32 bits.
+// The memory of a WebAssembly instance comes in pages of 64 KiB; the host gives no
+// instance more than 64 MiB.
 const (
 	wasmPage   Size = 64 << 10
-	wasmMemory Size = 4 << 30
+	wasmMemory Size = 64 << 20
 )
 
 func (k *checker) filter(at string, f Filter) {

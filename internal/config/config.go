@@ -74,14 +74,14 @@ type Limits struct {
 	HandshakeTimeout time.Duration `key:"handshake_timeout" default:"30s" doc:"How long a TLS handshake may take."`
 	BadCommands      int           `key:"bad_commands" default:"10" doc:"Commands in error before the session is closed."`
 	Messages         int           `key:"messages" default:"1000" doc:"Messages in one session."`
-	LineLength       Size          `key:"line_length" default:"0" doc:"The longest line of a message; 0 leaves what is built in."`
+	LineLength       Size          `key:"line_length" default:"0" doc:"The longest command line with its CRLF, 512 to 32768; 0 leaves the 4KiB that are built in."`
 	Hops             int           `key:"hops" default:"50" doc:"Received fields before a message counts as looping (RFC 5321, Section 6.3)."`
 	HeaderSize       Size          `key:"header_size" default:"1MiB" doc:"The largest header section of a message."`
 }
 
 // A Route sends the mail of some domains to a backend.
 type Route struct {
-	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it."`
+	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only trusted_networks of a listener with accept: any are given."`
 	Backend string    `key:"backend" required:"true" doc:"The name of the backend in backends."`
 }
 
@@ -122,7 +122,7 @@ type Filter struct {
 
 // FilterLimits bounds what one instance of a filter may use.
 type FilterLimits struct {
-	Memory Size          `key:"memory" default:"16MiB" doc:"Memory of one instance, from 64KiB to 4GiB."`
+	Memory Size          `key:"memory" default:"16MiB" doc:"Memory of one instance, from 64KiB to 64MiB."`
 	Wall   time.Duration `key:"wall" default:"5s" doc:"Time for one call, waiting included."`
 }
 

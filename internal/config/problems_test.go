@@ -102,12 +102,12 @@ penstock.yaml:1: hostname: "xn--a.test" is not a domain name: it has characters 
 penstock.yaml:1: hostname: "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.test" is not a domain name: a part is longer than 63 characters`},
 		{"hostname: long", "hostname: " + strings.Repeat("a.", 130) + "test\n", `
 penstock.yaml:1: hostname: "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a...." is not a domain name: it is longer than 253 characters`},
-		{"everything at once", "hostname: a..b\nlog: {level: loud, format: xml}\nshutdown_timeout: 30\nroutes:\n  - {domains: ['*'], backend: n}\n", `
+		{"everything at once", "hostname: a..b\nlog: {level: loud, format: xml}\nshutdown_timeout: 30\nroutes:\n  - {domains: ['*x'], backend: n}\n", `
 penstock.yaml:1: hostname: "a..b" is not a domain name: it has an empty part
 penstock.yaml:2: log.level: must be debug, info, warn or error, not "loud"
 penstock.yaml:2: log.format: must be text or json, not "xml"
 penstock.yaml:3: shutdown_timeout: "30" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
-penstock.yaml:5: routes[0].domains[0]: "*" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+penstock.yaml:5: routes[0].domains[0]: "*x" is not a pattern: a wildcard is * alone, or *. in front of a domain, such as *.example.com
 penstock.yaml:5: routes[0].backend: there is no backend "n" in backends; did you mean "m"?
 penstock.yaml:7: warning: backends.m: no route leads here`},
 
@@ -159,7 +159,7 @@ penstock.yaml:11: listeners[0].limits.messages: "99999999999" is too large: at m
 		{"limits: below the standard", listener("limits: {message_size: 10KiB, recipients: 99, line_length: 500}"), `
 penstock.yaml:4: warning: listeners[0].limits.message_size: 10KiB is less than the 64KiB of RFC 5321, Section 4.5.3.1.7
 penstock.yaml:4: warning: listeners[0].limits.recipients: 99 is less than the 100 of RFC 5321, Section 4.5.3.1.8
-penstock.yaml:4: warning: listeners[0].limits.line_length: 500B is less than the 998B of RFC 5321, Section 4.5.3.1.6`},
+penstock.yaml:4: warning: listeners[0].limits.line_length: 500B is less than the 512B of RFC 5321, Section 4.5.3.1.4`},
 		{"limits: rate", listener("limits:\n  data_min_rate: 1GiB"), `
 penstock.yaml:5: listeners[0].limits.data_min_rate: asks for 1GiB per second, more than a link of 100 Mbit/s carries: no message of message_size could pass`},
 		{"limits: session", listener("limits:\n  message_size: 1GiB\n  session_timeout: 1m"), `
@@ -208,11 +208,11 @@ penstock.yaml:1: warning: routes: there are none: no recipient is ours`},
 		{"route: backend", "routes: [{domains: [a.test], backend: mailstor}]\nbackends: {mailstore: {addresses: [smtp://b.test]}}\n", `
 penstock.yaml:1: routes[0].backend: there is no backend "mailstor" in backends; did you mean "mailstore"?
 penstock.yaml:2: warning: backends.mailstore: no route leads here`},
-		{"route: wildcards", "routes:\n  - domains: ['*', '*.*.test', 'a.*.test', '*a.test', '*.', '*..test', '']\n    backend: m\n", `
-penstock.yaml:2: routes[0].domains[0]: "*" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
-penstock.yaml:2: routes[0].domains[1]: "*.*.test" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
-penstock.yaml:2: routes[0].domains[2]: "a.*.test" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
-penstock.yaml:2: routes[0].domains[3]: "*a.test" is not a pattern: a wildcard is only *. in front of a domain, such as *.example.com
+		{"route: wildcards", "routes:\n  - domains: ['*x', '*.*.test', 'a.*.test', '*a.test', '*.', '*..test', '']\n    backend: m\n", `
+penstock.yaml:2: routes[0].domains[0]: "*x" is not a pattern: a wildcard is * alone, or *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[1]: "*.*.test" is not a pattern: a wildcard is * alone, or *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[2]: "a.*.test" is not a pattern: a wildcard is * alone, or *. in front of a domain, such as *.example.com
+penstock.yaml:2: routes[0].domains[3]: "*a.test" is not a pattern: a wildcard is * alone, or *. in front of a domain, such as *.example.com
 penstock.yaml:2: routes[0].domains[4]: "" is not a domain name: it has an empty part
 penstock.yaml:2: routes[0].domains[5]: ".test" is not a domain name: it has an empty part
 penstock.yaml:2: routes[0].domains[6]: is empty`},
@@ -272,7 +272,7 @@ penstock.yaml:11: filters.chains.c[6].module: "here" would be in filters.dir, wh
 		{"filter: on_error", filter("module: a.wasm\non_error: quarantine"), `
 penstock.yaml:6: filters.chains.c[0].on_error: "quarantine" needs the store, which is not there yet; use tempfail`},
 		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, cpu: 2ms}"), `
-penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 4GiB
+penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 64MiB
 penstock.yaml:6: filters.chains.c[0].limits.wall: "-1s" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
 penstock.yaml:6: filters.chains.c[0].limits.cpu: unknown key; the keys here are memory, wall`},
 		{"filter: same name", filter("module: a.wasm") + "      - module: b/a.wasm\n      - {module: b/a.wasm, name: b}\n", `

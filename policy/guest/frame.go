@@ -20,9 +20,7 @@ var hookFields = func() (t [abi.HookClose + 1][]abi.Field) {
 	return t
 }()
 
-// Frame writes the event's frame to the front of buf, the guest's mailbox, and returns
-// how long it is. What does not fit is left out and flagged. buf holds at least
-// abi.MinMailbox octets.
+// Frame implements Host. What does not fit is left out and flagged.
 func (g *Env) Frame(buf []byte) int {
 	fields := hookFields[g.hook]
 	end := abi.FrameHead + len(fields)*abi.FrameEntry // payload begins behind all entries
@@ -132,8 +130,8 @@ func (g *Env) transactionField(f abi.Field) ([]byte, abi.Kind) {
 	case abi.FieldMailParams:
 		return g.mailParams(sender)
 	case abi.FieldSize:
-		if g.hook == abi.HookMessage {
-			return g.number(g.event.Tx.Message.Size(), true)
+		if m := g.event.Edits.Message(); m != nil && g.hook == abi.HookMessage {
+			return g.number(m.Size(), true)
 		}
 		return g.number(sender.Size, sender.Size > 0)
 	case abi.FieldRcpt, abi.FieldRcptParams:

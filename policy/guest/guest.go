@@ -14,9 +14,11 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -67,9 +69,14 @@ type Host interface {
 	RcptSet(i int32, addr []byte) int32
 	RcptDel(i int32) int32
 
+	// Frame writes the event's frame to the front of the guest's mailbox, which has room
+	// for abi.MinMailbox octets at least, and returns how long it is.
+	Frame(mailbox []byte) int
 	// Stderr takes what the guest printed; the last of it goes to the log when the
 	// guest fails.
 	Stderr(p []byte)
+	// Wait returns when d has passed or ctx is done: the guest sleeps.
+	Wait(ctx context.Context, d time.Duration)
 }
 
 // Options are the settings of an Env. The zero value of each field means its default.
@@ -102,6 +109,7 @@ type Env struct {
 	newBody  []byte
 	writing  bool // between body_new and body_commit
 	scratch  []byte
+	raw      rawHeader
 
 	session     map[string]string
 	sessionSize int
@@ -125,7 +133,7 @@ func NewEnv(o Options) *Env {
 	return &Env{opts: o, start: o.Now()}
 }
 
-// Begin makes e the event that the Host speaks of.
+// Begin makes e the event that the Host speaks of. hook is one of abi.HookTable.
 func (g *Env) Begin(hook abi.Hook, e *policy.Event) {
 	g.hook, g.event = hook, e
 	g.reply, g.hasReply = "", false
@@ -139,9 +147,18 @@ func (g *Env) End() {
 		g.opts.Log.Warn("filter log lines dropped", "filter", g.opts.Name, "dropped", g.lines-abi.MaxLogLines)
 	}
 	g.hook, g.event = 0, nil
-	if cap(g.newBody) > 64<<10 {
-		g.newBody = nil
+	g.raw.of = nil
+	g.newBody = small(g.newBody)
+	g.scratch, g.raw.b = small(g.scratch), small(g.raw.b)
+}
+
+// small returns b emptied for the next use, or nil if it grew large: a session that once
+// had a large message should not keep its room until the client goes away.
+func small(b []byte) []byte {
+	if cap(b) > 64<<10 {
+		return nil
 	}
+	return b[:0]
 }
 
 // Hooks returns the hooks that the guest subscribed to, as stages.
@@ -202,13 +219,13 @@ func errnoOf(err error) int32 {
 	switch {
 	case err == nil:
 		return 0
-	case isErr(err, policy.ErrPhase):
+	case errors.Is(err, policy.ErrPhase):
 		return int32(abi.EPHASE)
-	case isErr(err, policy.ErrRange):
+	case errors.Is(err, policy.ErrRange):
 		return int32(abi.ENOENT)
-	case isErr(err, policy.ErrProtected):
+	case errors.Is(err, policy.ErrProtected):
 		return int32(abi.EPERM)
-	case isErr(err, policy.ErrTooMuch):
+	case errors.Is(err, policy.ErrTooMuch):
 		return int32(abi.ELIMIT)
 	}
 	return int32(abi.EINVAL)
@@ -245,32 +262,44 @@ func (g *Env) Reply(text []byte) int32 {
 	if len(text) > abi.MaxReply {
 		return int32(abi.ELIMIT)
 	}
-	if !utf8.Valid(text) {
-		return int32(abi.EINVAL)
-	}
-	s := string(text)
-	if strings.Count(s, "\n") >= abi.MaxReplyLines {
+	if bytes.Count(text, []byte("\n")) >= abi.MaxReplyLines {
 		return int32(abi.ELIMIT)
 	}
-	for _, r := range s {
-		// CR and NUL have no place in a reply; LF separates its lines.
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
-			return int32(abi.EINVAL)
-		}
+	// CR and NUL have no place in a reply: they would end its line for some readers.
+	if !plain(text, "\n\t") {
+		return int32(abi.EINVAL)
 	}
-	g.reply, g.hasReply = s, true
+	g.reply, g.hasReply = string(text), true
 	return 0
 }
 
+// maxTag is the most octets of a tag, as package policy has it. Like the other sizes that
+// are looked at here, it is checked before a guest's octets are copied: a guest must not
+// make the host allocate what it then refuses.
+const maxTag = 1024
+
 // Tag implements Host.
 func (g *Env) Tag(key, value []byte) int32 {
-	if !g.at(abi.Deciding) {
+	switch {
+	case !g.at(abi.Deciding):
 		return int32(abi.EPHASE)
-	}
-	if !utf8.Valid(key) || !utf8.Valid(value) {
+	case len(key)+len(value) > maxTag:
+		return int32(abi.ELIMIT)
+	// A tag is read by others as FILTER.KEY=VALUE on a line.
+	case len(key) == 0 || bytes.IndexByte(key, '=') >= 0 || !plain(key, "") || !plain(value, "\t"):
 		return int32(abi.EINVAL)
 	}
 	return errnoOf(g.event.Edits.Tag(string(key), string(value)))
+}
+
+// plain tells whether b is UTF-8 without control characters but those in may.
+func plain(b []byte, may string) bool {
+	for _, c := range b {
+		if (c < ' ' || c == 0x7f) && strings.IndexByte(may, c) < 0 {
+			return false
+		}
+	}
+	return utf8.Valid(b)
 }
 
 func slogLevel(level int32) slog.Level {
@@ -309,6 +338,9 @@ func (g *Env) Log(level int32, line []byte) int32 {
 
 // LogEnabled implements Host.
 func (g *Env) LogEnabled(level int32) int32 {
+	if level < int32(abi.LevelDebug) || level > int32(abi.LevelError) {
+		return int32(abi.EINVAL)
+	}
 	if g.opts.Log.Enabled(context.Background(), slogLevel(level)) {
 		return 1
 	}
@@ -375,6 +407,19 @@ func (g *Env) SessSet(key, value []byte) int32 {
 
 // Stderr implements Host.
 func (g *Env) Stderr(p []byte) { g.stderr.write(p) }
+
+// Wait implements Host.
+func (g *Env) Wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
 
 // tail keeps the last octets that were written to it.
 type tail struct{ b []byte }

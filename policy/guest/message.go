@@ -1,7 +1,7 @@
 package guest
 
 import (
-	"errors"
+	"bytes"
 	"io"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
@@ -12,8 +12,6 @@ import (
 
 // message.go: header, body and envelope as a guest reads and edits them. Guests read
 // the view of their own edits.
-
-func isErr(err, target error) bool { return errors.Is(err, target) }
 
 // header returns the header of the current view; ok is false where there is none.
 func (g *Env) header() (h message.Header, ok bool) {
@@ -61,25 +59,43 @@ func (g *Env) HdrFind(name []byte, from int32) int32 {
 	if from < 0 {
 		return int32(abi.EINVAL)
 	}
-	i := h.Find(string(name), int(from))
-	if i < 0 {
-		return int32(abi.ENOENT)
+	for i := int(from); i < h.Len(); i++ {
+		if bytes.EqualFold(h.Field(i).Name(), name) {
+			return int32(i)
+		}
 	}
-	return int32(i)
+	return int32(abi.ENOENT)
+}
+
+// rawHeader is the octets of a header section. They are put together once for a view,
+// not for each window that a guest reads of them.
+type rawHeader struct {
+	of *policy.Message
+	b  []byte
+}
+
+func (r *rawHeader) bytes(m *policy.Message) []byte {
+	if r.of != m {
+		r.of, r.b = m, m.Header.AppendTo(r.b[:0])
+	}
+	return r.b
 }
 
 // HdrRaw implements Host.
 func (g *Env) HdrRaw(off int32, buf []byte) int32 {
-	h, ok := g.header()
-	if !ok {
+	if _, ok := g.header(); !ok {
 		return int32(abi.EPHASE)
 	}
-	if off < 0 || int64(off) > h.Size() {
+	raw := g.raw.bytes(g.event.Edits.Message())
+	if off < 0 || int(off) > len(raw) {
 		return int32(abi.EINVAL)
 	}
-	g.scratch = h.AppendTo(g.scratch[:0])
-	return fill(buf, g.scratch[off:])
+	return fill(buf, raw[off:])
 }
+
+// maxHeader is the most octets of header fields that a filter may write at one hook, as
+// package policy has it.
+const maxHeader = 128 << 10
 
 // HdrAdd implements Host.
 func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
@@ -89,6 +105,8 @@ func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
 	}
 	pos := int(at)
 	switch {
+	case len(name)+len(value) > maxHeader:
+		return int32(abi.ELIMIT)
 	case at == -1:
 		pos = h.Len()
 	case at < -1 || pos > h.Len():
@@ -101,6 +119,9 @@ func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
 func (g *Env) HdrSet(i int32, value []byte) int32 {
 	if _, ok := g.header(); !ok {
 		return int32(abi.EPHASE)
+	}
+	if len(value) > maxHeader {
+		return int32(abi.ELIMIT)
 	}
 	return errnoOf(g.event.Edits.SetHeader(int(i), string(value)))
 }
@@ -161,6 +182,9 @@ func (g *Env) BodySplice(off, del int64, data []byte) int32 {
 	if _, ok := g.body(); !ok {
 		return int32(abi.EPHASE)
 	}
+	if off < 0 || del < 0 {
+		return int32(abi.EINVAL)
+	}
 	return errnoOf(g.event.Edits.SpliceBody(off, del, data))
 }
 
@@ -193,8 +217,9 @@ func (g *Env) BodyCommit() int32 {
 	if !ok || !g.writing {
 		return int32(abi.EPHASE)
 	}
-	g.writing = false
-	return errnoOf(g.event.Edits.SpliceBody(0, b.Size(), g.newBody))
+	err := g.event.Edits.SpliceBody(0, b.Size(), g.newBody)
+	g.newBody, g.writing = small(g.newBody), false
+	return errnoOf(err)
 }
 
 // address reads an address of a guest; the empty one is the null path if null is set.

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock/penstock/wasmhost"
+)
+
+func newFilter() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "filter",
+		Short: "Make and try out filters",
+		Example: `  gateway filter new greet                        begin a filter
+  gateway filter build greet                      compile it to greet/greet.wasm
+  gateway filter inspect greet/greet.wasm         what is in it?
+  gateway filter test greet/greet.wasm mail.eml   what would it say to this message?`,
+	}
+	cmd.AddCommand(newFilterNew(), newFilterBuild(), newFilterInspect(), newFilterTest())
+	return cmd
+}
+
+func newFilterInspect() *cobra.Command {
+	var configText string
+	cmd := &cobra.Command{
+		Use:   "inspect FILE.wasm",
+		Short: "Say what a filter is, and whether it would be taken",
+		Long: `Checks the module as serve does, starts it once with the configuration given, and prints
+what it imports, what it exports and at which stages it wants to be asked.`,
+		Example: `  gateway filter inspect greet.wasm
+  gateway filter inspect rcptguard.wasm --config '{"blocked": ["spam.example"]}'`,
+		Args: rangeArgs(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return inspect(cmd.Context(), args[0], configText, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&configText, "config", "{}", "the filter's configuration as `JSON`")
+	return cmd
+}
+
+func inspect(ctx context.Context, file, configText string, stdout, stderr io.Writer) error {
+	rt, module, err := loadFile(ctx, file, stderr)
+	if err != nil {
+		return err
+	}
+	defer rt.Close(ctx)
+	info := module.Info()
+	fmt.Fprintf(stdout, "%s: a filter, %d octets\n", file, info.Size)
+	fmt.Fprintf(stdout, "memory   %d KiB at start", info.Memory*64)
+	if info.MemoryMax > 0 {
+		fmt.Fprintf(stdout, ", at most %d KiB", info.MemoryMax*64)
+	}
+	fmt.Fprintf(stdout, "\nimports  %s\nexports  %s\n", strings.Join(info.Imports, " "), strings.Join(info.Exports, " "))
+	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(configText), Ready: -1})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fmt.Fprintf(stdout, "stages   %s\n", f.Stages())
+	return nil
+}
+
+// loadFile compiles a module of its own runtime; what the guest logs goes to stderr.
+func loadFile(ctx context.Context, file string, stderr io.Writer) (*wasmhost.Runtime, *wasmhost.Module, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.Size() > wasmhost.MaxModule {
+		return nil, nil, fmt.Errorf("%s has %d octets, the most is %d", file, info.Size(), wasmhost.MaxModule)
+	}
+	wasm, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	rt, err := wasmhost.New(ctx, wasmhost.Options{Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	name := strings.TrimSuffix(filepath.Base(file), ".wasm")
+	module, err := rt.Load(ctx, name, wasm)
+	if err != nil {
+		return nil, nil, errors.Join(err, rt.Close(ctx))
+	}
+	return rt, module, nil
+}
+
+func newFilterNew() *cobra.Command {
+	return &cobra.Command{
+		Use:   "new DIR",
+		Short: "Begin a filter: a folder with a first filter, its test message and the SDK",
+		Long: `Makes DIR with main.go, go.mod, a sample message and, under .penstock, the SDK's
+sources, so that it builds without network.`,
+		Example: `  gateway filter new greet
+  cd greet && gateway filter build && gateway filter test greet.wasm sample.eml`,
+		Args: rangeArgs(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error { return newProject(args[0], cmd.OutOrStdout()) },
+	}
+}
+
+func newFilterBuild() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "build [DIR]",
+		Short: "Compile a filter written in Go",
+		Long: `Compiles the package main in DIR (default: here) with the Go toolchain, as
+  GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared
+does, and checks the result. A folder without go.mod gets one. The SDK's sources are put
+beside it under .penstock, so that no network is needed.`,
+		Example: `  gateway filter build
+  gateway filter build greet -o /etc/penstock/filters/greet.wasm`,
+		Args: rangeArgs(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			return buildProject(cmd.Context(), dir, out, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write the module to `FILE` (default: DIR/NAME.wasm)")
+	return cmd
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/penstock/penstock/filters"
+	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/wasmhost"
+)
+
+// filters.go: from the names in the configuration to chains of running filters.
+
+// chainSet is the chains of one configuration and what they hold.
+type chainSet struct {
+	chains  map[string]*policy.Chain
+	filters []*wasmhost.Filter
+	modules map[[32]byte]*wasmhost.Module
+}
+
+// loadChains compiles and boots every filter of c. The problems are all there are; with
+// an error among them nothing is left running.
+func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*chainSet, config.Problems) {
+	set := &chainSet{chains: make(map[string]*policy.Chain), modules: make(map[[32]byte]*wasmhost.Module)}
+	var problems config.Problems
+	for name, list := range c.Filters.Chains {
+		var links []policy.Link
+		for i, f := range list {
+			link, err := set.load(ctx, rt, f)
+			if err != nil {
+				key := fmt.Sprintf("filters.chains.%s[%d]", name, i)
+				problems = append(problems, c.Problem(key, oneLine(err)))
+				continue
+			}
+			links = append(links, link)
+		}
+		set.chains[name] = policy.NewChain(links...)
+	}
+	if problems.Err() != nil {
+		set.close()
+		return nil, problems
+	}
+	return set, problems
+}
+
+// oneLine makes an error that joins several a line of a report.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// load boots one filter. Filters of one binary share its compiled code.
+func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, f config.Filter) (policy.Link, error) {
+	onError, err := policy.ParseOnError(string(f.OnError))
+	if err != nil {
+		return policy.Link{}, err
+	}
+	wasm, err := moduleBytes(f.Module)
+	if err != nil {
+		return policy.Link{}, err
+	}
+	digest := sha256.Sum256(wasm)
+	module, ok := set.modules[digest]
+	if !ok {
+		if module, err = rt.Load(ctx, f.Module.Name, wasm); err != nil {
+			return policy.Link{}, err
+		}
+		set.modules[digest] = module
+	}
+	name := f.Name
+	if name == "" {
+		name = f.Module.Name
+	}
+	filter, err := module.Filter(ctx, wasmhost.FilterOptions{
+		Name: name, Config: f.Config, Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall,
+	})
+	if err != nil {
+		return policy.Link{}, err
+	}
+	set.filters = append(set.filters, filter)
+	return policy.Link{Filter: filter, OnError: onError}, nil
+}
+
+var errNotBuilt = errors.New("is known, but this program was built without it: run make filters and build again")
+
+func moduleBytes(m config.Module) ([]byte, error) {
+	if !m.Builtin {
+		info, err := os.Stat(m.File)
+		if err != nil {
+			return nil, err
+		}
+		if info.Size() > wasmhost.MaxModule {
+			return nil, fmt.Errorf("%s has %d octets, the most is %d", m.File, info.Size(), wasmhost.MaxModule)
+		}
+		return os.ReadFile(m.File)
+	}
+	if wasm, ok := filters.Builtin(m.Name); ok {
+		return wasm, nil
+	}
+	for _, known := range filters.Names() {
+		if known == m.Name {
+			return nil, fmt.Errorf("builtin:%s %w", m.Name, errNotBuilt)
+		}
+	}
+	return nil, fmt.Errorf("there is no builtin:%s; there are %s", m.Name, strings.Join(filters.Names(), ", "))
+}
+
+// close ends the filters. No session may use them any more.
+func (set *chainSet) close() {
+	for _, f := range set.filters {
+		f.Close()
+	}
+	for _, m := range set.modules {
+		_ = m.Close(context.Background()) // frees code; it has no error to speak of
+	}
+}

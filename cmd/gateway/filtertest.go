@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/wasmhost"
+)
+
+// filtertest.go: one filter, one message, no server.
+
+type trial struct {
+	config, ip, helo, from string
+	rcpts                  []string
+	tls, out               bool
+}
+
+func newFilterTest() *cobra.Command {
+	t := trial{}
+	cmd := &cobra.Command{
+		Use:   "test FILE.wasm MESSAGE.eml",
+		Short: "Run a filter over a message and print what it says at each stage",
+		Long: `Takes the filter through all stages of one session, as the gateway would, and prints each
+answer with the changes it made. Exits 0 whatever the filter says, 1 if it fails.`,
+		Example: `  gateway filter test greet.wasm sample.eml
+  gateway filter test rcptguard.wasm mail.eml --config '{"block": ["spam.example"]}' --rcpt a@spam.example
+  gateway filter test headertag.wasm mail.eml --show     print the message as it comes out`,
+		Args: rangeArgs(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return t.run(cmd.Context(), args[0], args[1], cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&t.config, "config", "{}", "the filter's configuration as `JSON`")
+	f.StringVar(&t.ip, "ip", "192.0.2.1", "the client's `address`")
+	f.StringVar(&t.helo, "helo", "client.example.org", "what the client calls itself")
+	f.StringVar(&t.from, "from", "alice@example.org", "the sender; empty for the null sender")
+	f.StringArrayVar(&t.rcpts, "rcpt", []string{"bob@example.com"}, "a recipient; may be given more than once")
+	f.BoolVar(&t.tls, "tls", false, "as over TLS 1.3")
+	f.BoolVar(&t.out, "show", false, "print the message as it comes out")
+	return cmd
+}
+
+func (t trial) run(ctx context.Context, file, eml string, stdout, stderr io.Writer) error {
+	raw, err := os.ReadFile(eml)
+	if err != nil {
+		return err
+	}
+	rt, module, err := loadFile(ctx, file, stderr)
+	if err != nil {
+		return err
+	}
+	defer rt.Close(ctx)
+	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(t.config), Ready: -1})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s, tx, err := t.session()
+	if err != nil {
+		return err
+	}
+	var failure error
+	run := policy.NewChain(policy.Link{Filter: f}).Open(s, func(step policy.Step) {
+		printStep(stdout, step)
+		failure = errors.Join(failure, step.Err)
+	})
+	defer run.Close(ctx)
+	t.walk(ctx, run, s, tx, withCRLF(raw))
+	if t.out && tx.Message != nil {
+		fmt.Fprintln(stdout)
+		if _, err := tx.Message.WriteTo(stdout); err != nil {
+			return err
+		}
+	}
+	if failure != nil {
+		return fmt.Errorf("%s failed; see above", filepath.Base(file))
+	}
+	return nil
+}
+
+// session makes the facts of the flags.
+func (t trial) session() (*policy.Session, *policy.Transaction, error) {
+	addr, err := netip.ParseAddr(t.ip)
+	if err != nil {
+		return nil, nil, usageError{fmt.Errorf("--ip: %w", err)}
+	}
+	s := &policy.Session{ID: "test", Number: 1, Listener: "test", Remote: netip.AddrPortFrom(addr, 50000)}
+	if t.tls {
+		s.TLS = &policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256}
+	}
+	tx := &policy.Transaction{Seq: 1}
+	if t.from != "" {
+		if tx.Sender.Path, err = smtp.ParseAddress(t.from); err != nil {
+			return nil, nil, usageError{fmt.Errorf("--from: %w", err)}
+		}
+	}
+	return s, tx, nil
+}
+
+// walk takes the stages in order until one refuses.
+func (t trial) walk(ctx context.Context, run *policy.Run, s *policy.Session, tx *policy.Transaction, raw []byte) {
+	refused := func(stage policy.Stage, tx *policy.Transaction) bool {
+		v := run.Decide(ctx, stage, tx).Verdict
+		return v.Final() && v.Action != policy.Discard
+	}
+	if refused(policy.StageConnect, nil) {
+		return
+	}
+	if s.TLS != nil && refused(policy.StageSecure, nil) {
+		return
+	}
+	s.Helo = t.helo
+	if refused(policy.StageHelo, nil) || refused(policy.StageMail, tx) {
+		return
+	}
+	for _, r := range t.rcpts {
+		p, err := smtp.ParseAddress(r)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "--rcpt %s: %v\n", r, err)
+			continue
+		}
+		tx.Rcpts = append(tx.Rcpts, policy.Recipient{Recipient: smtp.Recipient{Path: p}})
+		if refused(policy.StageRcpt, tx) {
+			tx.Rcpts = tx.Rcpts[:len(tx.Rcpts)-1]
+		}
+	}
+	if len(tx.Rcpts) == 0 || refused(policy.StageData, tx) {
+		return
+	}
+	m := policy.NewMessage(raw)
+	tx.Message = &policy.Message{Header: m.Header}
+	if refused(policy.StageHeaders, tx) {
+		return
+	}
+	tx.Message = &policy.Message{Header: tx.Message.Header, Body: m.Body}
+	refused(policy.StageMessage, tx)
+}
+
+// withCRLF makes CRLF of the line ends of a file.
+func withCRLF(b []byte) []byte {
+	s := strings.ReplaceAll(string(b), "\r\n", "\n")
+	return []byte(strings.ReplaceAll(s, "\n", "\r\n"))
+}
+
+// printStep prints one answer: stage, filter, verdict, and what it changed.
+func printStep(w io.Writer, s policy.Step) {
+	fmt.Fprintf(w, "  %-8s %-12s %-10s", s.Stage, s.Filter, s.Verdict.Action)
+	if r := s.Verdict.Reply; r != nil {
+		fmt.Fprintf(w, " %s", printable(r.Line()))
+	}
+	if s.Verdict.Reason != "" {
+		fmt.Fprintf(w, " (%s)", printable(s.Verdict.Reason))
+	}
+	fmt.Fprintf(w, "  %v\n", s.Duration.Round(time.Microsecond))
+	for _, e := range s.Edits {
+		fmt.Fprintf(w, "  %-8s %-12s %s\n", "", "", printable(e.String()))
+	}
+	if s.Err != nil {
+		fmt.Fprintf(w, "           failed: %s\n", strings.ReplaceAll(printableLines(s.Err.Error()), "\n", "\n           "))
+	}
+}
+
+// printable makes a peer's text safe for a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = printable(strings.ReplaceAll(lines[i], "\t", "  "))
+	}
+	return strings.Join(lines, "\n")
+}

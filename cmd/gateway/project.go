@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	guestsdk "github.com/penstock/penstock/guest-sdk"
+)
+
+// project.go: an author's filter project. The SDK travels with the gateway: its sources
+// are written beside the project, which names them in a replace directive.
+
+const (
+	sdkFolder  = ".penstock"
+	modulePath = "github.com/penstock/penstock"
+)
+
+const firstFilter = `package main
+
+import "github.com/penstock/penstock/guest-sdk/filter"
+
+func main() {}
+
+func init() {
+	f := filter.New("NAME")
+	f.OnRcptTo(func(w filter.Reply, r *filter.RcptEvent) {
+		if r.Rcpt().Local() == "nobody" {
+			w.Reject(550, "5.1.1", "nobody lives here")
+		}
+	})
+	f.OnData(func(w filter.Reply, m *filter.Message) {
+		m.Header.Add("X-Greeting", "hello from NAME")
+	})
+	f.Serve()
+}
+`
+
+const sampleMessage = "From: Alice <alice@example.org>\r\nTo: Bob <bob@example.com>\r\nSubject: A first message\r\n" +
+	"Date: Sat, 21 Nov 2026 09:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n\r\nHello Bob,\r\nthis is a message.\r\n"
+
+func newProject(dir string, stdout io.Writer) error {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return fmt.Errorf("%s is there already and not empty; choose another folder", dir)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	name, err := projectName(dir)
+	if err != nil {
+		return err
+	}
+	main := strings.ReplaceAll(firstFilter, "NAME", name)
+	err = errors.Join(
+		os.WriteFile(filepath.Join(dir, "main.go"), []byte(main), 0o644),
+		os.WriteFile(filepath.Join(dir, "sample.eml"), []byte(sampleMessage), 0o644),
+		prepareProject(dir, name),
+	)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s holds a first filter. Next:\n  gateway filter build %s\n  gateway filter test %s %s --rcpt nobody@example.com\n",
+		dir, dir, filepath.Join(dir, name+".wasm"), filepath.Join(dir, "sample.eml"))
+	return nil
+}
+
+// projectName is the name of the folder, as a module name.
+func projectName(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	name := strings.ToLower(filepath.Base(abs))
+	for _, c := range name {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return "", fmt.Errorf("the folder's name %q becomes the filter's: it may have letters, digits, - and _", name)
+		}
+	}
+	return name, nil
+}
+
+// prepareProject writes the SDK's sources, and a go.mod if there is none. A go.mod that is
+// there is the author's; it must know where the SDK is.
+func prepareProject(dir, name string) error {
+	if err := guestsdk.WriteModule(filepath.Join(dir, sdkFolder)); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "go.mod")
+	have, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		text := fmt.Sprintf("module %s\n\ngo 1.26\n\nrequire %s v0.0.0\n\nreplace %s => ./%s\n", name, modulePath, modulePath, sdkFolder)
+		return os.WriteFile(path, []byte(text), 0o644)
+	}
+	if err == nil && !strings.Contains(string(have), modulePath) {
+		err = fmt.Errorf("%s does not name the SDK; add these lines:\n  require %s v0.0.0\n  replace %s => ./%s", path, modulePath, modulePath, sdkFolder)
+	}
+	return err
+}
+
+// insidePenstock tells whether dir belongs to the gateway's own module, whose SDK is used
+// as it stands.
+func insidePenstock(dir string) bool {
+	for {
+		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil {
+			return strings.HasPrefix(string(mod), "module "+modulePath+"\n")
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return false
+		}
+		dir = parent
+	}
+}
+
+func buildProject(ctx context.Context, dir, out string, stdout, stderr io.Writer) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	name, err := projectName(dir)
+	if err != nil {
+		return err
+	}
+	if !insidePenstock(abs) {
+		if err := prepareProject(dir, name); err != nil {
+			return err
+		}
+	}
+	if out == "" {
+		out = filepath.Join(dir, name+".wasm")
+	}
+	if err := compileGuest(ctx, dir, out, stderr); err != nil {
+		return err
+	}
+	rt, module, err := loadFile(ctx, out, stderr)
+	if err != nil {
+		return err
+	}
+	defer rt.Close(ctx)
+	fmt.Fprintf(stdout, "%s: %d octets, a filter that this gateway takes\n", out, module.Info().Size)
+	return nil
+}
+
+// compileGuest runs the Go toolchain in dir. The module appears at out when it is whole.
+func compileGuest(ctx context.Context, dir, out string, stderr io.Writer) error {
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		return errors.New("the Go toolchain is not on PATH; get it from https://go.dev/dl and try again")
+	}
+	out, err = filepath.Abs(out)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(out), ".build-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	built := filepath.Join(tmp, "filter.wasm")
+	cmd := exec.CommandContext(ctx, goTool, "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", built, ".")
+	cmd.Dir = dir
+	cmd.Stdout, cmd.Stderr = stderr, stderr
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOWORK=off")
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("go build in %s: %w", dir, err)
+	}
+	return os.Rename(built, out)
+}

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock/penstock/certs"
+	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/gateway"
+	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/wasmhost"
+)
+
+// configFlags are the flags of commands that read a configuration.
+type configFlags struct {
+	file string
+	set  []string
+}
+
+func (f *configFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.file, "config", "c", "penstock.yaml", "configuration `file`")
+	cmd.Flags().StringArrayVar(&f.set, "set", nil, "set one `key=value` over the file, as in --set log.level=debug")
+}
+
+// load reads the configuration and prints its problems.
+func (f *configFlags) load(stderr io.Writer) (*config.Config, config.Problems, error) {
+	var overrides []config.Override
+	for _, s := range f.set {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return nil, nil, usageError{fmt.Errorf("--set %s: want key=value", s)}
+		}
+		overrides = append(overrides, config.Override{Key: key, Value: value})
+	}
+	cfg, problems := config.Load(f.file, os.Environ(), overrides)
+	return cfg, problems, nil
+}
+
+func printProblems(w io.Writer, problems config.Problems) {
+	for _, p := range problems {
+		fmt.Fprintln(w, p.String())
+	}
+}
+
+func newServe() *cobra.Command {
+	var flags configFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gateway",
+		Long: `Runs until SIGTERM or SIGINT, then finishes what was promised and ends. SIGHUP reads
+routes, filters and certificates anew; sessions that run keep what they began with.`,
+		Example: `  gateway serve -c /etc/penstock/penstock.yaml
+  PENSTOCK_LOG__LEVEL=debug gateway serve
+  gateway serve --set log.format=json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), flags, cmd.ErrOrStderr()) },
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func serve(ctx context.Context, flags configFlags, stderr io.Writer) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+
+	cfg, problems, err := flags.load(stderr)
+	if err != nil {
+		return err
+	}
+	printProblems(stderr, problems)
+	if cfg == nil {
+		return errReported
+	}
+	log := newLogger(cfg.Log, stderr)
+	node, problems := newNode(ctx, cfg, log)
+	if node == nil {
+		printProblems(stderr, problems)
+		return errReported
+	}
+	return node.run(ctx, hup, func() (*config.Config, config.Problems) {
+		cfg, problems, _ := flags.load(stderr)
+		return cfg, problems
+	})
+}
+
+// node is a gateway with all its parts.
+type node struct {
+	cfg       *config.Config
+	log       *slog.Logger
+	certs     *certs.Store
+	wasm      *wasmhost.Runtime
+	transport *delivery.Transport
+	gw        *gateway.Gateway
+}
+
+// newNode builds everything and opens the listeners. With an error among the problems the
+// node is nil and nothing is left open.
+func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, problems config.Problems) {
+	n := &node{cfg: cfg, log: log}
+	ok := false
+	defer func() {
+		if !ok {
+			n.close()
+		}
+	}()
+	fail := func(key string, err error) { problems = append(problems, cfg.Problem(key, oneLine(err))) }
+
+	var err error
+	if n.certs, err = certs.New(certOptions(cfg, log)); err != nil {
+		fail("certificates", err)
+	}
+	if n.wasm, err = wasmhost.New(ctx, wasmhost.Options{CacheDir: cacheDir(cfg), Log: log}); err != nil {
+		fail("filters", err)
+		return nil, problems
+	}
+	rules, more := n.rules(ctx, cfg)
+	problems = append(problems, more...)
+	bo, more := backends(cfg)
+	problems = append(problems, more...)
+	if problems.Err() != nil {
+		if rules.Release != nil {
+			rules.Release()
+		}
+		return nil, problems
+	}
+	if n.transport, err = delivery.New(delivery.Options{LocalName: string(cfg.Hostname), Backends: bo, Log: log}); err != nil {
+		fail("backends", err)
+		rules.Release()
+		return nil, problems
+	}
+	n.gw, err = gateway.New(gateway.Options{
+		Hostname: string(cfg.Hostname), Listeners: listeners(cfg), Relay: transportRelay{n.transport},
+		TLS: n.certs.ServerConfig(), Log: log,
+	}, rules)
+	if err == nil {
+		err = n.gw.Listen()
+	} else {
+		rules.Release()
+	}
+	if err != nil {
+		fail("listeners", err)
+		return nil, problems
+	}
+	ok = true
+	return n, problems
+}
+
+// cacheDir keeps compiled filters beside the certificates.
+func cacheDir(cfg *config.Config) string {
+	return filepath.Join(filepath.Dir(string(cfg.Certificates.Dir)), "compiled")
+}
+
+// rules loads the chains and routes of a configuration.
+func (n *node) rules(ctx context.Context, cfg *config.Config) (gateway.Rules, config.Problems) {
+	set, problems := loadChains(ctx, n.wasm, cfg)
+	if set == nil {
+		return gateway.Rules{}, problems
+	}
+	return gateway.Rules{Routes: routes(cfg), Chains: set.chains, Release: set.close}, problems
+}
+
+// run serves until ctx ends, and reloads on hup.
+func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, config.Problems)) error {
+	served := make(chan error, 1)
+	go func() { served <- n.gw.Serve() }()
+	n.log.Info("started", "hostname", string(n.cfg.Hostname), "version", versionText())
+	daily := time.NewTicker(24 * time.Hour) // certificates change on disk, and the kept default grows old
+	defer daily.Stop()
+	for {
+		select {
+		case <-hup:
+			n.reload(ctx, load)
+		case <-daily.C:
+			n.reloadCertificates()
+		case err := <-served:
+			return errors.Join(err, n.shutdown())
+		case <-ctx.Done():
+			return errors.Join(n.shutdown(), <-served)
+		}
+	}
+}
+
+// reload takes a new configuration over, or keeps the old one and says why.
+func (n *node) reload(ctx context.Context, load func() (*config.Config, config.Problems)) {
+	n.reloadCertificates()
+	cfg, problems := load()
+	if cfg == nil {
+		n.logProblems("configuration is not taken over", problems)
+		return
+	}
+	rules, more := n.rules(ctx, cfg)
+	bo, moreStill := backends(cfg)
+	problems = append(append(problems, more...), moreStill...)
+	if problems.Err() != nil {
+		if rules.Release != nil {
+			rules.Release()
+		}
+		n.logProblems("configuration is not taken over", problems)
+		return
+	}
+	if err := n.transport.Update(bo); err != nil {
+		rules.Release()
+		n.log.Error("configuration is not taken over", "err", err)
+		return
+	}
+	if err := n.gw.Reload(rules); err != nil {
+		rules.Release()
+		n.log.Error("routes and filters are not taken over", "err", err)
+		return
+	}
+	n.logProblems("configuration", problems)
+	n.log.Info("reloaded: routes, backends, filters and certificates; listeners need a restart to change")
+}
+
+func (n *node) reloadCertificates() {
+	if err := n.certs.Reload(); err != nil {
+		n.log.Error("certificates: the old ones are kept where new ones are wrong", "err", err)
+	}
+}
+
+func (n *node) logProblems(msg string, problems config.Problems) {
+	for _, p := range problems {
+		if p.Warning {
+			n.log.Warn(msg, "problem", p.String())
+		} else {
+			n.log.Error(msg, "problem", p.String())
+		}
+	}
+}
+
+// shutdown ends everything in order: no new mail, running mail to its reply, backends, then
+// filters.
+func (n *node) shutdown() error {
+	timeout := n.cfg.ShutdownTimeout
+	n.log.Info("shutting down", "connections", n.gw.Connections(), "timeout", timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	err := n.gw.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		n.log.Warn("some sessions were cut off", "timeout", timeout)
+		err = nil
+	}
+	n.close()
+	n.log.Info("stopped")
+	return err
+}
+
+// close frees what newNode made, as far as it came.
+func (n *node) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if n.transport != nil {
+		if err := n.transport.Shutdown(ctx); err != nil {
+			n.log.Warn("backend connections were cut off", "err", err)
+		}
+	}
+	if n.wasm != nil {
+		if err := n.wasm.Close(ctx); err != nil {
+			n.log.Error("filters did not close", "err", err)
+		}
+	}
+}

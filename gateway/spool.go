@@ -1,0 +1,162 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/penstock/penstock/mail/message"
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/policy"
+)
+
+// spool.go: a message while it comes in. What filters and backends get can be read more
+// than once, and a slow client holds nothing but this.
+
+// memorySpool is how much of a message is kept in memory; the rest goes to a file that
+// has no name any more, so that nothing is left behind by a crash.
+const memorySpool = 256 << 10
+
+var spoolBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
+
+// spool collects one message. It is an io.Writer.
+type spool struct {
+	dir       string
+	maxHeader int
+	// onHeader is called once, when the header section is there: with the first octet
+	// behind it or at the end. Its error ends the spooling.
+	onHeader func(message.Header) error
+
+	buf    *[]byte // the front of the message
+	file   *os.File
+	inFile int64 // octets in file
+	seen   int   // of buf, up to where the end of the header was looked for
+	header int   // octets of the header section; -1 while it is not known
+	err    error // of onHeader
+}
+
+func newSpool(dir string, maxHeader int, onHeader func(message.Header) error) *spool {
+	return &spool{dir: dir, maxHeader: maxHeader, onHeader: onHeader, header: -1, buf: spoolBuffers.Get().(*[]byte)}
+}
+
+// errSpool is temporary: the disk may have room again.
+func errSpool(err error) error {
+	return smtp.Refuse(452, smtp.Enhanced{4, 3, 1}, "no room for the message now, try again later").Because(err)
+}
+
+// Write implements io.Writer.
+func (s *spool) Write(p []byte) (int, error) {
+	room := memorySpool
+	if s.header < 0 {
+		room = max(room, s.maxHeader+len(p))
+	}
+	n := len(p)
+	if keep := min(len(p), max(room-len(*s.buf), 0)); s.file == nil && keep > 0 {
+		*s.buf = append(*s.buf, p[:keep]...)
+		p = p[keep:]
+	}
+	if s.header < 0 {
+		if err := s.findHeader(false); err != nil {
+			return 0, err
+		}
+	}
+	if len(p) > 0 {
+		if err := s.toFile(p); err != nil {
+			return 0, errSpool(err)
+		}
+	}
+	return n, nil
+}
+
+func (s *spool) toFile(p []byte) error {
+	if s.file == nil {
+		f, err := os.CreateTemp(s.dir, "penstock-*.spool")
+		if err != nil {
+			return err
+		}
+		s.file = f
+		if err := os.Remove(f.Name()); err != nil {
+			return err
+		}
+	}
+	n, err := s.file.Write(p)
+	s.inFile += int64(n)
+	return err
+}
+
+var emptyLine = []byte("\r\n\r\n")
+
+// findHeader looks for the end of the header section in what is new. Only the octets that
+// may complete an empty line are looked at again, so that a client that sends one octet
+// at a time costs no more than another.
+func (s *spool) findHeader(end bool) error {
+	b := *s.buf
+	from := max(s.seen-len(emptyLine)+1, 0)
+	s.seen = len(b)
+	if !end && !bytes.HasPrefix(b, emptyLine[:2]) && !bytes.Contains(b[from:], emptyLine) {
+		if len(b) > s.maxHeader {
+			return errHeader(s.maxHeader)
+		}
+		return nil
+	}
+	n, ok := message.End(b)
+	if !ok {
+		n = len(b)
+	}
+	if n > s.maxHeader {
+		return errHeader(s.maxHeader)
+	}
+	s.header = n
+	h, _ := message.Parse(b[:n:n])
+	s.err = s.onHeader(h)
+	return s.err
+}
+
+func errHeader(limit int) error {
+	return smtp.Replyf(552, smtp.Enhanced{5, 3, 4}, "header section is larger than %d octets", limit)
+}
+
+// fill reads the whole of body. The error is the client's, the spool's or onHeader's.
+func (s *spool) fill(body *smtp.DataReader) error {
+	if _, err := body.WriteTo(s); err != nil {
+		return err
+	}
+	if s.header < 0 {
+		return s.findHeader(true)
+	}
+	return nil
+}
+
+// body is the part behind the header section.
+func (s *spool) body() policy.Body {
+	b := policy.BytesBody((*s.buf)[s.header:])
+	if s.file != nil {
+		b = b.Concat(policy.FileBody(s.file, 0, s.inFile))
+	}
+	return b
+}
+
+// Close frees the spool. Nothing that was made of it may be used any more.
+func (s *spool) Close() error {
+	if s.buf != nil {
+		*s.buf = (*s.buf)[:0]
+		if cap(*s.buf) <= 2*memorySpool {
+			spoolBuffers.Put(s.buf)
+		}
+		s.buf = nil
+	}
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.file = nil
+	if err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("gateway: spool: %w", err)
+	}
+	return nil
+}
+
+var _ io.Writer = (*spool)(nil)
