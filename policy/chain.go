@@ -112,17 +112,21 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 	if !r.stages.Has(stage) {
 		return Decision{}
 	}
-	event := Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits}
-	// An idle session must not keep its last message alive.
-	defer func() { r.event, r.edits = Event{}, Edits{} }()
+	d := r.askAll(ctx, Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits})
+	r.event, r.edits = Event{}, Edits{} // an idle session must not keep its last message alive
+	return d
+}
+
+// askAll asks the filters in order until one has the last word.
+func (r *Run) askAll(ctx context.Context, event Event) Decision {
 	var held Decision
 	for i := range r.links {
 		l := &r.links[i]
-		if l.skipped || !l.stages.Has(stage) {
+		if l.skipped || !l.stages.Has(event.Stage) {
 			continue
 		}
 		r.event = event // anew: the filter before may have written into it
-		v := r.ask(ctx, l, stage, tx)
+		v := r.ask(ctx, l, event.Stage, event.Tx)
 		switch {
 		case v.Action == Accept:
 			return held
@@ -131,7 +135,7 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 		case v.Action == Quarantine && held.Filter == "":
 			held = Decision{v, l.name}
 		case v.Action == Skip:
-			l.skipped, l.forGood = true, tx == nil
+			l.skipped, l.forGood = true, event.Tx == nil
 		}
 	}
 	return held

@@ -7,7 +7,7 @@ package policy
 // makes of err at stage. The zero Verdict means that the failure is to be overlooked.
 func (r *Run) Failed(filter string, stage Stage, err error) Decision {
 	for i := range r.links {
-		if l := &r.links[i]; l.Filter.Name() == filter {
+		if l := &r.links[i]; l.name == filter {
 			v := l.OnError.verdict(stage, err)
 			if r.observe != nil {
 				r.observe(Step{Filter: filter, Stage: stage, Verdict: v, Err: err})

@@ -140,6 +140,26 @@ func TestOnErrorReasonIsOneLine(t *testing.T) {
 	equal(t, "reason", d.Reason, "filter failed: policy: filter f panicked: boom")
 }
 
+// A failure that shows later is answered by the same link, and seen by the observer.
+func TestFailed(t *testing.T) {
+	late := errors.New("nobody takes it")
+	var steps []Step
+	r := NewChain(
+		Link{Filter: Func("a", AllStages, answers(Verdict{})), OnError: OnErrorReject},
+		Link{Filter: Func("b", AllStages, answers(Verdict{})), OnError: OnErrorAccept},
+	).Open(new(Session), func(s Step) { steps = append(steps, s) })
+	for name, want := range map[string]Action{"a": Reject, "b": Continue, "c": Continue} {
+		steps = nil
+		d := r.Failed(name, StageMessage, late)
+		if d.Action != want || (len(steps) == 1) != (name != "c") {
+			t.Errorf("Failed(%q) = %s, observed %v, want %s", name, d.Action, steps, want)
+		}
+		if name != "c" && (steps[0].Filter != name || !errors.Is(steps[0].Err, late) || steps[0].Verdict.Action != want) {
+			t.Errorf("Failed(%q) was seen as %+v", name, steps[0])
+		}
+	}
+}
+
 func TestParseOnError(t *testing.T) {
 	for _, tt := range []struct {
 		in   string

@@ -15,37 +15,67 @@ package message
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"mime"
 	"strings"
 )
 
-// Field is one header field as it came: name, colon, value, folding and the CRLF at
-// the end. The zero Field is empty. Its bytes must not be changed.
+// Field is one header field as it came: name, colon, value, folding and the line end.
+// The zero Field is empty. Its bytes must not be changed; to append to one of its
+// slices copies it. It is safe for concurrent use.
 type Field struct {
 	raw  []byte
 	name int // length of the name
 }
 
-// Raw returns the whole field with its CRLF.
-func (f Field) Raw() []byte { return f.raw }
+// Raw returns the whole field with its line end.
+func (f Field) Raw() []byte { return f.raw[:len(f.raw):len(f.raw)] }
 
-// Name returns the name as it was written, without the colon.
-func (f Field) Name() []byte { return f.raw[:f.name] }
+// Name returns the name as it was written, without the colon and without the space
+// that may stand before it (RFC 5322, Section 4.5).
+func (f Field) Name() []byte { return f.raw[:f.name:f.name] }
 
 // Value returns what stands behind the colon, folding and leading space included,
-// without the last CRLF.
-func (f Field) Value() []byte { return bytes.TrimSuffix(f.raw[f.name+1:], []byte("\r\n")) }
+// without the last line end.
+func (f Field) Value() []byte {
+	v := f.raw[f.name:]
+	v = v[bytes.IndexByte(v, ':')+1:]
+	if n := len(v); n > 0 && v[n-1] == '\n' {
+		v = bytes.TrimSuffix(v[:n-1], []byte("\r"))
+	}
+	return v[:len(v):len(v)]
+}
 
-// Text returns the value unfolded (RFC 5322, Section 2.2.3) and without space at its
-// ends. Encoded words stay encoded.
+// Text returns the value unfolded (RFC 5322, Section 2.2.3) and without white space at
+// its ends. Encoded words stay encoded.
 func (f Field) Text() string {
-	return strings.TrimSpace(strings.ReplaceAll(string(f.Value()), "\r\n", ""))
+	v := bytes.Trim(f.Value(), " \t\r\n")
+	if bytes.IndexByte(v, '\n') < 0 {
+		return string(v)
+	}
+	var b strings.Builder
+	b.Grow(len(v))
+	for line := range bytes.SplitSeq(v, []byte("\n")) {
+		b.Write(bytes.TrimSuffix(line, []byte("\r")))
+	}
+	return b.String()
 }
 
 // Is tells whether the field has the name, in any case.
-func (f Field) Is(name string) bool { return bytes.EqualFold(f.Name(), []byte(name)) }
+func (f Field) Is(name string) bool {
+	return f.name == len(name) && bytes.EqualFold(f.Name(), []byte(name))
+}
+
+// ended returns f with a line end: the last line of a message may have none.
+func (f Field) ended() Field {
+	switch n := len(f.raw); {
+	case n == 0 || f.raw[n-1] == '\n':
+	case f.raw[n-1] == '\r':
+		f.raw = append(f.Raw(), '\n')
+	default:
+		f.raw = append(f.Raw(), '\r', '\n')
+	}
+	return f
+}
 
 // Header is the header section of a message: its fields in order. It is immutable, so
 // that several views of one message may share it; edits return a new Header. The zero
@@ -58,83 +88,108 @@ type Header struct {
 // End finds the end of the header section in b, which begins with a message's first
 // byte: n octets, the empty line included. ok is false if more input is needed to tell.
 // A line that is neither a field nor the continuation of one ends the section before
-// it, as every mail reader sees it.
+// it, as every mail reader sees it. To ask again and again while a message comes in, use
+// an EndFinder.
 func End(b []byte) (n int, ok bool) {
-	for n < len(b) {
-		size, isField := cutField(b[n:])
-		switch {
-		case size == 0:
-			return n, false
-		case !isField:
-			if bytes.HasPrefix(b[n:], []byte("\r\n")) {
-				n += 2
-			}
-			return n, true
-		}
-		n += size
-	}
-	return n, false
+	var f EndFinder
+	return f.End(b)
 }
 
-// cutField measures the field at the front of b, with its continuation lines. size is 0
-// if its end is not in b yet: only the line behind it tells.
-func cutField(b []byte) (size int, isField bool) {
+// EndFinder finds the end of a header section that comes in parts. It looks at every
+// octet once, however small the parts are. The zero EndFinder is ready to use.
+type EndFinder struct {
+	line int // where the line begins that is not judged yet
+	seen int // there is no line end between line and here
+}
+
+// End is like the function End. b holds what came so far: it begins with what the call
+// before was given.
+func (f *EndFinder) End(b []byte) (n int, ok bool) {
+	for {
+		i := bytes.IndexByte(b[f.seen:], '\n')
+		if i < 0 {
+			f.seen = len(b)
+			return f.line, false
+		}
+		line := b[f.line : f.seen+i+1]
+		if (f.line == 0 || !isSpace(line[0])) && fieldName(line) == 0 {
+			if line[0] == '\r' && line[1] == '\n' {
+				return f.line + 2, true
+			}
+			return f.line, true
+		}
+		f.seen += i + 1
+		f.line = f.seen
+	}
+}
+
+// isSpace tells whether c is WSP (RFC 5234, Appendix B.1): at the front of a line it
+// makes it a continuation.
+func isSpace(c byte) bool { return c == ' ' || c == '\t' }
+
+// cutField measures the field at the front of b, with its continuation lines, and its
+// name. name is 0 if there is no field. size is 0 if its end is not in b: only the line
+// behind it tells.
+func cutField(b []byte) (size, name int) {
 	at := 0
 	for {
 		i := bytes.IndexByte(b[at:], '\n')
 		if i < 0 {
-			return 0, false
+			return 0, max(name, fieldName(b))
 		}
-		if at == 0 && fieldName(b[:i+1]) == 0 {
-			return i + 1, false
+		if at == 0 {
+			if name = fieldName(b[:i+1]); name == 0 {
+				return i + 1, 0
+			}
 		}
 		at += i + 1
 		if at == len(b) {
-			return 0, false
+			return 0, name
 		}
-		if b[at] != ' ' && b[at] != '\t' {
-			return at, true
+		if !isSpace(b[at]) {
+			return at, name
 		}
 	}
 }
 
 // fieldName returns the length of the name at the front of line, 0 if line is not the
 // first line of a field. RFC 5322, Section 2.2: printable US-ASCII without the colon.
-// Space before the colon is of the obsolete syntax (Section 4.5) and seen in the wild.
+// Space before the colon is of the obsolete syntax (Section 4.5), seen in the wild, and
+// no part of the name: mail readers ignore it, so a filter that looks for a name must
+// find it too.
 func fieldName(line []byte) int {
-	i := bytes.IndexByte(line, ':')
-	if i <= 0 {
+	n := 0
+	for n < len(line) && line[n] > ' ' && line[n] < 0x7f && line[n] != ':' {
+		n++
+	}
+	colon := n
+	for colon < len(line) && isSpace(line[colon]) {
+		colon++
+	}
+	if colon == len(line) || line[colon] != ':' {
 		return 0
-	}
-	n := len(bytes.TrimRight(line[:i], " \t"))
-	for _, c := range line[:n] {
-		if c <= ' ' || c >= 0x7f {
-			return 0
-		}
-	}
-	if n != i {
-		return i // keep the space in the name: the bytes stay where they are
 	}
 	return n
 }
 
 // Parse reads the header section at the front of b, which holds all of it: the whole
-// message, or as much as End measured. rest is what follows. The Header keeps parts of
-// b.
+// message, or as much as End measured. rest is what follows: the section and rest are
+// b, whatever b is. The Header keeps parts of b, and 32 octets for each field, so
+// whoever reads from a stranger limits the size of the section.
 func Parse(b []byte) (h Header, rest []byte) {
-	h.fields = make([]Field, 0, 16)
+	h.fields = make([]Field, 0, 24)
 	for len(b) > 0 {
-		size, isField := cutField(b)
-		if size == 0 && fieldName(b) > 0 {
-			size, isField = len(b), true // the last line of a message without a body
+		size, name := cutField(b)
+		if size == 0 {
+			size = len(b) // the last line of a message without a body
 		}
-		if !isField {
+		if name == 0 {
 			if bytes.HasPrefix(b, []byte("\r\n")) {
 				h.end, b = b[:2:2], b[2:]
 			}
 			break
 		}
-		h.fields = append(h.fields, Field{raw: b[:size:size], name: fieldName(b[:size])})
+		h.fields = append(h.fields, Field{raw: b[:size:size], name: name})
 		b = b[size:]
 	}
 	return h, b
@@ -224,15 +279,11 @@ func (h Header) Delete(i int) Header {
 // its first edit: else the new field's neighbour could be taken for body, or the body
 // for a field.
 func (h Header) with(fields []Field) Header {
+	for i, f := range fields {
+		fields[i] = f.ended()
+	}
 	if len(h.end) == 0 {
 		h.end = []byte("\r\n")
-	}
-	if n := len(h.fields); n > 0 && !bytes.HasSuffix(h.fields[n-1].raw, []byte("\r\n")) {
-		for i, f := range fields {
-			if !bytes.HasSuffix(f.raw, []byte("\r\n")) {
-				fields[i].raw = append(bytes.Clone(f.raw), "\r\n"...)
-			}
-		}
 	}
 	return Header{fields: fields, end: h.end}
 }
@@ -242,61 +293,3 @@ var (
 	ErrFieldName  = errors.New("message: not a header field name")
 	ErrFieldValue = errors.New("message: not a header field value")
 )
-
-// Limits of a new field, in octets. RFC 5322, Section 2.1.1 has 998 for a line and
-// wishes for 78.
-const (
-	maxName  = 128
-	maxValue = 64 << 10
-	maxLine  = 998
-	fineLine = 78
-)
-
-// NewField makes a field of a name and a text. Text beyond ASCII becomes encoded words
-// (RFC 2047); long text is folded at spaces. CR, LF and NUL in it are ErrFieldValue:
-// whoever writes the text must not be able to write a second field.
-func NewField(name, text string) (Field, error) {
-	if len(name) > maxName || len(name) == 0 || fieldName([]byte(name+":")) != len(name) {
-		return Field{}, fmt.Errorf("%w: %.60q", ErrFieldName, name)
-	}
-	if len(text) > maxValue {
-		return Field{}, fmt.Errorf("%w: longer than %d octets", ErrFieldValue, maxValue)
-	}
-	ascii := true
-	for i := range len(text) {
-		switch c := text[i]; {
-		case c == '\t':
-		case c < ' ' || c == 0x7f:
-			return Field{}, fmt.Errorf("%w: control character 0x%02x", ErrFieldValue, c)
-		case c >= 0x80:
-			ascii = false
-		}
-	}
-	if !ascii {
-		text = mime.QEncoding.Encode("utf-8", strings.ToValidUTF8(text, "\uFFFD"))
-	}
-	raw := append(make([]byte, 0, len(name)+len(text)+16), name...)
-	raw, err := appendFolded(append(raw, ':'), text)
-	if err != nil {
-		return Field{}, err
-	}
-	return Field{raw: append(raw, '\r', '\n'), name: len(name)}, nil
-}
-
-// appendFolded appends text behind the name, one space before it, folded where a line
-// would exceed fineLine. A word that does not fit maxLine is an error.
-func appendFolded(b []byte, text string) ([]byte, error) {
-	line := len(b)
-	for i, word := range strings.Split(text, " ") {
-		if len(word) >= maxLine-2 {
-			return nil, fmt.Errorf("%w: a word of %d octets cannot be folded", ErrFieldValue, len(word))
-		}
-		if i > 0 && word != "" && line+1+len(word) > fineLine {
-			b = append(b, '\r', '\n')
-			line = 0
-		}
-		b = append(append(b, ' '), word...)
-		line += 1 + len(word)
-	}
-	return b, nil
-}

@@ -4,14 +4,17 @@ import (
 	"crypto/tls"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
 )
 
 // Received is the trace field that a relay puts on top of every message (RFC 5321,
 // Section 4.4). Values of the peer are cleaned when the field is made; they cannot
-// break out of it.
+// break out of it or change what it says.
 type Received struct {
-	// Helo is what the client called itself.
+	// Helo is what the client called itself, "unknown" if empty.
 	Helo string
 	// RDNS is the verified name of the client's address, empty if there is none.
 	RDNS string
@@ -19,12 +22,13 @@ type Received struct {
 	Remote netip.Addr
 	// By is our name.
 	By string
-	// With is the protocol: ESMTP, ESMTPS ... (RFC 3848).
+	// With is the protocol: ESMTP, ESMTPS ... (RFC 3848); SMTP if empty.
 	With string
 	// ID names the message in our log.
 	ID string
-	// For is the one recipient; empty if there are several, whose addresses are nobody
-	// else's business (RFC 5321, Section 7.6).
+	// For is the one recipient, without brackets; empty if there are several, whose
+	// addresses are nobody else's business (RFC 5321, Section 7.6). What is not an
+	// address is left out.
 	For string
 	// TLSVersion and TLSCipher are the numbers of crypto/tls; TLSVersion 0 is a clear
 	// connection.
@@ -33,34 +37,28 @@ type Received struct {
 	Time time.Time
 }
 
-// Field returns the field, folded.
+// Field returns the field, folded. No line exceeds 998 octets.
 func (r Received) Field() Field {
 	b := make([]byte, 0, 384)
 	b = append(b, "Received: from "...)
-	b = append(b, clean(r.Helo)...)
-	b = append(b, " ("...)
-	if r.RDNS != "" {
-		b = append(append(b, clean(r.RDNS)...), ' ')
-	}
-	b = append(b, '[')
-	b = append(b, r.address()...)
-	b = append(b, "])"...)
+	b = appendName(b, r.Helo, "unknown")
+	b = r.appendClient(b)
 	if r.TLSVersion != 0 {
 		b = append(b, "\r\n\t(using "...)
-		b = append(b, strings.ReplaceAll(tls.VersionName(r.TLSVersion), " ", "v")...)
+		b = append(b, tlsVersion(r.TLSVersion)...)
 		b = append(b, " with cipher "...)
-		b = append(b, tls.CipherSuiteName(r.TLSCipher)...)
+		b = append(b, cipherName(r.TLSCipher)...)
 		b = append(b, ')')
 	}
 	b = append(b, "\r\n\tby "...)
-	b = append(b, clean(r.By)...)
+	b = appendName(b, r.By, "unknown")
 	b = append(b, " (Penstock) with "...)
-	b = append(b, r.With...)
+	b = appendName(b, r.With, "SMTP")
 	b = append(b, " id "...)
-	b = append(b, clean(r.ID)...)
-	if r.For != "" {
+	b = appendName(b, r.ID, "unknown")
+	if p, err := smtp.ParsePath("<" + r.For + ">"); err == nil && !p.IsNull() {
 		b = append(b, "\r\n\tfor <"...)
-		b = append(b, r.For...)
+		b = append(b, p.String()...)
 		b = append(b, '>')
 	}
 	b = append(b, ";\r\n\t"...)
@@ -68,30 +66,82 @@ func (r Received) Field() Field {
 	return Field{raw: append(b, '\r', '\n'), name: len("Received")}
 }
 
-// address is the content of a TCP-info: RFC 5321, Section 4.4 wants a literal.
-func (r Received) address() string {
-	switch {
-	case !r.Remote.IsValid():
-		return "local"
-	case r.Remote.Is4() || r.Remote.Is4In6():
-		return r.Remote.Unmap().String()
-	default:
-		return "IPv6:" + r.Remote.WithZone("").String()
+// appendClient appends the TCP-info, which is what we know ourselves of the client. RFC
+// 5321, Section 4.4 wants an address literal; a local socket has none, so that it gets a
+// comment.
+func (r Received) appendClient(b []byte) []byte {
+	if !r.Remote.IsValid() {
+		return append(b, " (local socket)"...)
 	}
+	b = append(b, " ("...)
+	if r.RDNS != "" {
+		b = append(appendName(b, r.RDNS, ""), ' ')
+	}
+	b = append(b, '[')
+	if addr := r.Remote.Unmap(); addr.Is4() {
+		b = addr.AppendTo(b)
+	} else {
+		b = addr.WithZone("").AppendTo(append(b, "IPv6:"...))
+	}
+	return append(b, "])"...)
 }
 
-// clean makes a peer's word harmless: what is not of a name or a literal becomes "?".
-func clean(s string) string {
-	if s == "" {
-		return "unknown"
+// tlsVersion is tls.VersionName in one word.
+func tlsVersion(v uint16) string {
+	switch v {
+	case tls.VersionTLS12:
+		return "TLSv1.2"
+	case tls.VersionTLS13:
+		return "TLSv1.3"
 	}
-	return strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
-			return r
-		case strings.ContainsRune("-._:[]+=", r):
-			return r
+	return strings.ReplaceAll(tls.VersionName(v), " ", "v")
+}
+
+// cipherNames spares every message the list that tls.CipherSuiteName makes.
+var cipherNames = sync.OnceValue(func() map[uint16]string {
+	names := make(map[uint16]string)
+	for _, c := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		names[c.ID] = c.Name
+	}
+	return names
+})
+
+// cipherName is tls.CipherSuiteName.
+func cipherName(id uint16) string {
+	if name, ok := cipherNames()[id]; ok {
+		return name
+	}
+	return tls.CipherSuiteName(id)
+}
+
+// maxWord is the longest name that is written; a domain name has 253 octets.
+const maxWord = 255
+
+// appendName appends s, or def if it is empty. Only an address literal and the
+// characters of names pass; others become "?", so that a client called "x (bank.example
+// [192.0.2.1])" does not appear to be one.
+func appendName(b []byte, s, def string) []byte {
+	if s == "" {
+		s = def
+	}
+	if s[0] == '[' {
+		if d, err := smtp.ParseDomain(s); err == nil {
+			return append(b, d.String()...)
 		}
-		return '?'
-	}, s)
+	}
+	n := len(b)
+	for _, r := range s {
+		if len(b)-n == maxWord {
+			break
+		}
+		if !isNameRune(r) {
+			r = '?'
+		}
+		b = append(b, byte(r))
+	}
+	return b
+}
+
+func isNameRune(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '.' || r == '_'
 }

@@ -62,8 +62,9 @@ type Client struct {
 	offers   extensions
 	debug    bool
 	broken   error
-	ctx      context.Context // of the call that runs
+	watched  watch
 	accepted int    // recipients of the open transaction
+	utf8     bool   // MAIL of the open transaction said SMTPUTF8
 	Greeting *Reply // the 220 of the server
 }
 
@@ -79,9 +80,9 @@ func NewClient(ctx context.Context, nc net.Conn, o ClientOptions) (*Client, erro
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{opts: o, wire: newWire(nc), raw: nc}
-	c.ctx = ctx
-	c.wire.closing = func() bool { return c.ctx.Err() != nil }
-	c.tls, _ = nc.(*tls.Conn)
+	if tc, ok := nc.(*tls.Conn); ok {
+		c.tls, c.raw = tc, tc.NetConn()
+	}
 	c.debug = o.Log.Enabled(ctx, slog.LevelDebug)
 	if err := c.begin(ctx); err != nil {
 		c.Close()
@@ -94,7 +95,9 @@ func (c *Client) begin(ctx context.Context) error {
 	if !isHeloName(c.opts.LocalName) {
 		return fmt.Errorf("smtp: %q is not a name to say in EHLO", c.opts.LocalName)
 	}
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
 	c.wire.timeout = c.opts.Timeouts.Greeting
 	r, err := c.readReply()
 	if err != nil {
@@ -186,7 +189,9 @@ func (c *Client) TLS() (state tls.ConnectionState, ok bool) {
 // in clear may be believed (RFC 3207, Section 4.2). A server that refuses gives a
 // *Reply; after a failed handshake the connection is broken.
 func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
 	r, err := c.command("STARTTLS")
 	if err != nil {
 		return err
@@ -211,7 +216,9 @@ func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 // Mail begins a transaction. Parameters that the server does not offer are left out,
 // but for SMTPUTF8: an address that needs it is refused here with 550 5.6.7.
 func (c *Client) Mail(ctx context.Context, from Sender) error {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
 	if err := c.queueMail(from); err != nil {
 		return err
 	}
@@ -220,67 +227,89 @@ func (c *Client) Mail(ctx context.Context, from Sender) error {
 
 // Rcpt offers a recipient.
 func (c *Client) Rcpt(ctx context.Context, to Recipient) error {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
 	if err := c.queueRcpt(to); err != nil {
 		return err
 	}
 	return c.rcptReply()
 }
 
-// Envelope is Mail and Rcpt for all of to, in one write if the server offers
+// pipelined is how many recipients are sent before their replies are read. It keeps
+// either side from waiting for the other to take what it writes: so many replies fit
+// the buffers of any connection (RFC 2920, Section 3.1).
+const pipelined = 100
+
+// Envelope is Mail and Rcpt for all of to, in few writes if the server offers
 // PIPELINING (RFC 2920). It returns one error per recipient, nil for those accepted;
-// err is what Mail would return, and then the transaction has not begun.
+// err is what Mail would return, and then the transaction has not begun. A recipient
+// that needs SMTPUTF8 makes MAIL ask for it.
 func (c *Client) Envelope(ctx context.Context, from Sender, to []Recipient) (rcpts []error, err error) {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
+	for _, r := range to {
+		from.UTF8 = from.UTF8 || c.offers.utf8 && r.Path.NeedsUTF8()
+	}
 	if err := c.queueMail(from); err != nil {
 		return nil, err
 	}
-	_, pipelining := c.ext["PIPELINING"]
-	if !pipelining {
+	batch := pipelined
+	if _, ok := c.ext["PIPELINING"]; !ok {
+		batch = 1
+	}
+	mailSaid := false
+	if batch == 1 || len(to) == 0 {
+		mailSaid = true
 		if err := c.expect(250); err != nil {
 			return nil, err
 		}
 	}
 	rcpts = make([]error, len(to))
-	queued := make([]bool, len(to))
-	for i, r := range to {
-		if rcpts[i] = c.queueRcpt(r); rcpts[i] != nil {
-			continue
+	for start := 0; start < len(to); start += batch {
+		end := min(start+batch, len(to))
+		for i := start; i < end; i++ {
+			rcpts[i] = c.queueRcpt(to[i])
 		}
-		if queued[i] = pipelining; !pipelining {
-			rcpts[i] = c.rcptReply()
+		if !mailSaid {
+			mailSaid = true
+			err = c.expect(250)
 		}
-	}
-	if !pipelining {
-		return rcpts, c.broken
-	}
-	mailErr := c.expect(250)
-	for i := range to {
-		if queued[i] && c.broken == nil {
-			rcpts[i] = c.rcptReply()
+		for i := start; i < end && c.broken == nil; i++ {
+			if rcpts[i] == nil { // it was sent
+				rcpts[i] = c.rcptReply()
+			}
 		}
-	}
-	if c.broken != nil {
-		return nil, c.broken
-	}
-	if mailErr != nil {
-		c.accepted = 0
-		return nil, mailErr
+		if c.broken != nil {
+			return nil, c.broken
+		}
+		if err != nil {
+			c.accepted = 0
+			return nil, err
+		}
 	}
 	return rcpts, nil
 }
 
 func (c *Client) queueMail(from Sender) error {
+	from.UTF8 = from.UTF8 || from.Path.NeedsUTF8()
 	if err := c.sendable(from.Path, from.UTF8); err != nil {
 		return err
 	}
-	c.accepted = 0
+	c.accepted, c.utf8 = 0, from.UTF8
 	return c.queue(func(b []byte) []byte { return appendMail(b, from, c.offers) })
 }
 
 func (c *Client) queueRcpt(to Recipient) error {
-	if err := c.sendable(to.Path, false); err != nil {
+	if err := c.sendable(to.Path, to.Path.NeedsUTF8()); err != nil {
 		return err
+	}
+	if to.Path.IsNull() {
+		return Refuse(550, Enhanced{5, 1, 3}, "a recipient needs an address")
+	}
+	if to.Path.NeedsUTF8() && !c.utf8 {
+		return needsUTF8(553)
 	}
 	return c.queue(func(b []byte) []byte { return appendRcpt(b, to) })
 }
@@ -288,13 +317,11 @@ func (c *Client) queueRcpt(to Recipient) error {
 // sendable refuses an address that this server cannot be given. RFC 6531, Section
 // 3.1: what needs SMTPUTF8 must not go to a server that lacks it.
 func (c *Client) sendable(p Path, utf8 bool) error {
-	if (utf8 || p.NeedsUTF8()) && !c.offers.utf8 {
-		return Refuse(550, Enhanced{5, 6, 7}, "the next hop takes no addresses in UTF-8")
+	if err := p.check(); err != nil {
+		return Refuse(550, Enhanced{5, 1, 3}, "this address cannot be sent").Because(err)
 	}
-	for i := range len(p.Local) {
-		if p.Local[i] < ' ' || p.Local[i] == 0x7f {
-			return Refuse(550, Enhanced{5, 1, 3}, "control character in an address")
-		}
+	if utf8 && !c.offers.utf8 {
+		return Refuse(550, Enhanced{5, 6, 7}, "the next hop takes no addresses in UTF-8")
 	}
 	return nil
 }
@@ -342,7 +369,9 @@ func (c *Client) rcptReply() error {
 // DATA that was refused gives a *Reply. Any other error leaves it unknown whether
 // the server has the message.
 func (c *Client) Data(ctx context.Context, content io.WriterTo) ([]*Reply, error) {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
 	if err := c.queue(func(b []byte) []byte { return append(b, "DATA\r\n"...) }); err != nil {
 		return nil, err
 	}
@@ -353,18 +382,53 @@ func (c *Client) Data(ctx context.Context, content io.WriterTo) ([]*Reply, error
 	if r.Code != 354 {
 		return nil, asRefusal(r)
 	}
-	c.wire.timeout = c.opts.Timeouts.DataBlock
-	data := NewDataWriter(blockWriter{c.wire})
-	if _, err := content.WriteTo(data); err != nil {
-		// The end mark is not sent: a message cut short must not look like a whole one.
-		return nil, c.fail(fmt.Errorf("smtp: sending data: %w", err))
-	}
-	if err := data.Close(); err != nil {
-		return nil, c.fail(fmt.Errorf("smtp: sending data: %w", err))
+	if err := c.sendContent(content); err != nil {
+		return nil, err
 	}
 	return c.dataReplies()
 }
 
+// sendContent sends content and the end mark, but for what is still collected. When
+// it fails the end mark is not sent: a message cut short must not look like a whole
+// one.
+func (c *Client) sendContent(content io.WriterTo) error {
+	c.wire.timeout = c.opts.Timeouts.DataBlock
+	c.wire.growOut()
+	block := &blockWriter{w: c.wire}
+	data := NewDataWriter(block)
+	_, err := content.WriteTo(data)
+	if err == nil {
+		err = data.Close()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case block.err != nil && c.wire.ended() == nil:
+		return c.cutOff(fmt.Errorf("smtp: sending data: %w", err))
+	default:
+		return c.fail(fmt.Errorf("smtp: sending data: %w", err))
+	}
+}
+
+// lastWord is how long a server that stopped taking data is listened to.
+const lastWord = 5 * time.Second
+
+// cutOff handles a server that does not take the rest of the data: often it has said
+// why, and has closed (RFC 5321, Section 3.8). err is what writing gave.
+func (c *Client) cutOff(err error) error {
+	c.wire.out = c.wire.out[:0]
+	c.wire.timeout = min(c.wire.timeout, lastWord)
+	r, readErr := c.readReply()
+	c.broken = err
+	if readErr == nil && !r.Positive() {
+		c.broken = r
+	}
+	return c.broken
+}
+
+// dataReplies reads the replies to the end mark. If some recipients of LMTP have
+// theirs when the connection breaks, those are returned, and for the others that it
+// broke: who has the message must not get it again.
 func (c *Client) dataReplies() ([]*Reply, error) {
 	n := 1
 	if c.opts.LMTP {
@@ -372,19 +436,28 @@ func (c *Client) dataReplies() ([]*Reply, error) {
 	}
 	c.accepted = 0
 	replies := make([]*Reply, 0, n)
-	for range n {
+	for len(replies) < n {
 		r, err := c.commandReply(c.opts.Timeouts.DataEnd)
-		if err != nil {
+		if err == nil && r.Code/100 == 3 {
+			err = c.fail(fmt.Errorf("smtp: unexpected reply: %s", r.Line()))
+		}
+		if err != nil && len(replies) == 0 {
 			return nil, err
+		}
+		if err != nil {
+			r = ReplyOf(err)
 		}
 		replies = append(replies, r)
 	}
+	c.wire.shrinkOut()
 	return replies, nil
 }
 
 // Reset gives the transaction up (RSET).
 func (c *Client) Reset(ctx context.Context) error {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
 	r, err := c.command("RSET")
 	if err != nil {
 		return err
@@ -398,7 +471,9 @@ func (c *Client) Reset(ctx context.Context) error {
 
 // Noop asks whether the server is still there.
 func (c *Client) Noop(ctx context.Context) error {
-	defer c.watch(ctx)()
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
 	r, err := c.command("NOOP")
 	if err != nil {
 		return err
@@ -411,17 +486,22 @@ func (c *Client) Noop(ctx context.Context) error {
 
 // Quit says QUIT, waits for the answer and closes.
 func (c *Client) Quit(ctx context.Context) error {
-	stop := c.watch(ctx)
-	_, err := c.command("QUIT")
-	stop()
+	err := c.enter(ctx)
+	if err == nil {
+		_, err = c.command("QUIT")
+	}
 	return errors.Join(err, c.Close())
 }
 
-// Close closes the connection without a word. It may be called twice.
+// Close closes the connection without a word, and without the close_notify of TLS: the
+// dialogue has marks of its own where a message and where all ends, and a peer that
+// does not read would make us wait. It may be called twice.
 func (c *Client) Close() error {
-	if c.broken == nil {
-		c.broken = net.ErrClosed
+	c.watched.end()
+	if errors.Is(c.broken, net.ErrClosed) {
+		return nil
 	}
+	c.broken = net.ErrClosed
 	c.wire.release()
 	return c.raw.Close()
 }
@@ -442,6 +522,11 @@ func (c *Client) commandReply(timeout time.Duration) (*Reply, error) {
 		return nil, fmt.Errorf("%w: %w", errBroken, c.broken)
 	}
 	c.wire.timeout = timeout
+	// Before reading, even if there is something to read: a server that answers what it
+	// was not asked must not make us keep our commands to ourselves.
+	if err := c.wire.flush(); err != nil {
+		return nil, c.fail(fmt.Errorf("smtp: sending commands: %w", err))
+	}
 	r, err := c.readReply()
 	if err != nil {
 		return nil, err
@@ -453,21 +538,56 @@ func (c *Client) commandReply(timeout time.Duration) (*Reply, error) {
 	return r, nil
 }
 
-// watch makes the end of ctx end the waits of a call; the returned function ends the
-// watching. A context without end costs nothing.
-func (c *Client) watch(ctx context.Context) (stop func()) {
-	deadline, _ := ctx.Deadline()
-	c.wire.until, c.ctx = deadline, ctx
-	if ctx.Done() == nil {
-		return func() {}
+// enter begins a call: until the next one the end of ctx ends every wait.
+func (c *Client) enter(ctx context.Context) error {
+	if c.broken != nil {
+		return fmt.Errorf("%w: %w", errBroken, c.broken)
 	}
-	unwatch := context.AfterFunc(ctx, func() { c.raw.SetDeadline(time.Unix(1, 0)) })
-	return func() {
-		c.wire.until = time.Time{}
-		if !unwatch() {
-			c.fail(context.Cause(ctx))
-		}
+	if ctx.Err() != nil {
+		return c.fail(fmt.Errorf("smtp: %w", context.Cause(ctx)))
 	}
+	c.wire.ctx = ctx
+	if c.watched.begin(ctx, c.raw) {
+		c.wire.armed = time.Time{}
+	}
+	return nil
+}
+
+// watch interrupts a connection when a context ends. It outlives the call that began
+// it, since the calls of one transaction come with one context, and to watch it costs
+// more than most of them.
+type watch struct {
+	done  <-chan struct{} // of the context that is watched
+	stop  func() bool     // nil if none is
+	fired chan struct{}   // closed when the connection has been interrupted
+}
+
+// begin watches ctx, and no other context any more. It tells whether that is a
+// change, behind which no deadline of the connection is what it was.
+func (w *watch) begin(ctx context.Context, nc net.Conn) bool {
+	if ctx.Done() == w.done {
+		return false
+	}
+	w.end()
+	if w.done = ctx.Done(); w.done == nil {
+		return true
+	}
+	fired := make(chan struct{})
+	w.fired = fired
+	w.stop = context.AfterFunc(ctx, func() {
+		nc.SetDeadline(time.Unix(1, 0))
+		close(fired)
+	})
+	return true
+}
+
+// end stops watching. An interrupt that is on its way has come when it returns: it
+// must not hit the next call, which may have another context.
+func (w *watch) end() {
+	if w.stop != nil && !w.stop() {
+		<-w.fired
+	}
+	w.done, w.stop = nil, nil
 }
 
 // fail marks the connection as broken and returns err.
@@ -488,7 +608,7 @@ const (
 // readReply reads one reply, however many lines it has.
 func (c *Client) readReply() (*Reply, error) {
 	reply := &Reply{}
-	var text []byte
+	var text []byte // of more than one line
 	for n := range maxReplyInput {
 		line, err := c.wire.readLine(maxReplyLine)
 		if err != nil {
@@ -505,6 +625,10 @@ func (c *Client) readReply() (*Reply, error) {
 		enh, words := parseEnhanced(code, rest)
 		if enh != (Enhanced{}) {
 			reply.Enh = enh
+		}
+		if n == 0 && last {
+			reply.Text = words
+			return reply, nil
 		}
 		if n > 0 {
 			text = append(text, '\n')
@@ -537,16 +661,19 @@ func splitReplyLine(line []byte) (code int, last bool, text string, ok bool) {
 }
 
 // blockWriter collects output in the wire's buffer and writes it in large blocks.
-type blockWriter struct{ w *wire }
+type blockWriter struct {
+	w   *wire
+	err error // of the connection
+}
 
-func (b blockWriter) Write(p []byte) (int, error) {
-	if len(b.w.out)+len(p) > maxOutput {
-		if err := b.w.flush(); err != nil {
-			return 0, err
+func (b *blockWriter) Write(p []byte) (int, error) {
+	if len(b.w.out)+len(p) > largeBuffer {
+		if b.err = b.w.flush(); b.err != nil {
+			return 0, b.err
 		}
-		if len(p) > maxOutput/2 {
-			if err := b.w.writeAll(p); err != nil {
-				return 0, err
+		if len(p) > maxOutput {
+			if b.err = b.w.writeAll(p); b.err != nil {
+				return 0, b.err
 			}
 			return len(p), nil
 		}

@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -96,8 +97,10 @@ func cutKeyword(s, keyword string) (string, bool) {
 // eachParam calls f with every "KEYWORD" or "KEYWORD=value" of s, keyword in upper
 // case. RFC 5321, Section 4.1.2 (esmtp-param).
 func eachParam(s string, f func(key, value string, hasValue bool) error) error {
-	seen := ""
-	for param := range strings.FieldsSeq(s) {
+	for param := range strings.SplitSeq(s, " ") {
+		if param == "" {
+			continue
+		}
 		key, value, hasValue := strings.Cut(param, "=")
 		if !isKeyword(key) {
 			return syntaxError("bad parameter: " + printable(param))
@@ -105,12 +108,7 @@ func eachParam(s string, f func(key, value string, hasValue bool) error) error {
 		if hasValue && !isParamValue(value) {
 			return syntaxError("bad value of parameter " + printable(key))
 		}
-		key = strings.ToUpper(key)
-		if strings.Contains(seen, " "+key+" ") {
-			return syntaxError("parameter " + key + " is given twice")
-		}
-		seen += " " + key + " "
-		if err := f(key, value, hasValue); err != nil {
+		if err := f(strings.ToUpper(key), value, hasValue); err != nil {
 			return err
 		}
 	}
@@ -160,8 +158,18 @@ func parseMail(args string, ext extensions) (Sender, error) {
 		return m, Refuse(501, Enhanced{5, 1, 7}, "bad sender address syntax").Because(err)
 	}
 	m.Path = path
+	var seen [3]string // there are no more that we know
+	n := 0
 	err = eachParam(rest, func(key, value string, hasValue bool) error {
-		return m.setParam(ext, key, value, hasValue)
+		if slices.Contains(seen[:n], key) {
+			return syntaxError("parameter " + key + " is given twice")
+		}
+		if err := m.setParam(ext, key, value, hasValue); err != nil {
+			return err
+		}
+		seen[n] = key
+		n++
+		return nil
 	})
 	if err != nil {
 		return m, err
@@ -227,7 +235,7 @@ func parseRcpt(args string, utf8 bool) (Recipient, error) {
 	return r, err
 }
 
-// needsUTF8: RFC 6531, Section 3.7.4.2 and RFC 6531's X.6.7.
+// needsUTF8: RFC 6531, Section 3.5.
 func needsUTF8(code int) *Reply {
 	return Refuse(code, Enhanced{5, 6, 7}, "an address in UTF-8 needs the SMTPUTF8 parameter")
 }
@@ -243,7 +251,7 @@ func appendMail(b []byte, m Sender, ext extensions) []byte {
 		b = append(b, " SIZE="...)
 		b = strconv.AppendInt(b, m.Size, 10)
 	}
-	if m.Body != "" && ext.eightBit {
+	if ext.eightBit && (m.Body == BodySevenBit || m.Body == BodyEightBit) {
 		b = append(b, " BODY="...)
 		b = append(b, m.Body...)
 	}

@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,12 +10,14 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"time"
 )
 
 // conn.go: the server's side of one dialogue. RFC 5321, Section 4.1.4 gives the
-// order of commands; the state is in four fields: helo, sender, inMail and rcpts.
+// order of commands; the state is in five fields: helo, sender, inMail, asked and
+// rcpts.
 
 // conn is one connection. It belongs to its goroutine; the server touches raw alone.
 type conn struct {
@@ -32,11 +35,15 @@ type conn struct {
 	helo    string    // empty before HELO
 	esmtp   bool      // the client said EHLO
 	inMail  bool      // MAIL was accepted
+	inData  bool      // the message is under way: a shutdown waits for it
+	asked   bool      // RCPT was said in the transaction
 	sender  Sender    // of the transaction
 	rcpts   int       // accepted in the transaction
 	mails   int       // transactions begun
+	count   int       // commands since the last message
 	bad     int       // bad commands so far
 	expires time.Time // of the session
+	decide  time.Time // until then the transaction must come to DATA
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -45,7 +52,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c.log = s.opts.Log
 	c.debug = c.log.Enabled(s.ctx, slog.LevelDebug)
 	c.wire.timeout = s.opts.IdleTimeout
-	c.wire.closing = s.closing.Load
+	c.wire.closing = func() bool { return !c.inData && s.closing.Load() }
 	return c
 }
 
@@ -59,15 +66,36 @@ func (c *conn) serve() {
 	defer cancel()
 	c.ctx = ctx
 	c.expires = time.Now().Add(c.srv.opts.SessionTimeout)
-	err := c.talk()
+	err := c.guard(c.talk)
+	if errors.Is(err, errPanic) && (c.tls != nil || !c.srv.opts.Implicit) {
+		c.reply(Refuse(421, Enhanced{4, 3, 0}, "internal error, try again later"))
+	}
 	if errors.Is(err, errQuit) {
 		err = nil
 	}
+	if c.debug {
+		c.log.Debug("connection ends", "conn", c.id, "err", err)
+	}
 	if c.sess != nil {
-		c.sess.Close(err)
+		c.guard(func() error { c.sess.Close(err); return nil })
 	}
 	c.hangUp(err != nil)
 	c.wire.release()
+}
+
+// errPanic is behind the error of a call of the session that panicked.
+var errPanic = errors.New("smtp: session panicked")
+
+// guard makes an error of a panic: it is a fault of the session, and the other
+// connections must not pay for it.
+func (c *conn) guard(call func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v", errPanic, v)
+			c.log.Error("session panicked", "conn", c.id, "err", err, "stack", string(debug.Stack()))
+		}
+	}()
+	return call()
 }
 
 // hangUp sends what is left to say and closes. If it is us who ends it, what the
@@ -75,17 +103,16 @@ func (c *conn) serve() {
 // input would make the kernel reset the connection, and our last reply would be
 // lost with it.
 func (c *conn) hangUp(ours bool) {
-	c.wire.closing = nil
 	c.wire.timeout = min(c.wire.timeout, 5*time.Second)
-	if c.wire.flush() == nil && c.tls == nil && ours {
+	err := c.wire.flush()
+	if c.tls != nil {
+		c.tls.CloseWrite() // says that this is the end; it has a deadline of its own
+	}
+	if err == nil && ours {
 		if hc, ok := c.raw.(interface{ CloseWrite() error }); ok && hc.CloseWrite() == nil {
 			c.raw.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 			io.CopyN(io.Discard, c.raw, 64<<10)
 		}
-	}
-	if c.tls != nil {
-		c.tls.Close()
-		return
 	}
 	c.raw.Close()
 }
@@ -93,7 +120,7 @@ func (c *conn) hangUp(ours bool) {
 func (c *conn) talk() error {
 	sess, err := c.srv.handler.Connect(c.ctx, &Conn{c})
 	if err != nil {
-		return c.turnAway(ReplyOf(err))
+		return c.turnAway(ReplyOf(err).asError())
 	}
 	c.sess = sess
 	if c.srv.opts.Implicit {
@@ -111,8 +138,12 @@ func (c *conn) talk() error {
 
 // turnAway answers a client that may not connect. Where TLS comes first, the answer
 // has to wait for it; a 421 is not worth a handshake, since it is often our load that
-// it speaks of.
+// it speaks of. Another temporary code becomes 421: we close behind it, and a greeting
+// knows no other (RFC 5321, Section 4.3.2).
 func (c *conn) turnAway(r *Reply) error {
+	if r.Temporary() && r.Code != 421 {
+		r = &Reply{Code: 421, Enh: r.Enh, Text: r.Text, Cause: r.Cause}
+	}
 	if c.srv.opts.Implicit {
 		if r.Code == 421 {
 			return r
@@ -138,16 +169,39 @@ func (c *conn) turn() error {
 	}
 	cmd := parseCommand(line)
 	if c.debug {
-		c.log.Debug("C", "conn", c.id, "line", string(line))
+		c.logCommand(cmd, line)
+	}
+	if cmd.verb == "" && isHTTP(line) {
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "this is no HTTP server"))
+	}
+	if c.count++; c.count > c.srv.opts.MaxCommands {
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many commands without a message"))
 	}
 	return c.dispatch(cmd)
 }
 
-// readCommand waits for a line, at most until the session's time is over if no
-// transaction is open.
+// logCommand logs a line of the client, without the secrets that follow AUTH.
+func (c *conn) logCommand(cmd command, line []byte) {
+	said := string(line)
+	if cmd.verb == "AUTH" {
+		said = "AUTH …"
+	}
+	c.log.Debug("C", "conn", c.id, "line", said)
+}
+
+// isHTTP tells whether line is the request line of HTTP/1. A web page can make a
+// browser send one to our port, with commands of the page's choice in the body.
+func isHTTP(line []byte) bool {
+	at := bytes.LastIndexByte(line, ' ')
+	return at > 0 && bytes.HasPrefix(line[at+1:], []byte("HTTP/"))
+}
+
+// readCommand waits for a line, at most until the session's time is over, or that of
+// the open transaction.
 func (c *conn) readCommand() ([]byte, error) {
-	if !c.inMail {
-		c.wire.until = c.expires
+	c.wire.until = c.expires
+	if c.inMail {
+		c.wire.until = c.decide
 	}
 	line, err := c.wire.readLine(c.srv.opts.MaxLine)
 	c.wire.until = time.Time{}
@@ -181,8 +235,12 @@ func (c *conn) reply(r *Reply) {
 	start := len(c.wire.out)
 	c.wire.out = appendReply(c.wire.out, r, true, c.sender.UTF8)
 	if c.debug {
-		c.log.Debug("S", "conn", c.id, "line", string(c.wire.out[start:len(c.wire.out)-2]), "err", r.Cause)
+		c.logReply(c.wire.out[start:len(c.wire.out)-2], r.Cause)
 	}
+}
+
+func (c *conn) logReply(line []byte, cause error) {
+	c.log.Debug("S", "conn", c.id, "line", string(line), "err", cause)
 }
 
 // say is reply with fixed text.
@@ -202,8 +260,8 @@ func (c *conn) overflow() error {
 
 // refuse answers with what err says, and ends the dialogue if that is a 421.
 func (c *conn) refuse(err error) error {
-	r := ReplyOf(err)
-	if r.Code == 421 || r.Code == 521 {
+	r := ReplyOf(err).asError()
+	if r.Code == 421 || r.Code == 521 || r.Hangup {
 		return c.last(r)
 	}
 	c.reply(r)
@@ -263,21 +321,24 @@ func (c *conn) dispatch(cmd command) error {
 // maxHelo is the longest name a client may give itself: a domain or a literal fits.
 const maxHelo = 255
 
-// hello answers HELO and EHLO. Either begins the dialogue anew (RFC 5321, Section
-// 4.1.4).
+// hello answers HELO and EHLO. Either begins the dialogue anew; one that is refused
+// changes nothing (RFC 5321, Section 4.1.4).
 func (c *conn) hello(name string, esmtp bool) error {
 	if !isHeloName(name) {
 		return c.offence(syntaxError("syntax: EHLO hostname"))
 	}
-	c.reset()
 	if err := c.sess.Helo(c.ctx, name); err != nil {
 		if r := ReplyOf(err); r.Code == 554 {
-			return c.last(r)
+			return c.last(r) // not within a transaction, so it speaks of all that may come
 		}
 		return c.refuse(err)
 	}
+	c.reset()
 	c.helo, c.esmtp = name, esmtp
 	greeting := c.srv.opts.Hostname + " greets " + name
+	if len(greeting) > maxReplyText {
+		greeting = c.srv.opts.Hostname
+	}
 	if !esmtp {
 		c.wire.out = append(c.wire.out, "250 "+greeting+"\r\n"...)
 		return nil
@@ -343,7 +404,8 @@ func (c *conn) mail(args string) error {
 		c.sender = Sender{}
 		return r
 	}
-	c.inMail, c.rcpts = true, 0
+	c.inMail, c.rcpts, c.asked = true, 0, false
+	c.decide = time.Now().Add(c.srv.opts.SessionTimeout)
 	c.mails++
 	return c.say(250, Enhanced{2, 1, 0}, "sender OK")
 }
@@ -355,6 +417,7 @@ func (c *conn) rcpt(args string) error {
 	case c.rcpts >= c.srv.opts.MaxRecipients:
 		return c.refuse(Refuse(452, Enhanced{4, 5, 3}, "too many recipients, send the rest in another message"))
 	}
+	c.asked = true
 	to, err := parseRcpt(args, c.sender.UTF8)
 	if err != nil {
 		return c.offence(err)
@@ -363,6 +426,7 @@ func (c *conn) rcpt(args string) error {
 		return c.refuse(err)
 	}
 	c.rcpts++
+	c.count--
 	return c.say(250, Enhanced{2, 1, 5}, "recipient OK")
 }
 
@@ -372,8 +436,11 @@ func (c *conn) data(args string) error {
 		return c.offence(syntaxError("DATA has no parameters"))
 	case !c.inMail:
 		return c.offence(badSequence("say MAIL first"))
+	case c.rcpts == 0 && !c.asked:
+		return c.offence(badSequence("say RCPT first"))
 	case c.rcpts == 0:
-		// RFC 5321, Section 3.3: 503, or 554 where the recipients were refused.
+		// RFC 5321, Section 3.3. It is no offence: a client that pipelines says DATA
+		// before it knows (RFC 2920, Section 3.1).
 		return c.refuse(Refuse(554, Enhanced{5, 5, 1}, "no valid recipients"))
 	}
 	if err := c.sess.Data(c.ctx); err != nil {
@@ -382,16 +449,18 @@ func (c *conn) data(args string) error {
 	c.wire.out = append(c.wire.out, "354 end with <CRLF>.<CRLF>\r\n"...)
 	c.wire.rate.start(c.srv.opts.MinRate)
 	defer c.wire.rate.stop()
-	c.wire.closing = nil // a message that is under way is finished
-	defer func() { c.wire.closing = c.srv.closing.Load }()
+	c.inData = true
+	defer func() { c.inData = false }()
 
 	body := newDataReader(c.wire, c.srv.opts.MaxMessage, c.srv.opts.LineEndings)
 	reply, err := c.sess.Message(c.ctx, body)
 	if rest := c.finish(body); rest != nil {
 		return c.brokenData(rest)
 	}
-	c.endMail()
-	return c.answer(body, reply, err)
+	answered := c.answer(body, reply, err)
+	c.endMail() // only now: the reply to the message, too, may be in UTF-8
+	c.count = 0
+	return answered
 }
 
 // finish reads what the session left of the message.
@@ -400,7 +469,7 @@ func (c *conn) finish(body *DataReader) error {
 	if body.err == io.EOF {
 		return nil
 	}
-	return body.drain(max(c.srv.opts.MaxMessage, 1<<20))
+	return body.drain(c.srv.opts.MaxMessage + max(c.srv.opts.MaxMessage, 1<<20))
 }
 
 // brokenData ends a dialogue whose framing is lost or that takes no end.
@@ -421,8 +490,8 @@ func (c *conn) answer(body *DataReader, reply *Reply, err error) error {
 		return c.refuse(err)
 	case reply == nil:
 		return c.say(250, Enhanced{2, 6, 0}, "message accepted")
-	case reply.Code == 421:
-		return c.last(reply)
+	case reply.Code/100 != 2:
+		return c.refuse(reply)
 	default:
 		c.reply(reply)
 		return c.overflow()
@@ -431,7 +500,7 @@ func (c *conn) answer(body *DataReader, reply *Reply, err error) error {
 
 // endMail forgets the transaction, which the session has finished by itself.
 func (c *conn) endMail() {
-	c.inMail, c.sender, c.rcpts = false, Sender{}, 0
+	c.inMail, c.sender, c.rcpts, c.asked = false, Sender{}, 0, false
 }
 
 // reset forgets the transaction and tells the session, if there is one.
@@ -444,7 +513,7 @@ func (c *conn) reset() {
 
 func (c *conn) startTLS(args string) error {
 	switch {
-	case c.srv.opts.TLS == nil || c.srv.opts.Implicit && c.tls == nil:
+	case c.srv.opts.TLS == nil:
 		return c.offence(Refuse(502, Enhanced{5, 5, 1}, "TLS is not offered here"))
 	case c.tls != nil:
 		return c.offence(badSequence("TLS is active already"))
@@ -472,7 +541,7 @@ func (c *conn) handshake() error {
 		return err
 	}
 	if err := c.sess.Secure(c.ctx, c.tls.ConnectionState()); err != nil {
-		return c.last(ReplyOf(err))
+		return c.last(ReplyOf(err).asError())
 	}
 	return nil
 }
@@ -483,6 +552,9 @@ func (c *conn) upgrade() error {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.opts.HandshakeTimeout)
 	defer cancel()
 	c.raw.SetDeadline(time.Now().Add(c.srv.opts.HandshakeTimeout))
+	if c.wire.closing() {
+		return errClosing // its interrupt came before our deadline
+	}
 	tc := tls.Server(c.raw, c.srv.opts.TLS)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("smtp: TLS handshake: %w", err)

@@ -28,11 +28,12 @@ const (
 )
 
 var (
-	crlf        = []byte("\r\n")
-	cr          = []byte("\r")
-	errBareLine = Refuse(550, Enhanced{5, 5, 2}, "message has a bare CR or LF, lines must end with CRLF")
-	errTooLarge = Refuse(552, Enhanced{5, 3, 4}, "message is larger than allowed here")
-	errDataDone = errors.New("smtp: mail data is read after its handler returned")
+	crlf         = []byte("\r\n")
+	cr           = []byte("\r")
+	errBareLine  = Refuse(550, Enhanced{5, 5, 2}, "message has a bare CR or LF, lines must end with CRLF")
+	errTooLarge  = Refuse(552, Enhanced{5, 3, 4}, "message is larger than allowed here")
+	errDataDone  = errors.New("smtp: mail data is read after its handler returned")
+	errDataEnded = errors.New("smtp: mail data is written after its end mark")
 )
 
 // passable returns the length of the longest prefix of b that mail data may carry
@@ -84,6 +85,59 @@ func beforeBareCR(b []byte, n int) int {
 	return n
 }
 
+// mendPiece is how much input mend looks at in one call.
+const mendPiece = 4 << 10
+
+// mend makes CRLF of the bare line ends in the front of in and appends the result to
+// dst; it returns how much of in that was. It is called where passable has found a
+// bare CR or LF, and it takes a good piece: who sends one sends many, and for each of
+// them passable would look through its whole block again.
+//
+// mid says, before and after, that a dot which follows is not at the start of a line.
+// For the writer every line end that it makes begins a line, and dots are stuffed
+// here. For the reader only a CRLF does that was one before, and mend stops at it if
+// a dot follows. It stops before a CR that ends in, too.
+func mend(dst, in []byte, mid, writing bool) (out []byte, taken int, midAfter bool) {
+	limit := min(len(in), mendPiece)
+	i, lf := 0, -1 // no LF in in[i:lf]
+	for i < limit {
+		if in[i] == '.' && !mid {
+			if !writing {
+				break
+			}
+			dst = append(dst, '.')
+		}
+		if lf < i {
+			if lf = bytes.IndexByte(in[i:limit], '\n'); lf < 0 {
+				lf = limit
+			} else {
+				lf += i
+			}
+		}
+		end := lf
+		if k := bytes.IndexByte(in[i:lf], '\r'); k >= 0 {
+			end = i + k
+		}
+		if end > i {
+			dst, mid = append(dst, in[i:end]...), true
+			if i = end; i == limit {
+				break
+			}
+		}
+		if in[i] == '\r' && i+1 == len(in) {
+			break
+		}
+		mid = !writing
+		if in[i] == '\r' && in[i+1] == '\n' {
+			mid = false
+			i++
+		}
+		dst = append(dst, crlf...)
+		i++
+	}
+	return dst, i, mid
+}
+
 // DataReader is the content of one message as it arrives: without the stuffed dots
 // and the end mark, every line ended by CRLF. It returns io.EOF at the end mark. It
 // is not safe for concurrent use and ends with the call that it was given to.
@@ -98,6 +152,7 @@ type DataReader struct {
 	size      int64
 	mid       bool   // not at the start of a line, where a dot means something
 	rest      []byte // content that next returned and Read has not given out yet
+	mended    []byte // what mend returned last
 	err       error  // sticky
 	oversized bool
 }
@@ -107,7 +162,7 @@ func newDataReader(w *wire, max int64, e LineEndings) *DataReader {
 	return &DataReader{w: w, max: max, endings: e}
 }
 
-// Size returns how many octets of content have been read so far.
+// Size returns how many octets of content have come so far.
 func (d *DataReader) Size() int64 { return d.size }
 
 // Read implements io.Reader.
@@ -148,6 +203,10 @@ func (d *DataReader) WriteTo(w io.Writer) (int64, error) {
 			d.rest = chunk[n:]
 			return total, err
 		}
+		if n < len(chunk) {
+			d.rest = chunk[n:]
+			return total, io.ErrShortWrite
+		}
 	}
 }
 
@@ -162,11 +221,16 @@ func (d *DataReader) next() ([]byte, error) {
 		if len(chunk) == 0 {
 			continue
 		}
+		room := d.max - d.size
 		d.size += int64(len(chunk))
 		if d.max > 0 && d.size > d.max {
+			// What fits is given out first: where the error comes must not depend on how
+			// the input was cut.
 			d.oversized = true
 			d.err = errTooLarge
-			break
+			if chunk = chunk[:room]; room == 0 {
+				break
+			}
 		}
 		return chunk, nil
 	}
@@ -192,9 +256,10 @@ func (d *DataReader) step() ([]byte, error) {
 	if d.endings == RejectLineEndings {
 		return nil, errBareLine
 	}
-	d.w.r++
-	d.mid = true // a dot that follows is no end mark: the line end was not CRLF
-	return crlf, nil
+	var n int
+	d.mended, n, d.mid = mend(d.mended[:0], in, d.mid, false)
+	d.w.r += n
+	return d.mended, nil
 }
 
 // dot handles a dot at the start of a line: the end mark, or a dot to drop.
@@ -213,7 +278,7 @@ func (d *DataReader) dot(in []byte) error {
 }
 
 func (d *DataReader) more() error {
-	d.w.grow()
+	d.w.grow() // mail data comes in blocks
 	err := d.w.more()
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -221,14 +286,14 @@ func (d *DataReader) more() error {
 	return err
 }
 
-// drain reads the message to its end and throws it away, at most limit octets of
-// it. It returns nil at the end mark: the connection can go on.
+// drain reads the message to its end and throws the rest away, unless it has more than
+// limit octets in all. It returns nil at the end mark: the connection can go on.
 func (d *DataReader) drain(limit int64) error {
 	if d.oversized {
 		d.err = nil // the limit was the handler's; the stream is in order
 	}
 	d.max, d.rest = 0, nil
-	for start := d.size; d.size-start <= limit; {
+	for d.size <= limit {
 		if _, err := d.next(); err != nil {
 			if err == io.EOF {
 				return nil
@@ -250,10 +315,15 @@ func (d *DataReader) end() {
 
 // DataWriter writes content as mail data: it stuffs dots, makes CRLF of every line
 // end, and ends the data in Close. It does not close w. Not safe for concurrent use.
+//
+// After an error of w every call returns that error and writes nothing: the end mark
+// would make a whole message of one that was cut short.
 type DataWriter struct {
-	w   io.Writer
-	mid bool // not at the start of a line
-	cr  bool // a CR was held back: the next byte tells what it is
+	w      io.Writer
+	mid    bool   // not at the start of a line
+	cr     bool   // a CR was held back: the next byte tells what it is
+	mended []byte // what mend returned last
+	err    error  // sticky
 }
 
 // NewDataWriter returns a DataWriter on w. Every Write becomes a few writes on w; w
@@ -261,21 +331,20 @@ type DataWriter struct {
 func NewDataWriter(w io.Writer) *DataWriter { return &DataWriter{w: w} }
 
 var (
-	oneDot  = []byte(".")
-	endMark = []byte(".\r\n")
+	oneDot         = []byte(".")
+	endMark        = []byte(".\r\n")
+	lineAndEndMark = []byte("\r\n.\r\n")
 )
 
 // Write implements io.Writer.
 func (d *DataWriter) Write(p []byte) (int, error) {
 	total := len(p)
-	for len(p) > 0 {
-		n, err := d.step(p)
-		if err != nil {
-			return total - len(p), err
-		}
-		p = p[n:]
+	for len(p) > 0 && d.err == nil {
+		// A block at a time, so that what passable has to look at is bounded.
+		n, err := d.step(p[:min(len(p), largeBuffer)])
+		p, d.err = p[n:], err
 	}
-	return total, nil
+	return total - len(p), d.err
 }
 
 // step writes the front of p and returns how much of p that was.
@@ -283,8 +352,8 @@ func (d *DataWriter) step(p []byte) (int, error) {
 	if d.cr {
 		d.cr, d.mid = false, false
 		_, err := d.w.Write(crlf)
-		if p[0] == '\n' {
-			return 1, err
+		if p[0] == '\n' && err == nil {
+			return 1, nil
 		}
 		return 0, err
 	}
@@ -296,26 +365,33 @@ func (d *DataWriter) step(p []byte) (int, error) {
 	}
 	if n := passable(p); n > 0 {
 		d.mid = p[n-1] != '\n'
-		_, err := d.w.Write(p[:n])
-		return n, err
+		return d.w.Write(p[:n])
 	}
-	if p[0] == '\r' {
+	if len(p) == 1 && p[0] == '\r' {
 		d.cr = true
 		return 1, nil
 	}
-	d.mid = false
-	_, err := d.w.Write(crlf)
-	return 1, err
+	var n int
+	d.mended, n, d.mid = mend(d.mended[:0], p, d.mid, true)
+	if _, err := d.w.Write(d.mended); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
-// Close ends the last line, if it has no end, and writes the end mark.
+// Close ends the last line, if it has no end, and writes the end mark. Later calls do
+// nothing but return an error.
 func (d *DataWriter) Close() error {
-	if d.cr || d.mid {
-		d.cr, d.mid = false, false
-		if _, err := d.w.Write(crlf); err != nil {
-			return err
-		}
+	if d.err != nil {
+		return d.err
 	}
-	_, err := d.w.Write(endMark)
-	return err
+	end := endMark
+	if d.cr || d.mid {
+		end = lineAndEndMark
+	}
+	if _, d.err = d.w.Write(end); d.err != nil {
+		return d.err
+	}
+	d.err = errDataEnded
+	return nil
 }

@@ -25,6 +25,9 @@ type Domain struct {
 const (
 	maxDomain = 253
 	maxLabel  = 63
+	// maxUnicode is for a name in U-labels, of which no character has more than four
+	// octets. The time to map one grows with the square of its length.
+	maxUnicode = 4 * maxDomain
 )
 
 var errDomain = errors.New("not a domain name")
@@ -52,14 +55,18 @@ func ParseDomain(s string) (Domain, error) {
 	}
 	// U-labels are mapped; A-labels are checked, since "xn--" followed by nonsense
 	// would be a name that nobody can show or compare.
+	// The result goes through once more: what is canonical does not change. It would
+	// where s was not UTF-8 and mapped to replacement characters.
+	if len(s) > maxUnicode {
+		return Domain{}, fmt.Errorf("%w: longer than %d octets", errDomain, maxUnicode)
+	}
 	name, err := idnaProfile.ToASCII(s)
-	if err != nil {
-		return Domain{}, fmt.Errorf("%w: %q", errDomain, clip(s, 80))
+	if err == nil && validLabels(name) {
+		if again, err := idnaProfile.ToASCII(name); err == nil && again == name {
+			return Domain{name}, nil
+		}
 	}
-	if !validLabels(name) {
-		return Domain{}, fmt.Errorf("%w: %q", errDomain, clip(s, 80))
-	}
-	return Domain{name}, nil
+	return Domain{}, fmt.Errorf("%w: %q", errDomain, clip(s, 80))
 }
 
 // plainDomain is the common case: ASCII letters, digits, hyphens and dots, no

@@ -28,6 +28,9 @@ type Path struct {
 // take more where one can: senders of bounces put whole addresses there.
 const maxPath = 256
 
+// postmaster is the one local part that means a mailbox without a domain.
+const postmaster = "postmaster"
+
 // errPath is behind every syntax error of an address.
 var errPath = errors.New("bad address syntax")
 
@@ -55,7 +58,7 @@ func ParseAddress(s string) (Path, error) {
 	if rest == "" || rest[0] != '@' {
 		return Path{}, fmt.Errorf("%w: no domain", errPath)
 	}
-	return finishPath(local, rest[1:], len(s)+2)
+	return finishPath(local, rest[1:])
 }
 
 // cutPath reads the path that begins s and returns what follows it.
@@ -76,9 +79,9 @@ func cutPath(s string) (p Path, rest string, err error) {
 	}
 	if in == "" || in[0] != '@' {
 		// RFC 5321, Section 4.5.1: postmaster needs no domain. No other name may go
-		// without one.
-		if in != "" && in[0] == '>' && strings.EqualFold(local, "postmaster") {
-			return Path{Local: local}, in[1:], nil
+		// without one, and this one is the same in any case.
+		if in != "" && in[0] == '>' && strings.EqualFold(local, postmaster) {
+			return Path{Local: postmaster}, in[1:], nil
 		}
 		return p, s, fmt.Errorf("%w: no domain", errPath)
 	}
@@ -86,19 +89,55 @@ func cutPath(s string) (p Path, rest string, err error) {
 	if end < 0 {
 		return p, s, fmt.Errorf("%w: no closing bracket", errPath)
 	}
-	p, err = finishPath(local, in[1:end], len(s)-len(in)+end+1)
+	p, err = finishPath(local, in[1:end])
 	return p, in[end+1:], err
 }
 
-func finishPath(local, domain string, length int) (Path, error) {
-	if length > maxPath {
-		return Path{}, fmt.Errorf("%w: longer than %d octets", errPath, maxPath)
-	}
+// finishPath checks the length in the canonical form, the one that goes on: a name in
+// U-labels gets longer in A-labels.
+func finishPath(local, domain string) (Path, error) {
 	d, err := ParseDomain(domain)
 	if err != nil {
 		return Path{}, fmt.Errorf("%w: %w", errPath, err)
 	}
-	return Path{Local: local, Domain: d}, nil
+	p := Path{Local: local, Domain: d}
+	if p.length() > maxPath {
+		return Path{}, fmt.Errorf("%w: longer than %d octets", errPath, maxPath)
+	}
+	return p, nil
+}
+
+// length is how many octets p has in canonical form with its brackets.
+func (p Path) length() int {
+	n := len("<>") + len(p.Local)
+	if p.Local != "" && !isDotString(p.Local) {
+		n += len(`""`) + strings.Count(p.Local, `"`) + strings.Count(p.Local, `\`)
+	}
+	if !p.Domain.IsZero() {
+		n += len("@") + len(p.Domain.name)
+	}
+	return n
+}
+
+// check returns why p cannot be sent as an address. A Path that was parsed always
+// can; one that was put together by hand may hold anything.
+func (p Path) check() error {
+	switch {
+	case p.IsNull():
+		return nil
+	case p.Local == "":
+		return fmt.Errorf("%w: empty local part", errPath)
+	case p.Domain.IsZero() && p.Local != postmaster:
+		return fmt.Errorf("%w: no domain", errPath)
+	case p.length() > maxPath:
+		return fmt.Errorf("%w: longer than %d octets", errPath, maxPath)
+	}
+	for i := range len(p.Local) {
+		if p.Local[i] < ' ' || p.Local[i] == 0x7f {
+			return fmt.Errorf("%w: control character in the local part", errPath)
+		}
+	}
+	return checkUTF8(p.Local)
 }
 
 // skipRoute drops "@a,@b:". The hops are checked only for their shape; nobody
@@ -184,12 +223,26 @@ func checkUTF8(s string) error {
 		return fmt.Errorf("%w: not valid UTF-8", errPath)
 	}
 	for _, r := range s {
-		switch {
-		case r >= 0x80 && r < 0xa0, r == 0x200b, r == 0x2060, r == 0xfeff, r == 0x2028, r == 0x2029:
+		if isInvisible(r) {
 			return fmt.Errorf("%w: invisible character U+%04X", errPath, r)
 		}
 	}
 	return nil
+}
+
+// isInvisible: C1 controls, soft hyphen, zero width space, marks and overrides of the
+// direction, separators, fillers. The joiners U+200C and U+200D are not among them:
+// some scripts cannot be written without.
+func isInvisible(r rune) bool {
+	switch {
+	case r < 0x80:
+		return false
+	case r < 0xa0, r == 0xad, r == 0x200b, r == 0x200e, r == 0x200f, r == 0xfeff,
+		0x2028 <= r && r <= 0x202e, 0x2060 <= r && r <= 0x206f, 0xfff9 <= r && r <= 0xfffb,
+		0xe0000 <= r && r <= 0xe007f:
+		return true
+	}
+	return false
 }
 
 // isAtext tells whether c may stand in an atom (RFC 5322, Section 3.2.3), or is

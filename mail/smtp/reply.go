@@ -45,6 +45,9 @@ type Reply struct {
 	// control characters are sent as spaces, so that no text of a stranger can make
 	// a reply of its own.
 	Text string
+	// Hangup makes the server close the connection behind the reply. A 421 does so
+	// anyway.
+	Hangup bool
 	// Cause is for our log.
 	Cause error
 }
@@ -70,16 +73,25 @@ func (r *Reply) Error() string {
 	return s
 }
 
-// Line returns code, enhanced code and text on one line, as for a log or a table.
+// Line returns code, enhanced code and text on one line without control characters,
+// as for a log or a table.
 func (r *Reply) Line() string {
 	s := strconv.Itoa(r.Code)
 	if r.Enh != (Enhanced{}) {
 		s += " " + r.Enh.String()
 	}
 	if r.Text != "" {
-		s += " " + strings.ReplaceAll(r.Text, "\n", " / ")
+		s += " " + strings.Map(visible, strings.ReplaceAll(r.Text, "\n", " / "))
 	}
 	return s
+}
+
+// visible makes a space of a control character.
+func visible(r rune) rune {
+	if r < ' ' || 0x7f <= r && r < 0xa0 {
+		return ' '
+	}
+	return r
 }
 
 // Unwrap returns the cause.
@@ -125,6 +137,9 @@ func (r *Reply) normal() (int, Enhanced) {
 	if code < 200 || code > 599 {
 		return 451, Enhanced{4, 3, 0}
 	}
+	if code < 400 && code >= 300 {
+		return code, Enhanced{} // RFC 2034, Section 4: on 2xx, 4xx and 5xx
+	}
 	if class := code / 100; enh[0] != class || enh[1] < 0 || enh[1] > 999 || enh[2] < 0 || enh[2] > 999 {
 		enh = defaultEnhanced(code)
 	}
@@ -133,7 +148,7 @@ func (r *Reply) normal() (int, Enhanced) {
 
 // appendReply writes r in wire form: each line has the code, and the enhanced code
 // if enhanced is set. Without utf8ok characters beyond ASCII are sent as "?": only
-// a client that said SMTPUTF8 can read them (RFC 6531, Section 3.7.4.2).
+// a client that said SMTPUTF8 can read them (RFC 6531, Section 3.7.4.1).
 func appendReply(b []byte, r *Reply, enhanced, utf8ok bool) []byte {
 	code, enh := r.normal()
 	rest := r.Text
@@ -149,8 +164,8 @@ func appendReply(b []byte, r *Reply, enhanced, utf8ok bool) []byte {
 		} else {
 			b = append(b, ' ')
 		}
-		// RFC 2034, Section 4: not on 3xx; and the greeting and the answer to EHLO are
-		// written without it by their callers.
+		// RFC 2034, Section 4: the greeting and the answer to EHLO go without it; their
+		// callers write them.
 		if enhanced && enh != (Enhanced{}) {
 			b = append(enh.append(b), ' ')
 		}
@@ -243,9 +258,6 @@ func defaultEnhanced(code int) Enhanced {
 	case 553:
 		return Enhanced{5, 1, 3}
 	}
-	if code/100 == 3 {
-		return Enhanced{}
-	}
 	return Enhanced{code / 100, 0, 0}
 }
 
@@ -283,6 +295,16 @@ func smallNumber(s string) (int, bool) {
 
 // Replies that several places give.
 func syntaxError(text string) *Reply { return Refuse(501, Enhanced{5, 5, 4}, text) }
+
+// asError returns r as it may refuse something: a code that is no error would tell
+// the peer the opposite of what we mean.
+func (r *Reply) asError() *Reply {
+	if r.Temporary() || r.Permanent() {
+		return r
+	}
+	return &Reply{Code: 451, Enh: Enhanced{4, 3, 0}, Text: r.Text, Cause: r.Cause}
+}
+
 func badSequence(text string) *Reply { return Refuse(503, Enhanced{5, 5, 1}, text) }
 
 // Replyf is Refuse with a format.

@@ -36,14 +36,19 @@ type ServerOptions struct {
 	// MaxLine is the longest command line with its CRLF, in octets. Default 4096,
 	// which is more than RFC 5321, Section 4.5.3.1.4 and its extensions ask for.
 	MaxLine int
+	// MaxCommands is how many commands a connection may send before its first message
+	// and between two messages, not counting recipients that were accepted. Default
+	// 1000. It bounds those who send no mail: who guess addresses, or keep us busy.
+	MaxCommands int
 	// MaxBadCommands ends a connection after so many commands that were unknown, out
 	// of sequence or malformed. Default 10.
 	MaxBadCommands int
 	// IdleTimeout is the wait for a command or for more mail data, and for a peer to
 	// take our reply. Default 5 minutes (RFC 5321, Section 4.5.3.2.7).
 	IdleTimeout time.Duration
-	// SessionTimeout is how long a connection may last. It is looked at between
-	// transactions, so that it cuts none. Default 30 minutes.
+	// SessionTimeout is how long a connection may last, and how long after MAIL a
+	// transaction may take until DATA. It is not looked at while mail data comes, and
+	// an open transaction is not cut by the age of its connection. Default 30 minutes.
 	SessionTimeout time.Duration
 	// HandshakeTimeout is for one TLS handshake. Default 30 s.
 	HandshakeTimeout time.Duration
@@ -65,14 +70,25 @@ func (o ServerOptions) Validate() error {
 	if o.Implicit && o.TLS == nil {
 		errs = append(errs, errors.New("implicit TLS needs a TLS configuration"))
 	}
-	for name, n := range map[string]int64{
-		"largest message": o.MaxMessage, "recipients": int64(o.MaxRecipients), "messages": int64(o.MaxMessages),
-		"bad commands": int64(o.MaxBadCommands), "idle timeout": int64(o.IdleTimeout),
-		"session timeout": int64(o.SessionTimeout), "handshake timeout": int64(o.HandshakeTimeout),
+	for _, v := range []struct {
+		name  string
+		value int64
+	}{
+		{"largest message", o.MaxMessage},
+		{"recipients", int64(o.MaxRecipients)},
+		{"messages", int64(o.MaxMessages)},
+		{"commands", int64(o.MaxCommands)},
+		{"bad commands", int64(o.MaxBadCommands)},
+		{"idle timeout", int64(o.IdleTimeout)},
+		{"session timeout", int64(o.SessionTimeout)},
+		{"handshake timeout", int64(o.HandshakeTimeout)},
 	} {
-		if n < 0 {
-			errs = append(errs, fmt.Errorf("%s: must not be negative", name))
+		if v.value < 0 {
+			errs = append(errs, fmt.Errorf("%s: must not be negative", v.name))
 		}
+	}
+	if o.LineEndings != NormalizeLineEndings && o.LineEndings != RejectLineEndings {
+		errs = append(errs, fmt.Errorf("line endings: unknown value %d", o.LineEndings))
 	}
 	if o.MaxLine != 0 && (o.MaxLine < 512 || o.MaxLine > 32<<10) {
 		errs = append(errs, errors.New("line length: must be between 512 and 32768 octets"))
@@ -81,10 +97,15 @@ func (o ServerOptions) Validate() error {
 }
 
 func (o ServerOptions) withDefaults() ServerOptions {
+	if !isASCII(o.Hostname) {
+		d, _ := ParseDomain(o.Hostname) // a greeting is ASCII; Validate has seen it
+		o.Hostname = d.String()
+	}
 	setDefault(&o.MaxMessage, 50<<20)
 	setDefault(&o.MaxRecipients, 1000)
 	setDefault(&o.MaxMessages, 1000)
 	setDefault(&o.MaxLine, 4096)
+	setDefault(&o.MaxCommands, 1000)
 	setDefault(&o.MaxBadCommands, 10)
 	setDefault(&o.IdleTimeout, 5*time.Minute)
 	setDefault(&o.SessionTimeout, 30*time.Minute)

@@ -28,9 +28,12 @@ func (f HandlerFunc) Connect(ctx context.Context, conn *Conn) (Session, error) {
 
 // Session decides on one connection, stage by stage. All calls come one after the
 // other from the connection's goroutine. A nil error accepts with the standard's
-// reply; any other error is answered with [ReplyOf] of it, and a reply of code 421
-// (or 521, 554 from Helo and Secure) ends the connection. The server has checked
-// syntax, sequence and limits before it calls.
+// reply; any other error is answered with [ReplyOf] of it, as 451 if that has a code
+// below 400. A reply of code 421 or 521 (554 also from Helo, any from Secure) ends the
+// connection. The server has checked syntax, sequence and limits before it calls.
+//
+// A panic in a call is logged with its stack and ends this connection with 421; the
+// others go on.
 //
 // Embed [Accept] to implement only some stages.
 type Session interface {
@@ -39,7 +42,8 @@ type Session interface {
 	// Section 4.2).
 	Secure(ctx context.Context, state tls.ConnectionState) error
 	// Helo is called for HELO, EHLO and LHLO; name is what the client says it is,
-	// not checked against anything.
+	// not checked against anything. An open transaction is forgotten behind it, with
+	// Reset, if it is accepted, and goes on if not (RFC 5321, Section 4.1.4).
 	Helo(ctx context.Context, name string) error
 	// Mail begins a transaction.
 	Mail(ctx context.Context, from Sender) error
@@ -48,8 +52,10 @@ type Session interface {
 	// Data is called when the client asks to send the message, before the 354.
 	Data(ctx context.Context) error
 	// Message is called with the content; body ends with the call. The transaction is
-	// over when it returns. One returned reply answers for all recipients, none means
-	// 250.
+	// over when it returns. The returned reply answers for all recipients, nil means
+	// 250. What is left of body is read away first; where that fails, the client gets
+	// no reply, or that of the failure. So a session that keeps the message reads body
+	// to its end.
 	Message(ctx context.Context, body *DataReader) (*Reply, error)
 	// Reset forgets the transaction: RSET, a new HELO, or STARTTLS. It is called only
 	// if there is one.

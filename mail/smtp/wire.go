@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -24,8 +25,12 @@ const (
 	largeBuffer = 64 << 10
 )
 
-// maxOutput is how much output is collected before it is written in any case.
-const maxOutput = 32 << 10
+// Sizes of the output. maxOutput is how much is collected before it is written in any
+// case; what replies a connection usually has to give fits the small buffer.
+const (
+	smallOutput = 512
+	maxOutput   = 32 << 10
+)
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
@@ -39,17 +44,21 @@ var (
 // wire is one connection's input and output. It belongs to one goroutine; only
 // interrupt may be called by another.
 type wire struct {
-	nc    net.Conn
-	small [smallBuffer]byte
-	large *[largeBuffer]byte // borrowed, or nil
-	buf   []byte             // small or large
-	r, w  int                // unread input is buf[r:w]
-	out   []byte             // collected output
+	nc       net.Conn
+	small    [smallBuffer]byte
+	large    *[largeBuffer]byte // borrowed, or nil
+	buf      []byte             // small or large
+	r, w     int                // unread input is buf[r:w]
+	full     bool               // the last read filled buf: there is more
+	smallOut [smallOutput]byte
+	largeOut *[largeBuffer]byte // borrowed for mail data that is sent, or nil
+	out      []byte             // collected output
 
-	timeout time.Duration // for one read or write
-	until   time.Time     // no wait goes beyond; zero is no such bound
-	armed   time.Time     // the read deadline that is set
-	closing func() bool   // nil, or tells that waiting must end; see interrupt
+	timeout time.Duration   // for one read or write
+	until   time.Time       // no read waits beyond; zero is no such bound
+	armed   time.Time       // the read deadline that is set
+	closing func() bool     // nil, or tells that reading must end; see interrupt
+	ctx     context.Context // nil, or its end ends every wait; see interrupt
 
 	rate pace // in mail data: the least speed
 }
@@ -57,13 +66,16 @@ type wire struct {
 func newWire(nc net.Conn) *wire {
 	w := &wire{nc: nc}
 	w.buf = w.small[:]
+	w.out = w.smallOut[:0]
 	return w
 }
 
-// release gives the large buffer back. Unread input is lost.
+// release gives the large buffers back. Unread input and collected output are lost.
 func (w *wire) release() {
 	w.r, w.w = 0, 0
 	w.shrink()
+	w.out = w.out[:0]
+	w.shrinkOut()
 }
 
 // shrink goes back to the small buffer when nothing is unread.
@@ -85,6 +97,28 @@ func (w *wire) grow() {
 	w.r, w.buf = 0, w.large[:]
 }
 
+// growOut goes to a large buffer for output, and takes along what is collected.
+func (w *wire) growOut() {
+	if w.largeOut != nil {
+		return
+	}
+	w.largeOut = largeBuffers.Get().(*[largeBuffer]byte)
+	w.out = append(w.largeOut[:0], w.out...)
+}
+
+// shrinkOut goes back to the small buffer when nothing is collected, so that an idle
+// connection does not keep what a busy moment needed.
+func (w *wire) shrinkOut() {
+	if len(w.out) > 0 {
+		return
+	}
+	w.out = w.smallOut[:0]
+	if w.largeOut != nil {
+		largeBuffers.Put(w.largeOut)
+		w.largeOut = nil
+	}
+}
+
 // unread is the input that is there already.
 func (w *wire) unread() []byte { return w.buf[w.r:w.w] }
 
@@ -93,6 +127,9 @@ func (w *wire) unread() []byte { return w.buf[w.r:w.w] }
 func (w *wire) more() error {
 	if err := w.flush(); err != nil {
 		return err
+	}
+	if w.full {
+		w.grow() // a long batch of commands is answered in few pieces then
 	}
 	if w.r == w.w {
 		w.r, w.w = 0, 0
@@ -107,10 +144,12 @@ func (w *wire) more() error {
 			w.r = 0
 		}
 	}
+	began := w.rate.clock()
 	n, err := w.read(w.buf[w.w:])
 	w.w += n
+	w.full = w.w == len(w.buf)
 	if n > 0 {
-		return w.rate.add(n)
+		return w.rate.add(n, began)
 	}
 	if err == nil {
 		err = io.ErrNoProgress
@@ -119,12 +158,17 @@ func (w *wire) more() error {
 }
 
 // read reads once, by the deadline. A reader that is woken by interrupt though its
-// time has not come goes on, unless closing says that waiting must end.
+// time has not come goes on, unless closing or ctx say that waiting must end. They
+// are asked after the deadline is set: an interrupt that comes in between is seen,
+// and one that comes later finds its deadline left alone.
 func (w *wire) read(p []byte) (int, error) {
 	for {
 		deadline := w.arm()
 		if w.closing != nil && w.closing() {
 			return 0, errClosing
+		}
+		if err := w.ended(); err != nil {
+			return 0, err
 		}
 		n, err := w.nc.Read(p)
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
@@ -149,7 +193,15 @@ func (w *wire) arm() time.Time {
 	return w.armed
 }
 
-// interrupt wakes a reader, which then asks closing. Safe for concurrent use.
+// ended returns why every wait must end, or nil.
+func (w *wire) ended() error {
+	if w.ctx == nil || w.ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(w.ctx)
+}
+
+// interrupt wakes a reader, which then asks closing and ctx. Safe for concurrent use.
 func interrupt(nc net.Conn) { nc.SetReadDeadline(time.Unix(1, 0)) }
 
 // flush writes the collected output.
@@ -159,19 +211,21 @@ func (w *wire) flush() error {
 	}
 	err := w.writeAll(w.out)
 	w.out = w.out[:0]
-	if cap(w.out) > 4<<10 {
-		w.out = nil // do not let an idle connection keep what a busy moment needed
+	if w.largeOut == nil {
+		w.shrinkOut()
 	}
 	return err
 }
 
 func (w *wire) writeAll(p []byte) error {
-	deadline := time.Now().Add(w.timeout)
-	if !w.until.IsZero() && w.until.Before(deadline) {
-		deadline = w.until
+	w.nc.SetWriteDeadline(time.Now().Add(w.timeout))
+	if err := w.ended(); err != nil {
+		return err
 	}
-	w.nc.SetWriteDeadline(deadline)
 	_, err := w.nc.Write(p)
+	if err != nil && w.ended() != nil {
+		err = w.ended()
+	}
 	return err
 }
 
@@ -215,55 +269,69 @@ func checkLine(line []byte, max int) ([]byte, error) {
 	return body, nil
 }
 
-// maxSkip is how much of an overlong line is read away before the connection is
-// given up.
+// maxSkip is how long a line may be of which all but the end is thrown away.
 const maxSkip = 1 << 20
 
 // skipLine drops input up to the next LF. It returns errLineTooLong if the peer may
-// go on, and errTooSlow's kin, an error that ends the connection, if the line has no
-// end in sight.
+// go on, and errEndless, which ends the connection, if the line has no end in sight.
 func (w *wire) skipLine() error {
-	for skipped := 0; skipped < maxSkip; {
+	for skipped := 0; ; {
 		in := w.unread()
+		in = in[:min(len(in), maxSkip-skipped)]
 		if i := bytes.IndexByte(in, '\n'); i >= 0 {
 			w.r += i + 1
 			return errLineTooLong
 		}
 		skipped += len(in)
-		w.r = w.w
+		w.r += len(in)
+		if skipped == maxSkip {
+			return errEndless
+		}
 		if err := w.more(); err != nil {
 			return err
 		}
 	}
-	return errEndless
 }
 
 var errEndless = errors.New("smtp: line without end")
 
 // pace is the least speed of a peer that sends mail data, measured over windows: a
-// stall is no reason to give up, minutes at a trickle are.
+// stall is no reason to give up, minutes at a trickle are. Only the time that we wait
+// for the peer counts. While whoever takes the data from us is slow, we do not read,
+// and that is not the peer's fault.
 type pace struct {
-	min   int64 // bytes per second; 0 is off
-	since time.Time
-	bytes int64
+	min    int64 // bytes per second; 0 is off
+	waited time.Duration
+	bytes  int64
 }
 
 // paceWindow is the time over which the speed is measured.
 const paceWindow = 5 * time.Minute
 
-func (p *pace) start(min int64) { *p = pace{min: min, since: time.Now()} }
+func (p *pace) start(min int64) { *p = pace{min: min} }
 func (p *pace) stop()           { p.min = 0 }
 
-func (p *pace) add(n int) error {
+// clock returns the time if it matters.
+func (p *pace) clock() time.Time {
+	if p.min == 0 {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+// add counts n bytes for which the peer has been waited for since began.
+func (p *pace) add(n int, began time.Time) error {
 	if p.min == 0 {
 		return nil
 	}
 	p.bytes += int64(n)
-	if spent := time.Since(p.since); spent >= paceWindow {
-		if p.bytes < p.min*int64(spent/time.Second) {
-			return errTooSlow
-		}
-		p.since, p.bytes = p.since.Add(spent), 0
+	p.waited += time.Since(began)
+	if p.waited < paceWindow {
+		return nil
 	}
+	if p.bytes < p.min*int64(p.waited/time.Second) {
+		return errTooSlow
+	}
+	p.waited, p.bytes = 0, 0
 	return nil
 }

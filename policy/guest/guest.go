@@ -171,17 +171,17 @@ func (g *Env) StderrTail() string { return g.stderr.take() }
 // means that the guest failed or that the verdict makes no sense.
 func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
 	if v&abi.ErrorBit != 0 {
-		return policy.Verdict{}, fmt.Errorf("guest: filter %s says it failed, code %d", g.opts.Name, uint32(v))
+		return policy.Verdict{}, fmt.Errorf("guest: it says that it failed, code %d", uint32(v))
 	}
 	if v.Unknown() != 0 {
-		return policy.Verdict{}, fmt.Errorf("guest: verdict %#x of filter %s has unknown bits", uint64(v), g.opts.Name)
+		return policy.Verdict{}, fmt.Errorf("guest: its verdict %#x has unknown bits", uint64(v))
 	}
 	out := policy.Verdict{Action: policy.Action(v.Action())}
 	class, subject, detail := v.Enhanced()
 	r := smtp.Reply{Code: v.Code(), Enh: smtp.Enhanced{class, subject, detail}}
 	if v.HasText() {
 		if !g.hasReply {
-			return policy.Verdict{}, fmt.Errorf("guest: verdict of filter %s speaks of a text that was not given", g.opts.Name)
+			return policy.Verdict{}, errors.New("guest: its verdict speaks of a text that was not given")
 		}
 		r.Text = g.reply
 	}

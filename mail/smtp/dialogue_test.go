@@ -1,0 +1,322 @@
+package smtp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+)
+
+// dialogue_test.go runs the dialogues of testdata/*.txt. Each file is a txtar archive,
+// each section one dialogue with a server whose session is scripted (see there):
+//
+//	# why this is so, and where it stands
+//	options: reject size=100     what the server is given; see dialogueOptions
+//	S: 250 *                     the server says this; * is any text
+//	C: EHLO client.test          the client says this, and CRLF
+//	C: a\n.\r\n                  the same with line ends of its own (\r \n \t \0 \\ \xFF)
+//	C: half\                     or none at all
+//	C: ${x*5000}                 x, five thousand times
+//	tls                          the client does the handshake
+//	closed                       the server has closed
+//	= message "a\r\n"            what the session noted, all of it or nothing
+//
+// Lines of the client that follow each other leave it in one write.
+
+// step is one line of a dialogue; line is its place in the file's section.
+type step struct {
+	kind string // "S", "C", "tls", "closed", "="
+	text string
+	line int
+}
+
+type dialogue struct {
+	options []string
+	steps   []step
+}
+
+func parseDialogue(tb testing.TB, text string) dialogue {
+	tb.Helper()
+	var d dialogue
+	for n, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		kind, rest, _ := strings.Cut(line, " ")
+		switch kind {
+		case "options:":
+			d.options = strings.Fields(rest)
+		case "S:", "C:":
+			d.steps = append(d.steps, step{kind[:1], rest, n + 1})
+		case "tls", "closed", "=":
+			d.steps = append(d.steps, step{kind, rest, n + 1})
+		case "", "#":
+		default:
+			tb.Fatalf("line %d: %q is no line of a dialogue", n+1, line)
+		}
+	}
+	return d
+}
+
+// dialogueOptions: the words of an options line.
+func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, connect error) {
+	o = ServerOptions{Hostname: "mx.test", MinRate: -1}
+	for _, word := range words {
+		key, value, _ := strings.Cut(word, "=")
+		n, _ := strconv.Atoi(value)
+		switch key {
+		case "reject":
+			o.LineEndings = RejectLineEndings
+		case "starttls":
+			o.TLS = testTLS(tb)
+		case "implicit":
+			o.TLS, o.Implicit = testTLS(tb), true
+		case "size":
+			o.MaxMessage = int64(n)
+		case "recipients":
+			o.MaxRecipients = n
+		case "messages":
+			o.MaxMessages = n
+		case "line":
+			o.MaxLine = n
+		case "commands":
+			o.MaxCommands = n
+		case "bad":
+			o.MaxBadCommands = n
+		case "connect":
+			connect = verdict("connect", "connect-"+value)
+		default:
+			tb.Fatalf("option %q is not known", word)
+		}
+	}
+	return o, connect
+}
+
+var repeated = regexp.MustCompile(`\$\{(.+?)\*(\d+)\}`)
+
+// clientBytes is what a C: line sends.
+func clientBytes(tb testing.TB, text string) string {
+	text = repeated.ReplaceAllStringFunc(text, func(s string) string {
+		m := repeated.FindStringSubmatch(s)
+		n, _ := strconv.Atoi(m[2])
+		return strings.Repeat(m[1], n)
+	})
+	raw, open := strings.CutSuffix(text, `\`)
+	raw = strings.ReplaceAll(raw, `\0`, `\x00`)
+	said, err := strconv.Unquote(`"` + strings.ReplaceAll(raw, `"`, `\"`) + `"`)
+	if err != nil {
+		tb.Fatalf("%q: %v", text, err)
+	}
+	if open || strings.HasSuffix(raw, `\n`) || strings.HasSuffix(raw, `\r`) {
+		return said
+	}
+	return said + "\r\n"
+}
+
+// matches tells whether line fits pattern, in which * is any text.
+func matches(pattern, line string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == line
+	}
+	if !strings.HasPrefix(line, parts[0]) {
+		return false
+	}
+	line = line[len(parts[0]):]
+	for _, p := range parts[1 : len(parts)-1] {
+		i := strings.Index(line, p)
+		if i < 0 {
+			return false
+		}
+		line = line[i+len(p):]
+	}
+	return strings.HasSuffix(line, parts[len(parts)-1])
+}
+
+func eachDialogue(t *testing.T, f func(t *testing.T, d dialogue)) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("dialogues: got %d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, section := range archive.Files {
+			name := strings.TrimSuffix(filepath.Base(file), ".txt") + "/" + section.Name
+			t.Run(name, func(t *testing.T) { f(t, parseDialogue(t, string(section.Data))) })
+		}
+	}
+}
+
+func TestDialogues(t *testing.T) {
+	eachDialogue(t, func(t *testing.T, d dialogue) {
+		opts, connect := dialogueOptions(t, d.options)
+		sess := &scripted{}
+		if slices.Contains(d.options, "connect=insecure") {
+			connect, sess.secure = nil, Refuse(554, Enhanced{5, 7, 0}, "not with this TLS")
+		}
+		srv, err := NewServer(HandlerFunc(func(_ context.Context, conn *Conn) (Session, error) {
+			sess.conn = conn
+			return sess, connect
+		}), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- srv.ServeConn(theirs) }()
+		talk := &dialogueClient{t: t, nc: ours}
+		talk.run(d.steps)
+		ours.Close()
+		if err := <-done; err != nil {
+			t.Errorf("ServeConn: %v", err)
+		}
+		talk.checkEvents(d.steps, sess.events)
+	})
+}
+
+// dialogueClient is the client of one dialogue.
+type dialogueClient struct {
+	t  *testing.T
+	nc net.Conn
+	r  *bufio.Reader
+}
+
+func (c *dialogueClient) run(steps []step) {
+	c.nc.SetDeadline(time.Now().Add(10 * time.Second))
+	c.r = bufio.NewReader(c.nc)
+	sent := make(chan error, 1)
+	sent <- nil
+	for i, s := range steps {
+		switch s.kind {
+		case "C":
+			if i > 0 && steps[i-1].kind == "C" {
+				continue // went with the first
+			}
+			var said bytes.Buffer
+			for _, s := range steps[i:] {
+				if s.kind != "C" {
+					break
+				}
+				said.WriteString(clientBytes(c.t, s.text))
+			}
+			<-sent // one write after the other, while replies are read
+			go func() {
+				_, err := c.nc.Write(said.Bytes())
+				sent <- err
+			}()
+		case "S":
+			line, err := c.r.ReadString('\n')
+			if err != nil || !matches(s.text+"\r\n", line) {
+				c.t.Fatalf("line %d: got %q, %v, want %q", s.line, line, err, s.text)
+			}
+		case "tls":
+			<-sent
+			tc := tls.Client(c.nc, &tls.Config{InsecureSkipVerify: true})
+			if err := tc.Handshake(); err != nil {
+				c.t.Fatalf("line %d: handshake: %v", s.line, err)
+			}
+			c.nc, c.r = tc, bufio.NewReader(tc)
+			sent <- nil
+		case "closed":
+			if line, err := c.r.ReadString('\n'); err == nil || line != "" || isTimeout(err) {
+				c.t.Fatalf("line %d: got %q, %v, want the end", s.line, line, err)
+			}
+		}
+	}
+	c.nc.SetDeadline(time.Unix(1, 0)) // a write that nobody takes ends
+	<-sent
+}
+
+func isTimeout(err error) bool {
+	ne, ok := err.(net.Error)
+	return ok && ne.Timeout()
+}
+
+// checkEvents compares what the session noted, if the dialogue says anything of it.
+func (c *dialogueClient) checkEvents(steps []step, got []string) {
+	var want []string
+	for _, s := range steps {
+		if s.kind == "=" {
+			want = append(want, s.text)
+		}
+	}
+	if want != nil && !slices.EqualFunc(want, got, matches) {
+		c.t.Errorf("session: got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// Each dialogue's client side, sent by a client that waits for nothing, gives the
+// same replies and the same session wherever the stream is cut.
+func TestDialoguesSegmentation(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := mathrand.New(mathrand.NewPCG(seed, 0))
+	eachDialogue(t, func(t *testing.T, d dialogue) {
+		opts, connect := dialogueOptions(t, d.options)
+		if opts.TLS != nil || connect != nil {
+			return // a handshake is no matter of commands
+		}
+		var said []byte
+		for _, s := range d.steps {
+			if s.kind == "C" {
+				said = append(said, clientBytes(t, s.text)...)
+			}
+		}
+		want, wantEvents, _ := serveScript(opts, said)
+		check := func(how string, chunks ...[]byte) {
+			got, events, _ := serveScript(opts, chunks...)
+			if got != want || !slices.Equal(events, wantEvents) {
+				t.Fatalf("seed %d, %s: got\n%q\n%q\nin one piece\n%q\n%q", seed, how, got, events, want, wantEvents)
+			}
+		}
+		check("octet by octet", byteByByte(said)...)
+		points := len(said)
+		if points > 1000 {
+			points = 50
+		}
+		for i := range points {
+			if points != len(said) {
+				i = r.IntN(len(said))
+			}
+			check(fmt.Sprintf("cut at %d", i), split(said, i)...)
+		}
+		for range 20 {
+			check("random", randomSplit(r, said)...)
+		}
+	})
+}
+
+// testTLS returns a configuration with a certificate that nobody trusts.
+func testTLS(tb testing.TB) *tls.Config {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"mx.test"},
+		NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}

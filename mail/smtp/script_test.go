@@ -1,0 +1,182 @@
+package smtp
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// script_test.go: what the tests of both sides share: a connection whose input is
+// written down, and a session that decides by address.
+
+// scriptConn is a connection in memory whose peer does not wait: its input is there
+// from the beginning, one chunk for each Read, and then it ends.
+type scriptConn struct {
+	net.Conn
+	chunks [][]byte
+	out    bytes.Buffer
+	writes int
+	closed bool
+}
+
+func (c *scriptConn) Read(p []byte) (int, error) {
+	for len(c.chunks) > 0 && len(c.chunks[0]) == 0 {
+		c.chunks = c.chunks[1:]
+	}
+	if len(c.chunks) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.chunks[0])
+	c.chunks[0] = c.chunks[0][n:]
+	return n, nil
+}
+
+func (c *scriptConn) Write(p []byte) (int, error) {
+	c.writes++
+	return c.out.Write(p)
+}
+
+func (c *scriptConn) Close() error                     { c.closed = true; return nil }
+func (c *scriptConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (c *scriptConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (c *scriptConn) SetDeadline(time.Time) error      { return nil }
+func (c *scriptConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *scriptConn) SetWriteDeadline(time.Time) error { return nil }
+
+// byteByByte splits input into chunks of one octet.
+func byteByByte(input []byte) [][]byte {
+	chunks := make([][]byte, len(input))
+	for i := range input {
+		chunks[i] = input[i : i+1]
+	}
+	return chunks
+}
+
+// scriptedWire returns a wire whose input is chunks.
+func scriptedWire(chunks ...[]byte) *wire {
+	w := newWire(&scriptConn{chunks: chunks})
+	w.timeout = time.Minute
+	return w
+}
+
+// replyReader returns a client that has input to read.
+func replyReader(input string) *Client {
+	w := scriptedWire([]byte(input))
+	return &Client{wire: w, raw: w.nc, opts: ClientOptions{Timeouts: Timeouts{}.withDefaults()}}
+}
+
+// scripted is a session that decides by what it is given: a local part or HELO name
+// "STAGE-CODE" is refused at that stage with that code. It notes what it is told.
+//
+// Stages: connect, secure (no address: see fields), helo, mail, rcpt, data (of the
+// sender), early (Message returns before it has read), msg (after), reply (Message
+// returns a reply instead of an error).
+type scripted struct {
+	conn   *Conn
+	events []string
+	sender Sender
+	closed chan struct{} // closed by Close; may be nil
+	secure error         // what Secure says
+}
+
+func (s *scripted) note(format string, args ...any) {
+	s.events = append(s.events, fmt.Sprintf(format, args...))
+}
+
+// verdict returns the refusal that name asks for at stage.
+func verdict(stage, name string) error {
+	if !strings.HasPrefix(name, stage+"-") {
+		return nil
+	}
+	word := strings.TrimPrefix(name, stage+"-")
+	switch word {
+	case "error":
+		return io.ErrNoProgress // of the inside, not for the client
+	case "panic":
+		panic("on purpose")
+	case "inject":
+		return Refuse(550, Enhanced{5, 0, 0}, "no\r\n250 2.0.0 yes\x00\r250 2.0.0 yes")
+	case "utf8":
+		return Refuse(550, Enhanced{5, 0, 0}, "näin")
+	}
+	code, err := strconv.Atoi(word)
+	if err != nil {
+		return nil
+	}
+	return Refuse(code, Enhanced{}, stage+" refused")
+}
+
+func (s *scripted) Secure(context.Context, tls.ConnectionState) error {
+	s.note("secure")
+	return s.secure
+}
+
+func (s *scripted) Helo(_ context.Context, name string) error {
+	s.note("helo %s", name)
+	name, _, _ = strings.Cut(name, ".")
+	return verdict("helo", name)
+}
+
+func (s *scripted) Mail(_ context.Context, from Sender) error {
+	s.note("mail <%s> size=%d body=%s utf8=%v with %s", from.Path, from.Size, from.Body, from.UTF8, s.conn.Protocol())
+	s.sender = from
+	return verdict("mail", from.Path.Local)
+}
+
+func (s *scripted) Rcpt(_ context.Context, to Recipient) error {
+	s.note("rcpt <%s>", to.Path)
+	return verdict("rcpt", to.Path.Local)
+}
+
+func (s *scripted) Data(context.Context) error {
+	s.note("data")
+	return verdict("data", s.sender.Path.Local)
+}
+
+func (s *scripted) Message(_ context.Context, body *DataReader) (*Reply, error) {
+	if err := verdict("early", s.sender.Path.Local); err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(body)
+	if err != nil {
+		s.note("message broken after %q", content)
+		return nil, err
+	}
+	s.note("message %q", content)
+	if err := verdict("reply", s.sender.Path.Local); err != nil {
+		return ReplyOf(err), nil
+	}
+	return nil, verdict("msg", s.sender.Path.Local)
+}
+
+func (s *scripted) Reset(context.Context) { s.note("reset") }
+
+func (s *scripted) Close(err error) {
+	s.note("close %v", err == nil)
+	if s.closed != nil {
+		close(s.closed)
+	}
+}
+
+// serveScript lets a server talk to a client that says chunks and returns what the
+// server says and what its session notes.
+func serveScript(o ServerOptions, chunks ...[]byte) (said string, events []string, c *scriptConn) {
+	c = &scriptConn{chunks: chunks}
+	sess := &scripted{}
+	srv, err := NewServer(HandlerFunc(func(_ context.Context, conn *Conn) (Session, error) {
+		sess.conn = conn
+		return sess, nil
+	}), o)
+	if err != nil {
+		panic(err)
+	}
+	srv.ServeConn(c)
+	srv.kill()
+	return c.out.String(), sess.events, c
+}
