@@ -1,11 +1,15 @@
 package wasmhost
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
@@ -27,26 +31,61 @@ type FilterOptions struct {
 	Memory int64
 	// Wall is the longest time of one call. Default 5 s.
 	Wall time.Duration
-	// Ready is how many instances are made ahead. Default 4; negative makes none.
+	// Boot is the longest time of a start: start function, _initialize and mg1_init.
+	// Default 10 s.
+	Boot time.Duration
+	// Ready is how many instances are made ahead. Default 4, at most 1000; negative makes
+	// none.
 	Ready int
+	// Log gets what the guest says. Default the runtime's.
+	Log *slog.Logger
+	// Wrap, if not nil, is called once for each instance and returns what the guest calls
+	// in place of the Host it is given: a recorder of all that enters the guest. It is
+	// called by several goroutines at once.
+	Wrap func(guest.Host) guest.Host
 }
 
 const (
 	defaultMemory = 16 << 20
 	defaultWall   = 5 * time.Second
-	bootWall      = 10 * time.Second // for _initialize and mg1_init
+	defaultBoot   = 10 * time.Second
+	defaultReady  = 4
+	maxReady      = 1000
+	maxConfig     = 1 << 20
 )
 
 // Validate returns every problem, joined.
 func (o FilterOptions) Validate() error {
 	var errs []error
-	if o.Memory < 0 || o.Memory > maxPages*pageSize {
-		errs = append(errs, fmt.Errorf("memory: %d octets, want at most %d", o.Memory, maxPages*pageSize))
+	if o.Memory != 0 && (o.Memory < pageSize || o.Memory > maxPages*pageSize) {
+		errs = append(errs, fmt.Errorf("memory: %d octets, want %d to %d", o.Memory, pageSize, maxPages*pageSize))
 	}
 	if o.Wall < 0 || o.Wall > time.Minute {
 		errs = append(errs, fmt.Errorf("wall: %v, want at most 1m", o.Wall))
 	}
+	if o.Boot < 0 || o.Boot > time.Minute {
+		errs = append(errs, fmt.Errorf("boot: %v, want at most 1m", o.Boot))
+	}
+	if o.Ready > maxReady {
+		errs = append(errs, fmt.Errorf("ready: %d instances, want at most %d", o.Ready, maxReady))
+	}
+	if len(o.Config) > maxConfig {
+		errs = append(errs, fmt.Errorf("config: %d octets, want at most %d", len(o.Config), maxConfig))
+	} else if len(o.Config) > 0 && !json.Valid(o.Config) {
+		errs = append(errs, errors.New("config: not a JSON text"))
+	}
 	return errors.Join(errs...)
+}
+
+// withDefaults fills in what is zero.
+func (o FilterOptions) withDefaults(m *Module) FilterOptions {
+	o.Name = cmp.Or(o.Name, m.name)
+	o.Memory = cmp.Or(o.Memory, defaultMemory)
+	o.Wall = cmp.Or(o.Wall, defaultWall)
+	o.Boot = cmp.Or(o.Boot, defaultBoot)
+	o.Ready = cmp.Or(o.Ready, defaultReady)
+	o.Log = cmp.Or(o.Log, m.rt.opts.Log)
+	return o
 }
 
 // Filter is a policy.Filter that runs a guest. Safe for concurrent use.
@@ -55,33 +94,26 @@ type Filter struct {
 	opts   FilterOptions
 	stages policy.Stages
 	guard  guard
-	log    *slog.Logger
 
-	ready chan *instance // made ahead
-	wake  chan struct{}  // one was taken
-	stop  context.CancelFunc
-	done  sync.WaitGroup // the goroutine that makes them
+	closed atomic.Bool
+	ready  chan *instance // made ahead
+	wake   chan struct{}  // one was taken
+	stop   context.CancelFunc
+	done   sync.WaitGroup // the goroutine that makes them
 }
 
 // Filter boots a filter: it makes a first instance, whose mg1_init reads the
 // configuration and chooses the hooks. An error of it is an error here, before any mail.
+// Close the filter when no chain uses it any more.
 func (m *Module) Filter(ctx context.Context, o FilterOptions) (*Filter, error) {
 	if err := o.Validate(); err != nil {
-		return nil, fmt.Errorf("wasmhost: filter %s: %w", m.name, err)
+		return nil, fmt.Errorf("wasmhost: filter %s: %w", cmp.Or(o.Name, m.name), err)
 	}
-	if o.Name == "" {
-		o.Name = m.name
+	o = o.withDefaults(m)
+	if need := int64(m.Info().Memory) * pageSize; need > o.Memory {
+		return nil, fmt.Errorf("wasmhost: filter %s: its memory begins with %d octets, its limit is %d", o.Name, need, o.Memory)
 	}
-	if o.Memory == 0 {
-		o.Memory = defaultMemory
-	}
-	if o.Wall == 0 {
-		o.Wall = defaultWall
-	}
-	if o.Ready == 0 {
-		o.Ready = 4
-	}
-	f := &Filter{module: m, opts: o, guard: guard{o.Wall}, log: m.rt.opts.Log}
+	f := &Filter{module: m, opts: o, guard: guard{o.Wall}}
 	first, err := f.newInstance(ctx)
 	if err != nil {
 		return nil, err
@@ -94,6 +126,10 @@ func (m *Module) Filter(ctx context.Context, o FilterOptions) (*Filter, error) {
 	f.stop = stop
 	f.done.Add(1)
 	go f.makeAhead(fill)
+	if err := m.rt.keep(f); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return f, nil
 }
 
@@ -103,8 +139,13 @@ func (f *Filter) Name() string { return f.opts.Name }
 // Stages implements policy.Filter: the hooks that the guest subscribed to.
 func (f *Filter) Stages() policy.Stages { return f.stages }
 
-// Open implements policy.Filter. The instance is the session's alone.
+// Open implements policy.Filter. The instance is the session's alone. What the guest kept
+// with sess_set lives as long as the instance: after a failure the session begins anew
+// with an empty one.
 func (f *Filter) Open(ctx context.Context, _ *policy.Session) (policy.Instance, error) {
+	if f.closed.Load() {
+		return nil, fmt.Errorf("wasmhost: filter %s: open: %w", f.opts.Name, errClosed)
+	}
 	select {
 	case in := <-f.ready:
 		f.want()
@@ -115,6 +156,10 @@ func (f *Filter) Open(ctx context.Context, _ *policy.Session) (policy.Instance, 
 	in, err := f.newInstance(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if in.env.Hooks() != f.stages {
+		in.Close()
+		return nil, fmt.Errorf("wasmhost: filter %s: start: it chose other hooks than at first: %s", f.opts.Name, in.env.Hooks())
 	}
 	return in, nil
 }
@@ -135,7 +180,7 @@ func (f *Filter) makeAhead(ctx context.Context) {
 			in, err := f.newInstance(ctx)
 			if err != nil {
 				if ctx.Err() == nil {
-					f.log.Error("filter instance could not be made ahead", "filter", f.opts.Name, "err", err)
+					f.opts.Log.Error("filter instance could not be made ahead", "filter", f.opts.Name, "err", err)
 				}
 				break // the session that needs one will try again and report
 			}
@@ -150,8 +195,10 @@ func (f *Filter) makeAhead(ctx context.Context) {
 }
 
 // Close frees the instances that were made ahead and waits for the goroutine that makes
-// them. Sessions that have an instance keep it. The filter is of no use afterwards.
+// them. Sessions that have an instance keep it; Open is an error from now on. It may be
+// called twice.
 func (f *Filter) Close() {
+	f.closed.Store(true)
 	f.stop()
 	f.done.Wait()
 	for {
@@ -159,6 +206,7 @@ func (f *Filter) Close() {
 		case in := <-f.ready:
 			in.Close()
 		default:
+			f.module.rt.drop(f)
 			return
 		}
 	}
@@ -167,16 +215,23 @@ func (f *Filter) Close() {
 // newInstance makes an instance and boots its guest.
 func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 	in := &instance{filter: f}
-	in.env = guest.NewEnv(guest.Options{Name: f.opts.Name, Config: f.opts.Config, Log: f.log})
+	in.env = guest.NewEnv(guest.Options{Name: f.opts.Name, Config: f.opts.Config, Log: f.opts.Log})
 	in.host = in.env
+	if f.opts.Wrap != nil {
+		in.host = f.opts.Wrap(in.env)
+	}
 	// The guest's own collector should work harder before the host's limit ends it.
-	in.environ = []string{fmt.Sprintf("GOMEMLIMIT=%d", f.opts.Memory*3/4), "GOMAXPROCS=1"}
-	if err := in.boot(ctx); err != nil {
-		if tail := in.env.StderrTail(); tail != "" {
-			err = fmt.Errorf("%w\nstderr: %s", err, tail)
-		}
+	in.environ = []string{"GOMEMLIMIT=" + strconv.FormatInt(f.opts.Memory*3/4, 10), "GOMAXPROCS=1"}
+	in.mu.Lock()
+	err := f.module.rt.enter(in)
+	if err == nil {
+		err = in.boot(ctx)
+	}
+	in.mu.Unlock()
+	if err != nil {
+		err = fmt.Errorf("wasmhost: filter %s: start: %w", f.opts.Name, in.withStderr(err))
 		in.Close()
-		return nil, fmt.Errorf("wasmhost: filter %s: start: %w", f.opts.Name, err)
+		return nil, err
 	}
 	return in, nil
 }
@@ -184,7 +239,7 @@ func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 // mailboxOf unpacks what mg1_init returned.
 func mailboxOf(v uint64) (ptr, size uint32, err error) {
 	if int64(v) < 0 {
-		return 0, 0, fmt.Errorf("it refuses to start, code %d; see its log lines", int64(v))
+		return 0, 0, fmt.Errorf("it refuses to start, code %d; its log lines say why", int64(v))
 	}
 	ptr, size = uint32(v>>32), uint32(v)
 	if size < abi.MinMailbox || size > abi.MaxMailbox {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -20,47 +22,39 @@ type instance struct {
 	env     *guest.Env
 	host    guest.Host // env, or what wraps it
 	environ []string
+	mem     *memory
 
-	mod  api.Module
-	hook api.Function
-	ptr  uint32 // the mailbox
-	size uint32
-	args [2]uint64
+	mu     sync.Mutex // held while the guest runs and while it is closed
+	failed bool       // its state is unknown
+	mod    api.Module // nil once closed
+	hook   api.Function
+	ptr    uint32 // the mailbox
+	size   uint32
+	args   [2]uint64
 }
 
 // boot instantiates the module and runs _initialize and mg1_init.
-func (in *instance) boot(ctx context.Context) error {
-	boot := guard{bootWall}
-	err := boot.call(ctx, in, func(ctx context.Context) error {
-		ctx = &callContext{withMemory(ctx, uint64(in.filter.opts.Memory)), in}
-		config := wazero.NewModuleConfig().WithName("").WithStartFunctions()
-		mod, err := in.filter.module.rt.wz.InstantiateModule(ctx, in.filter.module.compiled, config)
-		if err != nil {
+func (in *instance) boot(ctx context.Context) (err error) {
+	if in.mem, err = newMemory(uint64(in.filter.opts.Memory)); err != nil {
+		return err
+	}
+	mailbox := []uint64{abi.Minor}
+	boot := guard{in.filter.opts.Boot}
+	err = boot.call(ctx, in, func(ctx context.Context) error {
+		if err := in.instantiate(ctx); err != nil {
 			return err
 		}
-		in.mod = mod
-		if init := mod.ExportedFunction(abi.ExportInitialize); init != nil {
-			if _, err := init.Call(ctx); err != nil {
+		if init := in.mod.ExportedFunction(abi.ExportInitialize); init != nil {
+			if err := init.CallWithStack(ctx, nil); err != nil {
 				return err
 			}
 		}
-		return nil
+		return in.mod.ExportedFunction(abi.ExportInit).CallWithStack(ctx, mailbox)
 	})
 	if err != nil {
 		return err
 	}
-	var mailbox uint64
-	err = boot.call(ctx, in, func(ctx context.Context) error {
-		res, err := in.mod.ExportedFunction(abi.ExportInit).Call(ctx, abi.Minor)
-		if err == nil {
-			mailbox = res[0]
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if in.ptr, in.size, err = mailboxOf(mailbox); err != nil {
+	if in.ptr, in.size, err = mailboxOf(mailbox[0]); err != nil {
 		return err
 	}
 	if _, ok := in.mod.Memory().Read(in.ptr, in.size); !ok {
@@ -70,40 +64,89 @@ func (in *instance) boot(ctx context.Context) error {
 	return nil
 }
 
-// errBusy would be a fault of ours: two sessions in one instance.
-var errBusy = errors.New("wasmhost: instance is in use or closed")
+// instantiate makes the module's instance, which runs its start function.
+func (in *instance) instantiate(ctx context.Context) (err error) {
+	config := wazero.NewModuleConfig().WithName("").WithStartFunctions()
+	ctx = &callContext{withMemory(ctx, in.mem), in}
+	in.mod, err = in.filter.module.rt.wz.InstantiateModule(ctx, in.filter.module.compiled, config)
+	return err
+}
+
+// errBusy would be a fault of ours: two sessions in one instance, or one that failed and
+// is asked again.
+var errBusy = errors.New("wasmhost: instance is in use, failed or closed")
 
 // Decide implements policy.Instance.
 func (in *instance) Decide(ctx context.Context, e *policy.Event) (policy.Verdict, error) {
-	if in.mod == nil {
+	if !in.mu.TryLock() {
 		return policy.Verdict{}, errBusy
 	}
-	in.env.Begin(abi.Hook(e.Stage), e)
+	defer in.mu.Unlock()
+	if in.mod == nil || in.failed {
+		return policy.Verdict{}, errBusy
+	}
+	v, err := in.decide(ctx, e)
+	if err != nil {
+		in.failed = true
+		err = fmt.Errorf("wasmhost: filter %s at %s: %w", in.filter.opts.Name, e.Stage, in.withStderr(err))
+	}
+	return v, err
+}
+
+func (in *instance) decide(ctx context.Context, e *policy.Event) (v policy.Verdict, err error) {
+	hook := abi.Hook(e.Stage)
+	if !abi.InSession.Has(hook) {
+		return v, fmt.Errorf("%s has no hook %d", abi.Module, hook)
+	}
+	in.env.Begin(hook, e)
 	defer in.env.End()
 	mailbox, ok := in.mod.Memory().Read(in.ptr, in.size)
 	if !ok {
-		return policy.Verdict{}, errors.New("wasmhost: mailbox is gone")
+		return v, errors.New("its mailbox is gone") // memory never shrinks
 	}
-	in.args[0], in.args[1] = uint64(e.Stage), uint64(in.env.Frame(mailbox))
-	err := in.filter.guard.call(ctx, in, func(ctx context.Context) error {
+	in.args = [2]uint64{uint64(hook), uint64(in.host.Frame(mailbox))}
+	start := time.Now()
+	err = in.filter.guard.call(ctx, in, func(ctx context.Context) error {
 		return in.hook.CallWithStack(ctx, in.args[:])
 	})
 	if err != nil {
-		if tail := in.env.StderrTail(); tail != "" {
-			err = fmt.Errorf("%w\nstderr: %s", err, tail)
-		}
-		return policy.Verdict{}, err
+		return v, err
+	}
+	if time.Since(start) > longCall {
+		in.hook = in.mod.ExportedFunction(abi.ExportHook)
 	}
 	return in.env.Verdict(abi.Verdict(in.args[0]))
 }
 
+// longCall is how long a call may last for its stack to be kept. A stack grows with what
+// the guest does, on Go's heap, and never shrinks; one that grew large took its time.
+const longCall = time.Millisecond
+
+// withStderr adds what the guest printed last.
+func (in *instance) withStderr(err error) error {
+	if tail := in.env.StderrTail(); tail != "" {
+		return fmt.Errorf("%w\nstderr: %s", err, tail)
+	}
+	return err
+}
+
 // Close implements policy.Instance: the memory goes back to the system.
 func (in *instance) Close() {
-	if in.mod == nil {
-		return
+	in.shut()
+	in.filter.module.rt.forget(in)
+}
+
+// shut waits for a call that runs, and frees what the instance has.
+func (in *instance) shut() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mod != nil {
+		// An instance that is closed by its own time limit says so again here; there is
+		// nothing left to do about it.
+		_ = in.mod.Close(context.Background())
+		in.mod, in.hook = nil, nil
 	}
-	// An instance that is closed by its own time limit says so again here; there is
-	// nothing left to do about it.
-	_ = in.mod.Close(context.Background())
-	in.mod, in.hook = nil, nil
+	if in.mem != nil {
+		in.mem.release()
+	}
 }

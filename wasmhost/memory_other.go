@@ -8,7 +8,7 @@ type memory struct {
 	b     []byte
 }
 
-func newMemory(limit uint64) *memory { return &memory{limit: limit} }
+func newMemory(limit uint64) (*memory, error) { return &memory{limit: limit}, nil }
 
 // Reallocate gives the guest size octets; nil if that is more than it may have.
 func (m *memory) Reallocate(size uint64) []byte {
@@ -21,5 +21,8 @@ func (m *memory) Reallocate(size uint64) []byte {
 	return m.b[:size]
 }
 
-// Free forgets the memory.
-func (m *memory) Free() { m.b = nil }
+// Free does nothing; see the other memory.
+func (m *memory) Free() {}
+
+// release forgets the memory.
+func (m *memory) release() { m.b = nil }

@@ -24,14 +24,16 @@
 package wasmhost
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -53,17 +55,22 @@ type Options struct {
 
 // Runtime compiles and runs modules.
 type Runtime struct {
-	opts  Options
-	wz    wazero.Runtime
-	cache wazero.CompilationCache
+	opts   Options
+	wz     wazero.Runtime
+	cache  wazero.CompilationCache
+	closed atomic.Bool
+
+	mu        sync.Mutex // guards what follows; held for moments only
+	filters   map[*Filter]struct{}
+	instances map[*instance]struct{} // that have memory
 }
 
-// New returns a Runtime. Close it when no Filter of it is in use any more.
+// New returns a Runtime. Close it in the end.
 func New(ctx context.Context, o Options) (*Runtime, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Runtime{opts: o}
+	r := &Runtime{opts: o, filters: make(map[*Filter]struct{}), instances: make(map[*instance]struct{})}
 	config := runtimeConfig()
 	if o.CacheDir != "" {
 		cache, err := openCache(o.CacheDir)
@@ -80,13 +87,64 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 	return r, nil
 }
 
-// Close ends all guests and frees what they used.
+// Close closes all filters, ends all guests and frees what they used. Calls that run are
+// stopped and return an error; Close waits for them, since memory that a guest runs in
+// cannot be taken away. It may be called twice.
 func (r *Runtime) Close(ctx context.Context) error {
-	err := r.wz.Close(ctx)
+	r.mu.Lock()
+	r.closed.Store(true)
+	filters := slices.Collect(maps.Keys(r.filters))
+	r.mu.Unlock()
+	for _, f := range filters {
+		f.Close()
+	}
+	err := r.wz.Close(ctx) // guests stop at the next turn of a loop
+	r.mu.Lock()
+	instances := slices.Collect(maps.Keys(r.instances))
+	r.mu.Unlock()
+	for _, in := range instances {
+		in.Close()
+	}
 	if r.cache != nil {
 		err = errors.Join(err, r.cache.Close(ctx))
 	}
 	return err
+}
+
+// keep notes a filter, for Close.
+func (r *Runtime) keep(f *Filter) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed.Load() {
+		return errClosed
+	}
+	r.filters[f] = struct{}{}
+	return nil
+}
+
+// drop forgets a filter.
+func (r *Runtime) drop(f *Filter) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.filters, f)
+}
+
+// enter notes an instance, for Close.
+func (r *Runtime) enter(in *instance) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed.Load() {
+		return errClosed
+	}
+	r.instances[in] = struct{}{}
+	return nil
+}
+
+// forget forgets an instance.
+func (r *Runtime) forget(in *instance) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.instances, in)
 }
 
 // ErrModule is behind every error about a module that cannot be a filter.
@@ -100,48 +158,48 @@ type Module struct {
 	size     int
 }
 
-// Load checks and compiles a module. The error says everything that is wrong with it,
-// and wraps ErrModule where it is the module's fault.
+// Load checks and compiles a module. The error says what is wrong with it, and wraps
+// ErrModule where it is the module's fault.
 func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, error) {
+	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrModule, name, err) }
 	if err := checkBinary(wasm); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrModule, name, err)
+		return nil, bad(err)
 	}
-	compiled, err := r.wz.CompileModule(ctx, wasm)
+	s, err := screen(wasm)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: does not compile: %w", ErrModule, name, err)
+		return nil, bad(fmt.Errorf("its binary is broken: %w", err))
+	}
+	if r.closed.Load() {
+		return nil, fmt.Errorf("wasmhost: load %s: %w", name, errClosed)
+	}
+	compiled, err := r.compile(ctx, s.wasm)
+	if err != nil {
+		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
 	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm)}
-	if err := m.check(); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrModule, name, err), compiled.Close(ctx))
+	if err := errors.Join(m.checkExports(s.reserved), m.checkImports(s.outside)); err != nil {
+		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
 	return m, nil
 }
 
-// checkBinary tells what is in front of us when it is no WebAssembly module.
-func checkBinary(wasm []byte) error {
-	switch {
-	case len(wasm) == 0:
-		return errors.New("file is empty")
-	case len(wasm) > MaxModule:
-		return fmt.Errorf("%d octets, the most is %d", len(wasm), MaxModule)
-	case !bytes.HasPrefix(wasm, []byte("\x00asm")):
-		return fmt.Errorf("not a WebAssembly module: it begins with %q", wasm[:min(len(wasm), 4)])
-	case bytes.HasPrefix(wasm[4:], []byte{0x0d, 0, 1, 0}):
-		return errors.New("a WebAssembly component; build a core module instead (Go: GOOS=wasip1, -buildmode=c-shared)")
-	}
-	return nil
-}
-
-// check holds exports and imports against the contract.
-func (m *Module) check() error {
-	return errors.Join(m.checkExports(), m.checkImports())
+// compile compiles. A module that makes the compiler panic is a module that does not
+// compile.
+func (r *Runtime) compile(ctx context.Context, wasm []byte) (c wazero.CompiledModule, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the compiler panicked: %v", p)
+		}
+	}()
+	return r.wz.CompileModule(ctx, wasm)
 }
 
 var (
 	i32, i64 = api.ValueTypeI32, api.ValueTypeI64
 )
 
-func (m *Module) checkExports() error {
+// checkExports holds exports against the contract.
+func (m *Module) checkExports(reserved []string) error {
 	var errs []error
 	want := func(name string, required bool, params, results []api.ValueType) {
 		def, ok := m.compiled.ExportedFunctions()[name]
@@ -159,10 +217,8 @@ func (m *Module) checkExports() error {
 	if _, ok := m.compiled.ExportedMemories()[abi.ExportMemory]; !ok {
 		errs = append(errs, fmt.Errorf("lacks the export %s", abi.ExportMemory))
 	}
-	for name := range m.compiled.ExportedFunctions() {
-		if strings.HasPrefix(name, abi.ReservedPrefix) {
-			errs = append(errs, fmt.Errorf("export %s: names that begin with %s are reserved", name, abi.ReservedPrefix))
-		}
+	for _, name := range reserved {
+		errs = append(errs, fmt.Errorf("export %s: names that begin with %s are reserved", name, abi.ReservedPrefix))
 	}
 	if _, ok := m.compiled.ExportedFunctions()["_start"]; ok && len(errs) > 0 {
 		errs = append(errs, errors.New("it is a command, not a library: build it with -buildmode=c-shared (Go) or as a reactor"))
@@ -170,8 +226,8 @@ func (m *Module) checkExports() error {
 	return errors.Join(errs...)
 }
 
-func (m *Module) checkImports() error {
-	var errs []error
+// checkImports holds imports against the contract. Each fault is told once.
+func (m *Module) checkImports(others []outside) error {
 	known := make(map[string]string) // "module.name" -> signature
 	for _, f := range abi.Imports() {
 		known[abi.Module+"."+f.Name] = signature(importTypes(f))
@@ -179,25 +235,37 @@ func (m *Module) checkImports() error {
 	for _, f := range wasiFuncs {
 		known[wasiModule+"."+f.name] = signature(f.params, f.results)
 	}
+	var faults []string
 	for _, def := range m.compiled.ImportedFunctions() {
 		module, name, _ := def.Import()
 		sig, ok := known[module+"."+name]
 		got := signature(def.ParamTypes(), def.ResultTypes())
 		switch {
 		case ok && sig != got:
-			errs = append(errs, fmt.Errorf("imports %s.%s as %s, it is %s", module, name, got, sig))
+			faults = append(faults, fmt.Sprintf("imports %s.%s as %s, it is %s", module, name, got, sig))
 		case !ok && module != abi.Module && isMajor(module):
-			errs = append(errs, fmt.Errorf("speaks the ABI %s, this gateway speaks %s: build it with a matching SDK", module, abi.Module))
+			faults = append(faults, fmt.Sprintf("speaks the ABI %s, this gateway speaks %s: build it with a matching SDK", module, abi.Module))
 		case !ok:
-			errs = append(errs, fmt.Errorf("imports %s.%s, which this gateway does not have", module, name))
+			faults = append(faults, fmt.Sprintf("imports %s.%s, which this gateway does not have", module, name))
 		}
 	}
-	for _, def := range m.compiled.ImportedMemories() {
-		module, name, _ := def.Import()
-		errs = append(errs, fmt.Errorf("imports the memory %s.%s; a filter exports its own", module, name))
+	for _, o := range others {
+		faults = append(faults, fmt.Sprintf("imports the %s %s; a filter imports functions only", o.kind, o.name))
+	}
+	slices.Sort(faults)
+	var errs []error
+	for i, f := range slices.Compact(faults) {
+		if i == maxFaults {
+			errs = append(errs, errors.New("and more"))
+			break
+		}
+		errs = append(errs, errors.New(f))
 	}
 	return errors.Join(errs...)
 }
+
+// maxFaults is how many faults of imports are told.
+const maxFaults = 20
 
 // isMajor tells whether s looks like another major of our ABI.
 func isMajor(s string) bool {
@@ -207,14 +275,25 @@ func isMajor(s string) bool {
 
 // signature writes a function type, as in "(i32, i64) -> i64".
 func signature(params, results []api.ValueType) string {
-	list := func(types []api.ValueType) string {
-		var names []string
-		for _, t := range types {
+	if len(results) == 1 {
+		return "(" + typeNames(params) + ") -> " + typeNames(results)
+	}
+	return "(" + typeNames(params) + ") -> (" + typeNames(results) + ")"
+}
+
+func typeNames(types []api.ValueType) string {
+	var names []string
+	for _, t := range types {
+		switch t {
+		case 0x7b:
+			names = append(names, "v128")
+		case 0x70:
+			names = append(names, "funcref")
+		default:
 			names = append(names, api.ValueTypeName(t))
 		}
-		return "(" + strings.Join(names, ", ") + ")"
 	}
-	return list(params) + " -> " + list(results)
+	return strings.Join(names, ", ")
 }
 
 // Close frees the compiled code once no instance uses it any more.
@@ -247,7 +326,7 @@ func (m *Module) Info() Info {
 		info.Exports = append(info.Exports, name)
 	}
 	for _, s := range m.compiled.CustomSections() {
-		if s.Name() == "mg1.manifest" {
+		if s.Name() == sectionManifest {
 			info.Manifest = s.Data()
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/tetratelabs/wazero/api"
@@ -21,15 +22,19 @@ const wasiModule = "wasi_snapshot_preview1"
 
 // Error numbers of WASI preview 1.
 const (
-	wasiOK     = 0
-	wasiBADF   = 8
-	wasiFAULT  = 21
-	wasiINVAL  = 28
-	wasiNOSYS  = 52
-	wasiPERM   = 63
-	maxIOVecs  = 64
-	maxPolls   = 64
-	maxPollFor = time.Second // one wait; a guest that wants longer asks again, and its wall time runs
+	wasiOK    = 0
+	wasiBADF  = 8
+	wasiFAULT = 21
+	wasiINTR  = 27
+	wasiINVAL = 28
+	wasiNOSYS = 52
+	wasiPERM  = 63
+)
+
+// Limits of one call.
+const (
+	maxIOVecs = 64
+	maxPolls  = 64
 )
 
 type wasiFunc struct {
@@ -167,12 +172,15 @@ func wasiClock(_ context.Context, in *instance, c call) uint64 {
 	return wasiINVAL
 }
 
-func wasiRandom(_ context.Context, in *instance, c call) uint64 {
+func wasiRandom(ctx context.Context, in *instance, c call) uint64 {
 	b, ok := c.mem.Read(uint32(c.stack[0]), uint32(c.stack[1]))
 	if !ok {
 		return wasiFAULT
 	}
 	for len(b) > 0 {
+		if ctx.Err() != nil {
+			return wasiINTR // a large buffer takes longer than the guest has
+		}
 		n := min(len(b), abi.MaxRandom)
 		if in.host.Random(b[:n]) < 0 {
 			return wasiNOSYS
@@ -231,7 +239,8 @@ const (
 )
 
 // wasiPoll waits for the nearest clock of the subscriptions, in the goroutine of the
-// session, which holds no thread meanwhile. Other subscriptions are ready with an error.
+// session, which holds no thread meanwhile, and no longer than the guest's time lasts.
+// Other subscriptions are ready with an error.
 func wasiPoll(ctx context.Context, in *instance, c call) uint64 {
 	count := uint32(c.stack[2])
 	if count == 0 || count > maxPolls {
@@ -242,18 +251,11 @@ func wasiPoll(ctx context.Context, in *instance, c call) uint64 {
 	if !ok1 || !ok2 {
 		return wasiFAULT
 	}
-	wait := maxPollFor
+	wait := time.Duration(math.MaxInt64)
 	for i := range count {
 		wait = min(wait, pollFor(in, subs[i*subscriptionSize:][:subscriptionSize]))
 	}
-	if wait > 0 {
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-		}
-	}
+	in.host.Wait(ctx, wait)
 	n := uint32(0)
 	for i := range count {
 		sub := subs[i*subscriptionSize:][:subscriptionSize]

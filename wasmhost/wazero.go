@@ -17,11 +17,18 @@ const pageSize = 64 << 10
 // maxPages is the most memory of any guest: 64 MiB. A filter's own limit is lower.
 const maxPages = 64 << 20 / pageSize
 
+// features are WebAssembly 2.0 without reference types: with them a guest can make the
+// host's memory grow, by table.grow and by ref.func, each of which allocates outside of
+// linear memory, in a loop without end. Compilers use them for nothing that a filter
+// needs. Threads, tail calls and exceptions are not in 2.0.
+const features = api.CoreFeaturesV2 &^ api.CoreFeatureReferenceTypes
+
 func runtimeConfig() wazero.RuntimeConfig {
 	return wazero.NewRuntimeConfig().
-		WithCoreFeatures(api.CoreFeaturesV2). // no threads, no tail calls: what the ABI promises, and no more
+		WithCoreFeatures(features).
 		WithMemoryLimitPages(maxPages).
-		WithCustomSections(true).
+		WithDebugInfoEnabled(false). // see binary.go
+		WithCustomSections(true).    // the manifest
 		WithCloseOnContextDone(true) // see guard.go
 }
 
@@ -36,9 +43,8 @@ func openCache(dir string) (wazero.CompilationCache, error) {
 	return cache, nil
 }
 
-// withMemory makes instances that are made under the returned context take their memory
-// from the system, limit octets at most, outside of Go's heap.
-func withMemory(ctx context.Context, limit uint64) context.Context {
+// withMemory makes the instance that is made under the returned context use mem.
+func withMemory(ctx context.Context, mem *memory) context.Context {
 	return experimental.WithMemoryAllocator(ctx, experimental.MemoryAllocatorFunc(
-		func(_, _ uint64) experimental.LinearMemory { return newMemory(limit) }))
+		func(_, _ uint64) experimental.LinearMemory { return mem }))
 }

@@ -61,6 +61,14 @@ type demo struct {
 
 	roots *x509.CertPool
 	gw    *gateway.Gateway
+	level slog.LevelVar // the gateway's own log, of interest once others send mail
+}
+
+// Write implements io.Writer for the log.
+func (d *demo) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.out.Write(p)
 }
 
 const demoHost = "localhost"
@@ -148,9 +156,11 @@ func shutdown(f func(context.Context) error) {
 // listen opens the gateway, at a free port if the usual one is taken.
 func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rules gateway.Rules) error {
 	var err error
+	d.level.Set(slog.LevelError)
+	log := slog.New(slog.NewTextHandler(d, &slog.HandlerOptions{Level: &d.level}))
 	for _, address := range []string{d.address, "127.0.0.1:0"} {
 		d.gw, err = gateway.New(gateway.Options{
-			Hostname: demoHost, TLS: tlsConfig, Relay: transportRelay{transport}, Observe: d.observe,
+			Hostname: demoHost, TLS: tlsConfig, Relay: transportRelay{transport}, Observe: d.observe, Log: log,
 			Listeners: []gateway.Listener{{Name: "demo", Network: "tcp", Address: address, Chain: "demo"}},
 		}, rules)
 		if err != nil {
@@ -165,10 +175,10 @@ func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rule
 
 // demoFilters is the chain of the demo.
 var demoFilters = []struct{ name, config, about string }{
-	{"helocheck", `{"hostnames": ["localhost"]}`, "refuses clients that call themselves by our name"},
+	{"helocheck", `{"our_names": ["localhost"]}`, "refuses clients that call themselves by our name"},
 	{"rcptguard", `{"block": ["nobody@example.com"]}`, "refuses recipients on a list"},
-	{"headertag", `{"rules": [{"add": {"X-Scanned-By": "Penstock demo"}}]}`, "adds a header field"},
-	{"bodymatch", `{"rules": [{"body": ["lottery winner"], "action": "reject", "text": "no lotteries, please"}]}`, "refuses messages by their words"},
+	{"headertag", `{"rules": [{"add": "X-Scanned-By", "value": "Penstock demo"}]}`, "adds a header field"},
+	{"bodymatch", `{"rules": [{"name": "lottery", "texts": ["lottery winner"], "reply": "no lotteries, please"}]}`, "refuses messages by their words"},
 }
 
 func (d *demo) chain(ctx context.Context, rt *wasmhost.Runtime, cache string) (*policy.Chain, func(), error) {
@@ -225,11 +235,8 @@ func demoModule(ctx context.Context, name, cache string, say func(string, ...any
 	return os.ReadFile(out)
 }
 
-// observe prints what filters said beyond "continue".
+// observe prints what a filter said.
 func (d *demo) observe(_ *policy.Session, s policy.Step) {
-	if s.Verdict.Action == policy.Continue && len(s.Edits) == 0 && s.Err == nil {
-		return
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	printStep(d.out, s)
@@ -323,6 +330,7 @@ func (r readOnce) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (d *demo) invite() {
+	d.level.Set(slog.LevelInfo)
 	addr := d.gw.Addr("demo")
 	d.printf(`
 The gateway stays up. Send it mail of your own, and watch what is said here:

@@ -25,7 +25,7 @@ func newLogger(c config.Log, w io.Writer) *slog.Logger {
 		level = slog.LevelInfo
 	}
 	o := &slog.HandlerOptions{Level: level}
-	if c.Format == config.LogFormatJSON {
+	if c.Format == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))

@@ -153,7 +153,7 @@ func FieldTable() []FieldInfo {
 		{FieldServerIP, "server_ip", KindIP, "The address that the client connected to."},
 		{FieldTLSName, "tls_name", KindBytes, "The server name that the client asked for (SNI)."},
 		{FieldTLSALPN, "tls_alpn", KindBytes, "The negotiated application protocol."},
-		{FieldRcpts, "rcpts", KindList, "The accepted recipients."},
+		{FieldRcpts, "rcpts", KindList, "The accepted recipients; at hook rcpt the last is the candidate."},
 	}
 }
 

@@ -1,0 +1,42 @@
+# Penstock. "make help" lists what there is.
+
+GO ?= go
+.DEFAULT_GOAL := help
+
+.PHONY: help run test test-deps lint bench fuzz filters build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## the demo: a backend, the gateway, four filters, real messages; Ctrl-C ends it
+	$(GO) run ./cmd/gateway demo
+
+test: test-deps filters ## install what the tests need (Debian packages, as root) and run all of them
+	$(GO) test -race -timeout 15m ./...
+
+test-deps:
+	bash internal/peers/install.sh
+
+lint: ## go vet, staticcheck, gofmt, and the tests about the tree itself
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt'd:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) test ./internal
+
+bench: filters ## all benchmarks; docs/bench.md has the standing figures and their commands
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+FUZZTIME ?= 1m
+fuzz: ## run every fuzz target for a minute each (FUZZTIME=10s: shorter)
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "== $$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+filters: ## compile the filters that ship with the gateway
+	$(GO) run ./filters/build
+
+build: filters ## the program, as ./gateway-bin
+	$(GO) build -trimpath -o gateway-bin ./cmd/gateway

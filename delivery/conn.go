@@ -1,0 +1,84 @@
+package delivery
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+)
+
+// conn.go: one connection to a backend.
+
+// politeness is how long a backend may take to answer the RSET or QUIT of a
+// connection that nobody waits for any more.
+const politeness = 2 * time.Second
+
+// conn is a connection that is ready for MAIL, or in the hands of one transaction.
+type conn struct {
+	ep     *endpoint
+	client *smtp.Client
+	nc     net.Conn // the socket below, TLS or not
+	peek   *peeker  // nil if nc cannot be looked at
+
+	// What the backend offers, asked once per connection.
+	utf8, eightBit bool
+	maxSize        int64 // 0 if it does not say
+
+	uses  int       // transactions lent to so far; of the borrower
+	since time.Time // idle since; guarded by backend.mu
+}
+
+func newConn(ep *endpoint, client *smtp.Client, nc net.Conn) *conn {
+	c := &conn{ep: ep, client: client, nc: nc, peek: newPeeker(nc), maxSize: client.MaxSize()}
+	_, c.utf8 = client.Extension("SMTPUTF8")
+	_, c.eightBit = client.Extension("8BITMIME")
+	return c
+}
+
+// usable tells, without a round trip, whether an idle connection may serve again. A
+// backend has nothing to say to a client that asks nothing: if there is something to
+// read it is the end of the connection, or a 421 before it.
+func (c *conn) usable() bool {
+	return !c.client.Broken() && (c.peek == nil || c.peek.quiet())
+}
+
+// reset makes the connection fit for the next transaction when one was left open. It
+// tells whether that worked.
+func (c *conn) reset(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, politeness)
+	defer cancel()
+	return c.client.Reset(ctx) == nil
+}
+
+// quit ends the connection: with QUIT, as RFC 5321, Section 4.1.1.10 asks, if it is in
+// order.
+func (c *conn) quit(ctx context.Context) {
+	if c.client.Broken() {
+		c.client.Close()
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, politeness)
+	defer cancel()
+	c.client.Quit(ctx) // the answer changes nothing
+}
+
+// needs tells what stands against a message for this recipient here. RFC 6531, Section
+// 3.1; RFC 6152, Section 3; RFC 1870, Section 4.
+func (c *conn) needs(from smtp.Sender, to smtp.Recipient) *smtp.Reply {
+	switch {
+	case !c.utf8 && (from.UTF8 || from.Path.NeedsUTF8() || to.Path.NeedsUTF8()):
+		return errNoUTF8
+	case !c.eightBit && from.Body == smtp.BodyEightBit:
+		return errNoEightBit
+	case c.maxSize > 0 && from.Size > c.maxSize:
+		return errTooLarge
+	}
+	return nil
+}
+
+var (
+	errNoUTF8     = smtp.Refuse(550, smtp.Enhanced{5, 6, 7}, "the recipient's server takes no addresses in UTF-8")
+	errNoEightBit = smtp.Refuse(554, smtp.Enhanced{5, 6, 3}, "the recipient's server takes no 8-bit content")
+	errTooLarge   = smtp.Refuse(552, smtp.Enhanced{5, 3, 4}, "the message is larger than the recipient's server takes")
+)

@@ -1,0 +1,234 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+)
+
+// transport.go: all backends, and the life of them.
+
+// Transport hands messages to backends. It is safe for concurrent use. It has one
+// goroutine, which closes idle connections, and Shutdown ends it.
+type Transport struct {
+	settings *settings
+	kill     context.CancelFunc // ends settings.ctx
+	changed  chan struct{}      // wakes the janitor after Update; of capacity 1
+	closed   chan struct{}      // closed when Shutdown begins
+	drained  chan struct{}      // closed when no transaction runs after that
+	janitor  chan struct{}      // closed when the janitor is gone
+
+	mu       sync.Mutex // guards what follows
+	closing  bool
+	running  int                 // transactions
+	backends map[string]*backend // never changed, but replaced
+	retired  []*backend          // replaced ones, of which some connection may be lent
+}
+
+// ErrClosed is what Update returns after Shutdown.
+var ErrClosed = errors.New("delivery: transport is shut down")
+
+// New returns a Transport. It returns Validate's error. Nothing is connected to before
+// there is mail.
+func New(o Options) (*Transport, error) {
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("delivery: options: %w", err)
+	}
+	s := &settings{localName: o.LocalName, dial: o.Dial, log: o.Log}
+	if s.dial == nil {
+		s.dial = dialer
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	t := &Transport{
+		settings: s,
+		changed:  make(chan struct{}, 1),
+		closed:   make(chan struct{}), drained: make(chan struct{}), janitor: make(chan struct{}),
+		backends: make(map[string]*backend),
+	}
+	s.ctx, t.kill = context.WithCancel(context.Background())
+	for name, b := range o.Backends {
+		t.backends[name] = newBackend(s, name, b.withDefaults())
+	}
+	go t.clean()
+	return t, nil
+}
+
+// Begin opens a transaction with a backend. It waits for a connection; nothing is said
+// about from before the first recipient. The error is a *smtp.Reply of code 451 if no
+// connection was free in time (4.3.2), no endpoint can be reached (4.4.1) or the
+// transport is shut down (4.3.2). The end of ctx ends the wait; ctx is not kept.
+//
+// A recipient is refused here, without asking, if the backend lacks what the message
+// needs: 550 5.6.7 for SMTPUTF8 (RFC 6531, Section 3.1), 554 5.6.3 for 8BITMIME (RFC
+// 6152, Section 3), 552 5.3.4 if the announced size is above the backend's (RFC 1870,
+// Section 4).
+//
+// If replacing a dead connection fails, Rcpt returns a reply of the same kind as Begin
+// and may be called again.
+func (t *Transport) Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error) {
+	b, err := t.enter(backend)
+	if err != nil {
+		return nil, err
+	}
+	c, err := b.lend(ctx)
+	if err != nil {
+		t.leave()
+		return nil, err
+	}
+	return &transaction{t: t, b: b, c: c, from: from}, nil
+}
+
+// enter counts a transaction.
+func (t *Transport) enter(name string) (*backend, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b, ok := t.backends[name]
+	switch {
+	case t.closing:
+		return nil, errClosing
+	case !ok:
+		return nil, fmt.Errorf("delivery: there is no backend %q", name)
+	}
+	t.running++
+	return b, nil
+}
+
+// leave counts the end of a transaction.
+func (t *Transport) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running--; t.running == 0 && t.closing {
+		close(t.drained)
+	}
+}
+
+// Update replaces the backends. Those whose settings are the same keep their
+// connections. Transactions that run keep the settings they began with; the idle
+// connections of a backend that is gone or changed are closed now, the others when they
+// are given back, and so for that time there may be more than its cap. It returns the
+// problems of all backends, joined, and changes nothing then, and ErrClosed after
+// Shutdown.
+func (t *Transport) Update(backends map[string]BackendOptions) error {
+	if err := errors.Join(checkBackends(backends)...); err != nil {
+		return fmt.Errorf("delivery: backends: %w", err)
+	}
+	gone, err := t.swap(backends)
+	if err != nil {
+		return err
+	}
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+	retireAll(t.settings.ctx, gone, nil)
+	return nil
+}
+
+// swap installs new backends and returns those that are not used any more.
+func (t *Transport) swap(backends map[string]BackendOptions) (gone []*backend, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closing {
+		return nil, ErrClosed
+	}
+	old := maps.Clone(t.backends)
+	next := make(map[string]*backend)
+	for name, o := range backends {
+		o = o.withDefaults()
+		if b, ok := old[name]; ok && b.opts.same(o) {
+			next[name] = b
+			delete(old, name)
+			continue
+		}
+		next[name] = newBackend(t.settings, name, o)
+	}
+	gone = slices.Collect(maps.Values(old))
+	t.backends = next
+	t.retired = append(slices.DeleteFunc(t.retired, (*backend).empty), gone...)
+	return gone, nil
+}
+
+func retireAll(ctx context.Context, backends []*backend, reason error) {
+	var retiring sync.WaitGroup
+	for _, b := range backends {
+		retiring.Go(func() { b.retire(ctx, reason) })
+	}
+	retiring.Wait()
+}
+
+// Shutdown refuses new transactions, also those that wait for a connection, closes idle
+// connections, and waits for running transactions to end. When ctx ends first their
+// connections are cut, so that whatever they wait for fails, and ctx's error is
+// returned. It may be called again.
+func (t *Transport) Shutdown(ctx context.Context) error {
+	all := t.close()
+	retireAll(ctx, all, errClosing)
+	var err error
+	select {
+	case <-t.drained:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	t.kill()
+	for _, b := range all {
+		b.cut()
+	}
+	<-t.janitor
+	return err
+}
+
+// close marks the transport as closing and returns all backends there are.
+func (t *Transport) close() []*backend {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closing {
+		t.closing = true
+		close(t.closed)
+		if t.running == 0 {
+			close(t.drained)
+		}
+	}
+	return append(slices.Collect(maps.Values(t.backends)), t.retired...)
+}
+
+// all returns the backends in use, by name.
+func (t *Transport) all() []*backend {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []*backend
+	for _, name := range slices.Sorted(maps.Keys(t.backends)) {
+		all = append(all, t.backends[name])
+	}
+	return all
+}
+
+// clean is the janitor: it wakes when the next connection has been idle for too long.
+func (t *Transport) clean() {
+	defer close(t.janitor)
+	for {
+		next := time.Now().Add(time.Hour)
+		for _, b := range t.all() {
+			if due := b.sweep(); due.Before(next) {
+				next = due
+			}
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-timer.C:
+		case <-t.changed:
+			timer.Stop()
+		case <-t.closed:
+			timer.Stop()
+			return
+		}
+	}
+}

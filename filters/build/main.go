@@ -1,0 +1,50 @@
+// Build makes a WebAssembly module of each filter that ships with Penstock. It is run in
+// the root of the repository:
+//
+//	go run ./filters/build            into filters/wasm, where package filters embeds them
+//	go run ./filters/build -o DIR     into DIR
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/penstock/penstock/filters"
+)
+
+func main() {
+	out := flag.String("o", filepath.Join("filters", "wasm"), "write the modules to this `folder`")
+	flag.Parse()
+	if err := buildAll(*out); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		os.Exit(1)
+	}
+}
+
+func buildAll(dir string) error {
+	for _, name := range filters.Names() {
+		file := filepath.Join(dir, name+".wasm")
+		if err := build(name, file); err != nil {
+			return fmt.Errorf("filter %s: %w", name, err)
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s\t%d octets\n", file, info.Size())
+	}
+	return nil
+}
+
+// build runs the compiler. The module is the same wherever it is built: -trimpath leaves
+// the builder's paths out, -s -w what only debuggers read.
+func build(name, file string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o", file,
+		"github.com/penstock/penstock/filters/"+name)
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}

@@ -1,0 +1,207 @@
+//go:build wasip1
+
+package filter
+
+import (
+	"unsafe"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+)
+
+// host_wasip1.go: the filter as a WebAssembly module. A pointer that goes to the host is
+// used during the call alone, so that buffers may live on the stack (noescape).
+
+// mailbox is where the host puts event frames. It is a variable of the package because
+// its address is given away once and must never change.
+var mailbox [8 << 10]byte
+
+//go:wasmexport mg1_init
+func exportInit(int32) int64 {
+	if served == nil {
+		logLine(host{}, LevelError, "the program has no filter: nothing called Serve", nil)
+		return int64(abi.EINVAL)
+	}
+	if _, err := served.start(host{}); err != nil {
+		logLine(host{}, LevelError, err.Error(), nil)
+		return int64(abi.EINVAL)
+	}
+	return int64(uintptr(unsafe.Pointer(&mailbox)))<<32 | int64(len(mailbox))
+}
+
+//go:wasmexport mg1_hook
+func exportHook(hook, length int32) int64 {
+	if length < 0 || int(length) > len(mailbox) {
+		return int64(uint64(abi.Failed(failFrame)))
+	}
+	return int64(uint64(served.hook(host{}, uint32(hook), mailbox[:length])))
+}
+
+// host calls the imports. It has no size, so the calls are direct.
+type host struct{}
+
+func ptr(b []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(b)) }
+
+func size(b []byte) int32 { return int32(len(b)) }
+
+func (host) Subscribe(mask uint64) int32        { return subscribe(int64(mask)) }
+func (host) Features() int32                    { return int32(features()) }
+func (host) Get(f, i int32, buf []byte) int32   { return get(f, i, ptr(buf), size(buf)) }
+func (host) Config(off int32, buf []byte) int32 { return config(off, ptr(buf), size(buf)) }
+func (host) Reply(text []byte) int32            { return reply(ptr(text), size(text)) }
+func (host) Tag(k, v []byte) int32              { return tag(ptr(k), size(k), ptr(v), size(v)) }
+func (host) Log(level int32, line []byte) int32 { return log(level, ptr(line), size(line)) }
+func (host) LogEnabled(level int32) int32       { return logEnabled(level) }
+func (host) Now() int64                         { return now() }
+func (host) Mono() int64                        { return mono() }
+func (host) Random(buf []byte) int32            { return random(ptr(buf), size(buf)) }
+func (host) SessGet(k, buf []byte) int32        { return sessGet(ptr(k), size(k), ptr(buf), size(buf)) }
+func (host) SessSet(k, v []byte) int32          { return sessSet(ptr(k), size(k), ptr(v), size(v)) }
+func (host) HdrCount() int32                    { return hdrCount() }
+func (host) HdrGet(i int32, buf []byte) int64   { return hdrGet(i, ptr(buf), size(buf)) }
+func (host) HdrFind(n []byte, from int32) int32 { return hdrFind(ptr(n), size(n), from) }
+func (host) HdrRaw(off int32, buf []byte) int32 { return hdrRaw(off, ptr(buf), size(buf)) }
+func (host) HdrAdd(at int32, n, v []byte) int32 { return hdrAdd(at, ptr(n), size(n), ptr(v), size(v)) }
+func (host) HdrSet(i int32, v []byte) int32     { return hdrSet(i, ptr(v), size(v)) }
+func (host) HdrDel(i int32) int32               { return hdrDel(i) }
+func (host) BodyLen() int64                     { return bodyLen() }
+func (host) BodyRead(off int64, b []byte) int32 { return bodyRead(off, ptr(b), size(b)) }
+func (host) BodySplice(off, del int64, p []byte) int32 {
+	return bodySplice(off, del, ptr(p), size(p))
+}
+func (host) BodyNew() int32                     { return bodyNew() }
+func (host) BodyWrite(p []byte) int32           { return bodyWrite(ptr(p), size(p)) }
+func (host) BodyCommit() int32                  { return bodyCommit() }
+func (host) EnvFrom(addr []byte) int32          { return envFrom(ptr(addr), size(addr)) }
+func (host) RcptCount() int32                   { return rcptCount() }
+func (host) RcptGet(i int32, buf []byte) int32  { return rcptGet(i, ptr(buf), size(buf)) }
+func (host) RcptAdd(addr []byte) int32          { return rcptAdd(ptr(addr), size(addr)) }
+func (host) RcptSet(i int32, addr []byte) int32 { return rcptSet(i, ptr(addr), size(addr)) }
+func (host) RcptDel(i int32) int32              { return rcptDel(i) }
+
+//go:wasmimport mg1 subscribe
+//go:noescape
+func subscribe(hooks int64) int32
+
+//go:wasmimport mg1 features
+//go:noescape
+func features() int64
+
+//go:wasmimport mg1 get
+//go:noescape
+func get(field, index int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 config
+//go:noescape
+func config(off int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 reply
+//go:noescape
+func reply(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 tag
+//go:noescape
+func tag(kp unsafe.Pointer, kn int32, vp unsafe.Pointer, vn int32) int32
+
+//go:wasmimport mg1 log
+//go:noescape
+func log(level int32, p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 log_enabled
+//go:noescape
+func logEnabled(level int32) int32
+
+//go:wasmimport mg1 now
+//go:noescape
+func now() int64
+
+//go:wasmimport mg1 mono
+//go:noescape
+func mono() int64
+
+//go:wasmimport mg1 random
+//go:noescape
+func random(buf unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 sess_get
+//go:noescape
+func sessGet(kp unsafe.Pointer, kn int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 sess_set
+//go:noescape
+func sessSet(kp unsafe.Pointer, kn int32, vp unsafe.Pointer, vn int32) int32
+
+//go:wasmimport mg1 hdr_count
+//go:noescape
+func hdrCount() int32
+
+//go:wasmimport mg1 hdr_get
+//go:noescape
+func hdrGet(i int32, buf unsafe.Pointer, cap int32) int64
+
+//go:wasmimport mg1 hdr_find
+//go:noescape
+func hdrFind(np unsafe.Pointer, nn, from int32) int32
+
+//go:wasmimport mg1 hdr_raw
+//go:noescape
+func hdrRaw(off int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 hdr_add
+//go:noescape
+func hdrAdd(at int32, np unsafe.Pointer, nn int32, vp unsafe.Pointer, vn int32) int32
+
+//go:wasmimport mg1 hdr_set
+//go:noescape
+func hdrSet(i int32, vp unsafe.Pointer, vn int32) int32
+
+//go:wasmimport mg1 hdr_del
+//go:noescape
+func hdrDel(i int32) int32
+
+//go:wasmimport mg1 body_len
+//go:noescape
+func bodyLen() int64
+
+//go:wasmimport mg1 body_read
+//go:noescape
+func bodyRead(off int64, buf unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 body_splice
+//go:noescape
+func bodySplice(off, del int64, p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 body_new
+//go:noescape
+func bodyNew() int32
+
+//go:wasmimport mg1 body_write
+//go:noescape
+func bodyWrite(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 body_commit
+//go:noescape
+func bodyCommit() int32
+
+//go:wasmimport mg1 env_from
+//go:noescape
+func envFrom(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 rcpt_count
+//go:noescape
+func rcptCount() int32
+
+//go:wasmimport mg1 rcpt_get
+//go:noescape
+func rcptGet(i int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 rcpt_add
+//go:noescape
+func rcptAdd(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 rcpt_set
+//go:noescape
+func rcptSet(i int32, p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 rcpt_del
+//go:noescape
+func rcptDel(i int32) int32

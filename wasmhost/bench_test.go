@@ -1,0 +1,113 @@
+package wasmhost_test
+
+import (
+	"bytes"
+	"context"
+	"testing"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/wasmhost"
+	"github.com/penstock/penstock/wasmhost/wasmtest"
+)
+
+// BenchmarkDecide is the cost of one hook of the smallest guest there is: frame, call,
+// verdict.
+func BenchmarkDecide(b *testing.B) {
+	for _, stage := range []policy.Stage{policy.StageConnect, policy.StageRcpt, policy.StageMessage} {
+		b.Run("stage="+stage.String(), func(b *testing.B) {
+			in := open(b, load(b, wasmtest.Guest{}.Bytes(), wasmhost.FilterOptions{}))
+			decideN(b, in, stage)
+		})
+	}
+}
+
+// BenchmarkImport is the cost of imports: of n calls within one hook.
+func BenchmarkImport(b *testing.B) {
+	for _, call := range []struct {
+		name string
+		code wasmtest.Code
+	}{
+		{"none", nil},
+		{"features", wasmtest.Imports("features")},
+		{"get", wasmtest.Imports("get", int64(abi.FieldHelo), 0, wasmtest.FreeAt, 256)},
+		{"now", wasmtest.Imports("now")},
+	} {
+		b.Run(call.name, func(b *testing.B) {
+			var body wasmtest.Code
+			if call.code != nil {
+				for range 100 {
+					body = wasmtest.Seq(body, call.code, wasmtest.Drop())
+				}
+			}
+			wasm := wasmtest.Guest{Else: wasmtest.Seq(body, wasmtest.Say(abi.ActContinue))}.Bytes()
+			decideN(b, open(b, load(b, wasm, wasmhost.FilterOptions{})), policy.StageMail)
+		})
+	}
+}
+
+// BenchmarkBodyRead is the cost of reading a body of one MiB through a window.
+func BenchmarkBodyRead(b *testing.B) {
+	for _, window := range []int64{4 << 10, 64 << 10} {
+		b.Run("window="+size(window), func(b *testing.B) {
+			const body = 1 << 20
+			var code wasmtest.Code
+			for off := int64(0); off < body; off += window {
+				code = wasmtest.Seq(code, wasmtest.Imports("body_read", off, 64<<10, window), wasmtest.Drop())
+			}
+			wasm := wasmtest.Guest{Memory: wasmtest.Limits{Min: 3}, Else: wasmtest.Seq(code, wasmtest.Say(abi.ActContinue))}.Bytes()
+			in := open(b, load(b, wasm, wasmhost.FilterOptions{}))
+			msg := policy.NewMessage(append([]byte("Subject: x\r\n\r\n"), bytes.Repeat([]byte("x"), body)...))
+			b.SetBytes(body)
+			runWith(b, in, policy.StageMessage, msg)
+		})
+	}
+}
+
+// BenchmarkOpen is the cost of an instance: made when it is asked for, and thrown away.
+func BenchmarkOpen(b *testing.B) {
+	b.Run("guest=tiny", func(b *testing.B) {
+		openClose(b, load(b, wasmtest.Guest{}.Bytes(), wasmhost.FilterOptions{Ready: -1}))
+	})
+	b.Run("guest=go", func(b *testing.B) {
+		openClose(b, load(b, goGuest(b), wasmhost.FilterOptions{Ready: -1}))
+	})
+}
+
+// BenchmarkDecideGo is the cost of one hook of a Go guest.
+func BenchmarkDecideGo(b *testing.B) {
+	in := open(b, load(b, goGuest(b), wasmhost.FilterOptions{Config: []byte(`{"mode": "nothing"}`)}))
+	decideN(b, in, policy.StageMail)
+}
+
+func openClose(b *testing.B, f *wasmhost.Filter) {
+	b.ReportAllocs()
+	for b.Loop() {
+		in, err := f.Open(b.Context(), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		in.Close()
+	}
+}
+
+func decideN(b *testing.B, in policy.Instance, stage policy.Stage) {
+	runWith(b, in, stage, policy.NewMessage([]byte("Subject: x\r\n\r\nhello\r\n")))
+}
+
+// runWith calls Decide in a loop, within one call of a chain, which is the way to an
+// Event with Edits.
+func runWith(b *testing.B, in policy.Instance, stage policy.Stage, msg *policy.Message) {
+	f := policy.Func("bench", policy.StagesOf(stage), func(ctx context.Context, e *policy.Event) (policy.Verdict, error) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := in.Decide(ctx, e); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return policy.Verdict{}, nil
+	})
+	run := policy.NewChain(policy.Link{Filter: f}).Open(session(), nil)
+	run.Decide(b.Context(), stage, transaction(msg))
+	run.Close(context.Background())
+}
