@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ func BenchmarkDeliver(b *testing.B) {
 		for _, parallel := range []bool{false, true} {
 			b.Run(fmt.Sprintf("size=%dK/parallel=%v", size>>10, parallel), func(b *testing.B) {
 				tr := open(b, one(serveSMTP(b)))
-				content := text(strings.Repeat("The quick brown fox jumps over the lazy dog, again.\r\n", size/53))
+				content := octets(strings.Repeat("The quick brown fox jumps over the lazy dog, again.\r\n", size/53))
 				sender, to := from(b), rcpt(b, "to@example.org")
 				b.ReportAllocs()
 				b.SetBytes(int64(len(content)))
@@ -36,6 +37,16 @@ func BenchmarkDeliver(b *testing.B) {
 		}
 	}
 }
+
+// octets is a smtp.Content that costs nothing to write.
+type octets []byte
+
+func (o octets) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(o)
+	return int64(n), err
+}
+
+func (o octets) Size() int64 { return int64(len(o)) }
 
 func deliver(b *testing.B, tr *Transport, sender smtp.Sender, to smtp.Recipient, content smtp.Content) {
 	ctx := b.Context()

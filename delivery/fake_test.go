@@ -45,6 +45,8 @@ type fake struct {
 	// mended makes it forget answer, end and inData.
 	mended atomic.Bool
 
+	listeners []net.Listener // of the test's goroutine
+
 	mu    sync.Mutex // guards what follows
 	lines []string   // what clients said
 	conns []net.Conn
@@ -78,15 +80,16 @@ func (f *fake) serve(t testing.TB, l net.Listener) Endpoint {
 			f.start(nc)
 		}
 	})
-	t.Cleanup(func() {
-		l.Close()
-		f.stop()
-	})
+	f.listeners = append(f.listeners, l)
+	t.Cleanup(f.stop)
 	return Endpoint{Network: l.Addr().Network(), Address: l.Addr().String(), LMTP: f.lmtp, ImplicitTLS: f.implicit}
 }
 
-// stop closes all connections and waits for the goroutines.
+// stop closes all there is and waits for the goroutines.
 func (f *fake) stop() {
+	for _, l := range f.listeners {
+		l.Close()
+	}
 	f.hangUp()
 	f.all.Wait()
 }

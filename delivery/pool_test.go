@@ -78,10 +78,10 @@ func TestDeadWhileIdle(t *testing.T) {
 // recipient was accepted, and only if it was pooled.
 func TestDeadAtFirstRecipient(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		say    string // to the second MAIL; the third is taken
-		want   string
-		dialls int
+		name  string
+		say   string // to the second MAIL; the third is taken
+		want  string
+		dials int
 	}{
 		{"closed", "drop", "250 taken", 2},
 		{"421", "421 4.3.2 closing", "250 taken", 2},
@@ -100,13 +100,51 @@ func TestDeadAtFirstRecipient(t *testing.T) {
 			send(t, tr)
 			check(t, c.name, send(t, tr), c.want)
 			all, _ := f.dialled()
-			check(t, c.name+": dialled", all, c.dialls)
+			check(t, c.name+": dialled", all, c.dials)
 		})
 	}
 	f := &fake{answer: on("MAIL", "drop")}
 	tr := open(t, one(f.listen(t)))
 	check(t, "fresh connection", send(t, tr), "rcpt: error")
 	check(t, "MAIL", f.heard("MAIL"), 1)
+}
+
+// A connection that dies between two recipients, none of which was accepted, is
+// replaced as well, and the new one is told the sender again.
+func TestDeadAtSecondRecipient(t *testing.T) {
+	rcpts := 0
+	f := &fake{answer: func(line string) string {
+		if strings.HasPrefix(line, "RCPT") {
+			rcpts++
+			return map[int]string{2: "550 5.1.1 no", 3: "drop"}[rcpts]
+		}
+		return ""
+	}}
+	bubble(t, f, nil, one(hostA), func(t *testing.T, tr *Transport, _ *network) {
+		send(t, tr)
+		check(t, "outcome", send(t, tr, "a@example.org", "b@example.org"), "rcpt: 550 5.1.1 no, 250 taken")
+		check(t, "MAIL", f.heard("MAIL"), 3)
+		check(t, "RCPT TO:<b@", f.heard("RCPT TO:<b@"), 2)
+	})
+}
+
+// A pooled connection that is silent is not replaced: the time is spent, and the
+// backend may be at work.
+func TestSilentAtFirstRecipient(t *testing.T) {
+	mails := 0
+	f := &fake{answer: func(line string) string {
+		if strings.HasPrefix(line, "MAIL") {
+			if mails++; mails == 2 {
+				return "hang"
+			}
+		}
+		return ""
+	}}
+	bubble(t, f, nil, one(hostA), func(t *testing.T, tr *Transport, _ *network) {
+		send(t, tr)
+		check(t, "outcome", send(t, tr), "rcpt: error")
+		check(t, "pool", figures(stats(t, tr)), "open 0 idle 0 busy 0 dialled 1 reused 1 lost 1")
+	})
 }
 
 // If the replacement fails the recipient is told so, and the next one may find the
@@ -174,10 +212,10 @@ func TestPause(t *testing.T) {
 			check(t, "due", send(t, tr), "250 taken")
 			check(t, "failures when due", stats(t, tr).Failures, failures+1)
 			check(t, "not due", send(t, tr), "250 taken")
-			time.Sleep(time.Duration(pause)*time.Second - 1)
+			time.Sleep(time.Duration(pause)*time.Second - time.Nanosecond)
 			send(t, tr)
 			check(t, fmt.Sprintf("failures within %d s", pause), stats(t, tr).Failures, failures+1)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		a := &fake{}
 		defer a.stop()
@@ -237,6 +275,21 @@ func TestOneTries(t *testing.T) {
 		if want := []time.Duration{0, 0, 0, 0, o.ConnectTimeout}; !slices.Equal(waited, want) {
 			t.Errorf("waited %v, want %v", waited, want)
 		}
+	})
+}
+
+// Of many who find out at the same time that an endpoint is down, the first counts.
+func TestPauseCountsOnce(t *testing.T) {
+	bubble(t, nil, nil, one(hostA), func(t *testing.T, tr *Transport, n *network) {
+		n.holes["a:25"] = true
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() { check(t, "outcome", send(t, tr), "begin: "+errUnreachable.Line()) })
+		}
+		all.Wait()
+		s := stats(t, tr)
+		check(t, "failures", s.Failures, 5)
+		check(t, "pause", time.Until(s.Endpoints[0].Retry), minPause)
 	})
 }
 
@@ -335,10 +388,10 @@ func TestIdleTimeout(t *testing.T) {
 		first.Abort()
 		time.Sleep(10 * time.Second)
 		second.Abort()
-		time.Sleep(20*time.Second - 1)
+		time.Sleep(20*time.Second - time.Nanosecond)
 		synctest.Wait()
 		check(t, "idle before", stats(t, tr).Idle, 2)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		check(t, "idle after 30 s", stats(t, tr).Idle, 1)
 		check(t, "QUIT", f.heard("QUIT"), 1)

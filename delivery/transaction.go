@@ -119,13 +119,7 @@ func (tx *transaction) Data(ctx context.Context, content smtp.Content) ([]*smtp.
 		return nil, tx.dataFailed(ctx, err)
 	}
 	for i, r := range replies {
-		switch {
-		case r.Code == 421:
-			replies[i] = notClosing(r)
-		case r.Code/100 == 3:
-			// It means that something is to follow, which is no answer.
-			return nil, tx.lose(ctx, "DATA", errors.New("unexpected reply: "+r.Line()))
-		}
+		replies[i] = notClosing(r)
 	}
 	if !tx.c.ep.LMTP {
 		for len(replies) < tx.accepted {
