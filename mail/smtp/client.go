@@ -547,9 +547,7 @@ func (c *Client) enter(ctx context.Context) error {
 		return c.fail(fmt.Errorf("smtp: %w", context.Cause(ctx)))
 	}
 	c.wire.ctx = ctx
-	if c.watched.begin(ctx, c.raw) {
-		c.wire.armed = time.Time{}
-	}
+	c.watched.begin(ctx, c.raw)
 	return nil
 }
 
@@ -562,15 +560,14 @@ type watch struct {
 	fired chan struct{}   // closed when the connection has been interrupted
 }
 
-// begin watches ctx, and no other context any more. It tells whether that is a
-// change, behind which no deadline of the connection is what it was.
-func (w *watch) begin(ctx context.Context, nc net.Conn) bool {
+// begin watches ctx, and no other context any more.
+func (w *watch) begin(ctx context.Context, nc net.Conn) {
 	if ctx.Done() == w.done {
-		return false
+		return
 	}
 	w.end()
 	if w.done = ctx.Done(); w.done == nil {
-		return true
+		return
 	}
 	fired := make(chan struct{})
 	w.fired = fired
@@ -578,11 +575,11 @@ func (w *watch) begin(ctx context.Context, nc net.Conn) bool {
 		nc.SetDeadline(time.Unix(1, 0))
 		close(fired)
 	})
-	return true
 }
 
 // end stops watching. An interrupt that is on its way has come when it returns: it
-// must not hit the next call, which may have another context.
+// must not hit a write of the next call, which may have another context. A read sets
+// its deadline anew.
 func (w *watch) end() {
 	if w.stop != nil && !w.stop() {
 		<-w.fired

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 )
 
 // data.go reads and writes mail data: dot-stuffing and the end mark of RFC 5321,
@@ -98,6 +99,7 @@ const mendPiece = 4 << 10
 // here. For the reader only a CRLF does that was one before, and mend stops at it if
 // a dot follows. It stops before a CR that ends in, too.
 func mend(dst, in []byte, mid, writing bool) (out []byte, taken int, midAfter bool) {
+	dst = slices.Grow(dst, 2*min(len(in), mendPiece))
 	limit := min(len(in), mendPiece)
 	i, lf := 0, -1 // no LF in in[i:lf]
 	for i < limit {

@@ -356,3 +356,26 @@ func FuzzDataSegmentation(f *testing.F) {
 		}
 	})
 }
+
+// countingWriter counts writes.
+type countingWriter struct{ n int }
+
+func (w *countingWriter) Write(p []byte) (int, error) { w.n++; return len(p), nil }
+
+// A block of bare line ends is mended in few steps. With one step for each, of which
+// every one looks through the block, a message of them would cost a minute.
+func TestDataBareLineEndsInPieces(t *testing.T) {
+	const size = 1 << 20
+	for _, bare := range []string{"\r", "\n", "x\r", "\r.", "\n.\r."} {
+		content := bytes.Repeat([]byte(bare), size/len(bare))
+		most := 4 * size / mendPiece
+		var r, w countingWriter
+		d := newDataReader(scriptedWire(content, []byte("\r\n.\r\n")), 0, NormalizeLineEndings)
+		if _, err := d.WriteTo(&r); err != nil || r.n > most {
+			t.Errorf("reading %q: got %d pieces, %v, want at most %d", bare, r.n, err, most)
+		}
+		if _, err := NewDataWriter(&w).Write(content); err != nil || w.n > most {
+			t.Errorf("writing %q: got %d pieces, %v, want at most %d", bare, w.n, err, most)
+		}
+	}
+}

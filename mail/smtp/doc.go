@@ -19,9 +19,10 @@
 // speaks SMTP and LMTP. What one of them writes, the other reads; both use the
 // same framing of mail data, which ends at CRLF.CRLF and nowhere else.
 //
-//	bytes    conn.go (commands)     data.go (mail data)
+//	bytes    wire.go (commands)     data.go (mail data)
 //	words    command.go             path.go, domain.go, reply.go
-//	talk     server.go, session.go  client.go
+//	talk     server.go, conn.go,    client.go
+//	         session.go
 //
 // # Locks
 //

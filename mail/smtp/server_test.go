@@ -356,6 +356,43 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// heedless is a session that asks nobody: it takes what it could read of a message,
+// and keeps the reader.
+type heedless struct {
+	Accept
+	body *DataReader
+}
+
+func (h *heedless) Message(_ context.Context, body *DataReader) (*Reply, error) {
+	h.body = body
+	body.WriteTo(io.Discard)
+	return nil, nil
+}
+
+// What a session overlooks the server sees: that a message was too large, and that a
+// reader is used when its message is over.
+func TestServerHeedlessSession(t *testing.T) {
+	sess := &heedless{}
+	h := HandlerFunc(func(context.Context, *Conn) (Session, error) { return sess, nil })
+	p, done := pipeTo(t, mustServer(t, h, ServerOptions{MaxMessage: 10}))
+	p.hear("220 *")
+	for _, tt := range []struct{ text, want string }{{"short", "250 2.6.0 *"}, {"longer than ten", "552 5.3.4 *"}} {
+		p.begin()
+		p.say("DATA")
+		p.hear("354 *")
+		p.say(tt.text, ".")
+		p.hear(tt.want)
+		p.say("NOOP")
+		p.hear("250 *")
+		if n, err := sess.body.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF {
+			t.Errorf("Read when the message is over: got %d, %v, want an error", n, err)
+		}
+	}
+	p.say("QUIT")
+	p.hear("221 *")
+	<-done
+}
+
 // A session that waits for something else is told by its context when the patience
 // of a shutdown ends, and Shutdown waits for it.
 func TestShutdownEndsContext(t *testing.T) {
