@@ -32,6 +32,7 @@ routes:
 backends:
   store: {addresses: [BACKENDS]}
 filters:
+  cache: $CACHE
   chains:
     inbound:
       - {module: "builtin:helocheck", config: {our_names: [mx.example.org]}}
@@ -109,7 +110,7 @@ func afterReceived(t *testing.T, raw []byte) []byte {
 // STARTTLS on one connection after the other, and compares what arrives byte for byte.
 func TestCorpusToPostfix(t *testing.T) {
 	messages := corpus.Messages(t)
-	pf := peers.Postfix(t, peers.PostfixOptions{Domains: []string{"example.org"}, Main: []string{"message_size_limit = 0", "mailbox_size_limit = 0"}})
+	pf := peers.Postfix(t, peers.PostfixOptions{Domains: []string{"example.org"}})
 	ca := peers.NewCA(t)
 	g := front(t, `"smtp://`+pf.Addr+`"`, ca.Issue(t, "mx.example.org"))
 
@@ -162,7 +163,10 @@ func sameMail(got, want []byte) bool {
 		return true
 	}
 	n, ok := message.End(want)
-	return ok && !bytes.HasSuffix(want[:n], []byte("\r\n\r\n")) &&
+	if !ok {
+		n = len(want) // a header and nothing else
+	}
+	return !bytes.HasSuffix(want[:n], []byte("\r\n\r\n")) &&
 		bytes.Equal(got, append(append(bytes.Clone(want[:n]), "\r\n"...), want[n:]...))
 }
 
@@ -373,7 +377,7 @@ func TestShutdown(t *testing.T) {
 		g.await("shutting down", func(l map[string]any) bool { return l["msg"] == "shutting down" })
 	}})
 	if err != nil || replies[0].Code != 250 {
-		t.Errorf("the message under way: %v %v", replies, err)
+		t.Errorf("the message under way: %v %v\n%s", replies, err, g.log())
 	}
 	if err := waiting.Noop(context.Background()); smtp.ReplyOf(err).Code != 421 {
 		t.Errorf("the waiting client: %v", err)

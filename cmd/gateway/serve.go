@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -121,7 +120,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if n.certs, err = certs.New(certOptions(cfg, log)); err != nil {
 		fail("certificates", err)
 	}
-	if n.wasm, err = wasmhost.New(ctx, wasmhost.Options{CacheDir: cacheDir(cfg), Log: log}); err != nil {
+	if n.wasm, err = wasmhost.New(ctx, wasmhost.Options{CacheDir: string(cfg.Filters.Cache), Log: log}); err != nil {
 		fail("filters", err)
 		return nil, problems
 	}
@@ -155,11 +154,6 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	ok = true
 	return n, problems
-}
-
-// cacheDir keeps compiled filters beside the certificates.
-func cacheDir(cfg *config.Config) string {
-	return filepath.Join(filepath.Dir(string(cfg.Certificates.Dir)), "compiled")
 }
 
 // rules loads the chains and routes of a configuration.

@@ -108,6 +108,7 @@ type Timeouts struct {
 // Filters names where filters are and the chains they form.
 type Filters struct {
 	Dir    Path                `key:"dir" doc:"Folder of *.wasm files that a chain can name without their ending."`
+	Cache  Path                `key:"cache" default:"./data/compiled" doc:"Folder for compiled filters, so that the next start is quick. It holds native code: nobody else may write to it."`
 	Chains map[string][]Filter `key:"chains" doc:"Chains by name, each a list of filters that are asked in order."`
 }
 

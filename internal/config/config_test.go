@@ -56,6 +56,7 @@ backends:
     addresses: ["smtp://[2001:db8::1]:2525"]
 filters:
   dir: filters
+  cache: compiled
   chains:
     inbound:
       - module: builtin:rcptguard
@@ -116,7 +117,7 @@ func fullConfig() *Config {
 				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
 			},
 		},
-		Filters: Filters{Dir: "/etc/p/filters", Chains: map[string][]Filter{"inbound": {
+		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Chains: map[string][]Filter{"inbound": {
 			{
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrorAccept,
 				Config: json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),

@@ -1,0 +1,15 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/penstock/penstock/internal/guests"
+)
+
+// module_test.go runs the tables of this folder again, with the filter as the module that
+// ships.
+
+func TestModule(t *testing.T) {
+	load := loader(guests.Loader(t, "helocheck", guests.Build(t, ".")))
+	t.Run("testNames", func(t *testing.T) { testNames(t, load) })
+}

@@ -1,0 +1,70 @@
+// Package guests builds filters written in Go for tests, as an author does, and runs them
+// as WebAssembly. It is for tests alone.
+package guests
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/wasmhost"
+)
+
+// Build compiles the package main in dir to WebAssembly and returns the module. The
+// compiler's own cache makes the second time quick.
+func Build(t testing.TB, dir string) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "guest.wasm")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build in %s: %v\n%s", dir, err, msg)
+	}
+	wasm, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wasm
+}
+
+// Loader returns a function that makes a filter of the module with a configuration. The
+// filters, and the runtime behind them, end with the test.
+func Loader(t testing.TB, name string, wasm []byte) func(config string) (policy.Filter, error) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context()) // clean-ups run after the test's own context
+	rt, err := wasmhost.New(ctx, wasmhost.Options{CacheDir: cacheDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rt.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	module, err := rt.Load(ctx, name, wasm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(config string) (policy.Filter, error) {
+		f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(config), Ready: -1})
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(f.Close)
+		return f, nil
+	}
+}
+
+// cacheDir keeps compiled modules from one test binary to the next: under the race detector
+// compiling one takes many seconds. Empty, for none, where there is no such folder.
+func cacheDir() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "penstock-test", "compiled")
+}
