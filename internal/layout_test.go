@@ -39,8 +39,8 @@ var layout = []row{
 		"names and numbers; guests carry it, so it imports nothing at all"},
 	{"guest-sdk/filter", "guest-sdk/abi", "",
 		"compiled into every guest, which must stay small"},
-	{"guest-sdk", "", "",
-		"embeds the SDK's sources and nothing else"},
+	{"", "", "",
+		"embeds the sources that authors of filters need and nothing else"},
 	{"filters", "", "",
 		"embeds the built filters and nothing else"},
 	{"mail/message", "mail/smtp", "",
@@ -61,9 +61,11 @@ var layout = []row{
 		"certificates; knows no listener"},
 	{"internal/config", "", "github.com/knadh/koanf go.yaml.in/yaml/v3 golang.org/x/net/idna",
 		"reads the configuration into its own types; cmd/gateway turns them into Options"},
+	{"filters/build", "filters", "",
+		"compiles the filters that ship; needs their names alone"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "certs delivery filters gateway guest-sdk internal/config mail/message mail/smtp policy wasmhost",
+	{"cmd/gateway", "certs delivery filters gateway internal/config mail/message mail/smtp policy wasmhost",
 		"github.com/spf13/cobra",
 		"the one place that knows everybody"},
 }
@@ -143,7 +145,7 @@ func checkImport(t *testing.T, me string, at int, imp string) {
 			t.Errorf("%s imports %s, which is for tests alone", me, other)
 			return
 		}
-		if !slices.Contains(strings.Fields(r.ours), other) {
+		if other != "" && !slices.Contains(strings.Fields(r.ours), other) || other == "" && me != "cmd/gateway" {
 			t.Errorf("%s imports %s.\n\t%s: %s", me, other, r.pkg, r.why)
 		}
 		if find(other) >= at {

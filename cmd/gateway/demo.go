@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock"
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/filters"
@@ -222,7 +223,7 @@ func demoModule(ctx context.Context, name, cache string, say func(string, ...any
 	if wasm, ok := filters.Builtin(name); ok {
 		return wasm, nil
 	}
-	list := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", modulePath+"/filters/"+name)
+	list := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", penstock.Module+"/filters/"+name)
 	dir, err := list.Output()
 	if err != nil {
 		return nil, fmt.Errorf("this program was built without its filters, and their sources are not here: run make filters, or the demo from a clone (%w)", err)

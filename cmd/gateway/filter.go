@@ -97,8 +97,8 @@ func loadFile(ctx context.Context, file string, stderr io.Writer) (*wasmhost.Run
 func newFilterNew() *cobra.Command {
 	return &cobra.Command{
 		Use:   "new DIR",
-		Short: "Begin a filter: a folder with a first filter, its test message and the SDK",
-		Long: `Makes DIR with main.go, go.mod, a sample message and, under .penstock, the SDK's
+		Short: "Begin a filter: a folder with a first filter, its test and the SDK",
+		Long: `Makes DIR with main.go, a test, go.mod, a sample message and, under .penstock, the SDK's
 sources, so that it builds without network.`,
 		Example: `  gateway filter new greet
   cd greet && gateway filter build && gateway filter test greet.wasm sample.eml`,

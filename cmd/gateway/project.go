@@ -10,16 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	guestsdk "github.com/penstock/penstock/guest-sdk"
+	"github.com/penstock/penstock"
 )
 
 // project.go: an author's filter project. The SDK travels with the gateway: its sources
 // are written beside the project, which names them in a replace directive.
 
-const (
-	sdkFolder  = ".penstock"
-	modulePath = "github.com/penstock/penstock"
-)
+const sdkFolder = ".penstock"
 
 const firstFilter = `package main
 
@@ -27,7 +24,9 @@ import "github.com/penstock/penstock/guest-sdk/filter"
 
 func main() {}
 
-func init() {
+func init() { newFilter().Serve() }
+
+func newFilter() *filter.Filter {
 	f := filter.New("NAME")
 	f.OnRcptTo(func(w filter.Reply, r *filter.RcptEvent) {
 		if r.Rcpt().Local() == "nobody" {
@@ -35,9 +34,33 @@ func init() {
 		}
 	})
 	f.OnData(func(w filter.Reply, m *filter.Message) {
-		m.Header.Add("X-Greeting", "hello from NAME")
+		if err := m.Header.Add("X-Greeting", "hello from NAME"); err != nil {
+			m.Log(filter.LevelWarn, "no greeting", "err", err.Error())
+		}
 	})
-	f.Serve()
+	return f
+}
+`
+
+const firstTest = `package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/penstock/penstock/guest-sdk/filtertest"
+)
+
+func TestNobody(t *testing.T) {
+	o := filtertest.Options{Filter: newFilter()}
+	d := filtertest.Deliver(t, o, filtertest.Envelope{From: "a@example.org", To: []string{"nobody@example.com"}}, "Subject: hi\n\nhello\n")
+	if d.Reply != "550 5.1.1 nobody lives here" {
+		t.Errorf("reply %q", d.Reply)
+	}
+	d = filtertest.Deliver(t, o, filtertest.Envelope{From: "a@example.org", To: []string{"bob@example.com"}}, "Subject: hi\n\nhello\n")
+	if !strings.Contains(d.Message, "X-Greeting: hello from NAME") {
+		t.Errorf("message %q", d.Message)
+	}
 }
 `
 
@@ -55,17 +78,18 @@ func newProject(dir string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	main := strings.ReplaceAll(firstFilter, "NAME", name)
+	named := func(text string) []byte { return []byte(strings.ReplaceAll(text, "NAME", name)) }
 	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "main.go"), []byte(main), 0o644),
+		os.WriteFile(filepath.Join(dir, "main.go"), named(firstFilter), 0o644),
+		os.WriteFile(filepath.Join(dir, "main_test.go"), named(firstTest), 0o644),
 		os.WriteFile(filepath.Join(dir, "sample.eml"), []byte(sampleMessage), 0o644),
 		prepareProject(dir, name),
 	)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s holds a first filter. Next:\n  gateway filter build %s\n  gateway filter test %s %s --rcpt nobody@example.com\n",
-		dir, dir, filepath.Join(dir, name+".wasm"), filepath.Join(dir, "sample.eml"))
+	fmt.Fprintf(stdout, "%[1]s holds a first filter. Next:\n  cd %[1]s && go test             # the filter, natively\n  gateway filter build %[1]s\n  gateway filter test %[2]s %[3]s --rcpt nobody@example.com\n",
+		dir, filepath.Join(dir, name+".wasm"), filepath.Join(dir, "sample.eml"))
 	return nil
 }
 
@@ -84,20 +108,20 @@ func projectName(dir string) (string, error) {
 	return name, nil
 }
 
-// prepareProject writes the SDK's sources, and a go.mod if there is none. A go.mod that is
+// prepareProject writes the SDK's sources, and go.mod and go.sum if there are none. A go.mod that is
 // there is the author's; it must know where the SDK is.
 func prepareProject(dir, name string) error {
-	if err := guestsdk.WriteModule(filepath.Join(dir, sdkFolder)); err != nil {
+	if err := penstock.WriteModule(filepath.Join(dir, sdkFolder)); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, "go.mod")
 	have, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		text := fmt.Sprintf("module %s\n\ngo 1.26\n\nrequire %s v0.0.0\n\nreplace %s => ./%s\n", name, modulePath, modulePath, sdkFolder)
-		return os.WriteFile(path, []byte(text), 0o644)
+		mod, sum, err := penstock.ProjectFiles(name, "./"+sdkFolder)
+		return errors.Join(err, os.WriteFile(path, mod, 0o644), os.WriteFile(filepath.Join(dir, "go.sum"), sum, 0o644))
 	}
-	if err == nil && !strings.Contains(string(have), modulePath) {
-		err = fmt.Errorf("%s does not name the SDK; add these lines:\n  require %s v0.0.0\n  replace %s => ./%s", path, modulePath, modulePath, sdkFolder)
+	if err == nil && !strings.Contains(string(have), penstock.Module) {
+		err = fmt.Errorf("%s does not name the SDK; add these lines:\n\n%s", path, penstock.Requirement("./"+sdkFolder))
 	}
 	return err
 }
@@ -108,7 +132,7 @@ func insidePenstock(dir string) bool {
 	for {
 		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 		if err == nil {
-			return strings.HasPrefix(string(mod), "module "+modulePath+"\n")
+			return strings.HasPrefix(string(mod), "module "+penstock.Module+"\n")
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
