@@ -84,7 +84,7 @@ func startGateway(t *testing.T, yaml string) *gatewayProcess {
 	go g.read(stderr)
 	t.Cleanup(func() { g.stop() })
 	g.await("started", func(l map[string]any) bool { return l["msg"] == "started" })
-	for range strings.Count(yaml, "address:") {
+	for range strings.Count(yaml, " address:") {
 		g.await("listening", func(l map[string]any) bool {
 			name, _ := l["listener"].(string)
 			if l["msg"] != "listening" || g.addr[name] != "" {

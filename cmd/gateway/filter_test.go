@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/internal/peers"
+	"github.com/penstock/penstock/wasmhost/wasmtest"
+)
+
+var update = flag.Bool("update", false, "rewrite generated documents")
+
+// TestReferenceIsCurrent keeps docs/config.md what the configuration's own table says.
+func TestReferenceIsCurrent(t *testing.T) {
+	file := filepath.Join("..", "..", "docs", "config.md")
+	want := config.Reference()
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if have, err := os.ReadFile(file); err != nil || string(have) != want {
+		t.Errorf("docs/config.md is not what config.Reference says (%v): go test ./cmd/gateway -run Reference -update", err)
+	}
+}
+
+// readmeFilter takes the ten lines out of the README.
+func readmeFilter(t *testing.T) string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(readme), "\n```go\n")
+	code, _, ok2 := strings.Cut(rest, "\n```")
+	if !ok || !ok2 {
+		t.Fatal("the README has no Go code")
+	}
+	return code + "\n"
+}
+
+const authorConfig = `
+hostname: mx.example.org
+listeners:
+  - {name: mx, address: "127.0.0.1:0", chain: inbound}
+routes:
+  - {domains: [example.org], backend: store}
+backends:
+  store: {addresses: ["smtp://BACKEND"]}
+filters:
+  cache: $CACHE
+  dir: DIR
+  chains:
+    inbound:
+      - {module: NAME}
+certificates: {dir: $DIR/certificates}
+`
+
+// TestReadme does what the README says, as somebody who has nothing but a Go toolchain:
+// the ten lines in an empty folder outside of this repository, without network and without
+// a module cache; and then a real client's mail is refused by them.
+func TestReadme(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "people")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"main.go": readmeFilter(t), "mail.eml": sampleMessage} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	offline := []string{"GOPROXY=off", "GOFLAGS=", "GOWORK=off", "GOMODCACHE=" + t.TempDir()}
+	steps := []struct {
+		args []string
+		want string
+	}{
+		{[]string{"filter", "build"}, "a filter that this gateway takes"},
+		{[]string{"filter", "inspect", "people.wasm"}, "stages   rcpt\n"},
+		{[]string{"filter", "test", "people.wasm", "mail.eml", "--rcpt", "robot@example.com"}, "reject     550 5.7.1 people only, please"},
+		{[]string{"filter", "test", "people.wasm", "mail.eml"}, "rcpt     people       continue"},
+	}
+	for _, s := range steps {
+		out, errs, code := gatewayRun(t, dir, offline, s.args...)
+		if code != 0 || !strings.Contains(out, s.want) {
+			t.Fatalf("gateway %s: exit code %d, want 0 and %q\n%s\n%s", strings.Join(s.args, " "), code, s.want, out, errs)
+		}
+	}
+	pf := peers.Postfix(t, peers.PostfixOptions{Domains: []string{"example.org"}})
+	g := startGateway(t, strings.NewReplacer("BACKEND", pf.Addr, "DIR", dir, "$DIR", "$DIR", "NAME", "people").Replace(authorConfig))
+	out, code := peers.Swaks(t, "--server", g.addr["mx"], "--from", "alice@example.net", "--to", "robot@example.org")
+	if code == 0 || !strings.Contains(out, "<** 550 5.7.1 people only, please") {
+		t.Errorf("robot: exit code %d\n%s", code, out)
+	}
+	out, code = peers.Swaks(t, "--server", g.addr["mx"], "--from", "alice@example.net", "--to", "bob@example.org")
+	if code != 0 {
+		t.Errorf("bob: exit code %d\n%s", code, out)
+	}
+	pf.Wait(t, 1)
+}
+
+// TestFilterNew: the project that filter new makes passes its own test, builds and works;
+// and a second one is not laid over it.
+func TestFilterNew(t *testing.T) {
+	dir := t.TempDir()
+	offline := []string{"GOPROXY=off", "GOFLAGS=", "GOWORK=off"}
+	if out, errs, code := gatewayRun(t, dir, offline, "filter", "new", "greet"); code != 0 {
+		t.Fatalf("new: %d\n%s\n%s", code, out, errs)
+	}
+	test := exec.Command("go", "test", "./...")
+	test.Dir, test.Env = filepath.Join(dir, "greet"), append(os.Environ(), offline...)
+	if out, err := test.CombinedOutput(); err != nil {
+		t.Errorf("its native test: %v\n%s", err, out)
+	}
+	if out, errs, code := gatewayRun(t, dir, offline, "filter", "build", "greet"); code != 0 {
+		t.Fatalf("build: %d\n%s\n%s", code, out, errs)
+	}
+	out, errs, code := gatewayRun(t, dir, offline, "filter", "test", "greet/greet.wasm", "greet/sample.eml", "--show")
+	if code != 0 || !strings.Contains(out, "\nX-Greeting: hello from greet\r\n") {
+		t.Errorf("test: %d\n%s\n%s", code, out, errs)
+	}
+	if _, errs, code := gatewayRun(t, dir, offline, "filter", "new", "greet"); code != 1 || !strings.Contains(errs, "not empty") {
+		t.Errorf("new over it: %d %s", code, errs)
+	}
+}
+
+// TestBadModules: a file that is no filter is refused by inspect, by check and by serve,
+// and each says which file and why.
+func TestBadModules(t *testing.T) {
+	guest := wasmtest.Guest{Hooks: abi.Hooks(1 << abi.HookRcpt), Else: wasmtest.Say(abi.ActContinue)}
+	other := bytes.ReplaceAll(wasmtest.Guest{Hooks: 1 << abi.HookRcpt, Init: wasmtest.Seq(wasmtest.Imports("features"), wasmtest.Drop()),
+		Else: wasmtest.Say(abi.ActContinue)}.Bytes(), []byte("\x03mg1"), []byte("\x03mg7"))
+	tests := []struct {
+		name string
+		wasm []byte
+		want string
+	}{
+		{"empty", nil, "not a WebAssembly module"},
+		{"text", []byte("package main\n"), "not a WebAssembly module"},
+		{"truncated", guest.Bytes()[:40], "in the middle of something"},
+		{"no-exports", []byte("\x00asm\x01\x00\x00\x00"), "lacks the export mg1_init"},
+		{"other-abi", other, "mg7"},
+		{"traps-at-start", wasmtest.Guest{Init: wasmtest.Trap()}.Bytes(), "trapped"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, tt.name+".wasm"), tt.wasm, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			yaml := strings.NewReplacer("BACKEND", "127.0.0.1:9", "$CACHE", dir+"/cache", "$DIR", dir, "DIR", dir, "NAME", tt.name).Replace(authorConfig)
+			if err := os.WriteFile(filepath.Join(dir, "penstock.yaml"), []byte(yaml), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range [][]string{{"filter", "inspect", tt.name + ".wasm"}, {"check"}, {"serve"}} {
+				out, errs, code := gatewayRun(t, dir, nil, args...)
+				if code != 1 || !strings.Contains(errs, tt.want) || !strings.Contains(errs, tt.name) {
+					t.Errorf("gateway %s: exit code %d, want 1 with %q\n%s\n%s", strings.Join(args, " "), code, tt.want, out, errs)
+				}
+				if args[0] != "filter" && !strings.Contains(errs, "penstock.yaml:14: filters.chains.inbound[0]") {
+					t.Errorf("gateway %s does not name the line\n%s", args[0], errs)
+				}
+			}
+		})
+	}
+}
+
+// TestFailingFilters: a guest that traps, loops or talks nonsense costs its own answer: the
+// client gets what on_error says, the log says which filter, stage and why, and the next
+// session is untouched.
+func TestFailingFilters(t *testing.T) {
+	pf := peers.Postfix(t, peers.PostfixOptions{Domains: []string{"example.org"}})
+	dir := t.TempDir()
+	guests := map[string]wasmtest.Code{
+		"trap":     wasmtest.Trap(),
+		"loop":     wasmtest.Loop(),
+		"nonsense": wasmtest.Verdict(abi.NewVerdict(abi.ActReject, 250, 2, 0, 0, false)),
+		"unknown":  wasmtest.Say(99),
+		"failed":   wasmtest.Verdict(abi.Failed(7)),
+	}
+	causes := map[string]string{"trap": "unreachable", "loop": "exceeded its time", "nonsense": "makes no sense", "unknown": "makes no sense", "failed": "code 7"}
+	chains, listeners := "", ""
+	policies := map[string]string{"tempfail": "451 4.3.0", "reject": "554 5.3.0", "accept": "250"}
+	for name, code := range guests {
+		g := wasmtest.Guest{Hooks: 1 << abi.HookMessage, On: map[abi.Hook]wasmtest.Code{abi.HookMessage: code}, Else: wasmtest.Say(abi.ActContinue)}
+		if err := os.WriteFile(filepath.Join(dir, name+".wasm"), g.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for policy := range policies {
+			id := name + "-" + policy
+			chains += fmt.Sprintf("    %s: [{module: %s, on_error: %s, limits: {wall: 200ms}}]\n", id, name, policy)
+			listeners += fmt.Sprintf("  - {name: %s, address: \"127.0.0.1:0\", chain: %s}\n", id, id)
+		}
+	}
+	g := startGateway(t, `
+hostname: mx.example.org
+listeners:
+`+listeners+`routes: [{domains: [example.org], backend: store}]
+backends: {store: {addresses: ["smtp://`+pf.Addr+`"]}}
+certificates: {dir: $DIR/certificates}
+filters:
+  cache: $CACHE
+  dir: `+dir+`
+  chains:
+`+chains)
+	accepted := 0
+	for name := range guests {
+		for policy, want := range policies {
+			addr := g.addr[name+"-"+policy]
+			for range 2 { // the second session meets a fresh instance
+				r := send(t, dialSMTP(t, addr), "bob@example.org", []byte("Subject: "+name+"\r\n\r\nHello\r\n"))
+				if !strings.HasPrefix(r.Line(), want) {
+					t.Errorf("%s with on_error %s: %s, want %s", name, policy, r.Line(), want)
+				}
+				if r.Code == 250 {
+					accepted++
+				}
+			}
+		}
+		g.await("why "+name+" failed", func(l map[string]any) bool {
+			return l["msg"] == "filter failed" && l["filter"] == name && l["stage"] == "message" && strings.Contains(fmt.Sprint(l["err"]), causes[name])
+		})
+	}
+	pf.Wait(t, accepted)
+}
