@@ -40,7 +40,7 @@ func newConn(ep *endpoint, client *smtp.Client, nc net.Conn) *conn {
 // backend has nothing to say to a client that asks nothing: if there is something to
 // read it is the end of the connection, or a 421 before it.
 func (c *conn) usable() bool {
-	return !c.client.Broken() && (c.peek == nil || c.peek.quiet())
+	return !c.client.Broken() && !c.client.Unasked() && (c.peek == nil || c.peek.quiet())
 }
 
 // reset makes the connection fit for the next transaction when one was left open. It

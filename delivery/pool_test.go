@@ -602,3 +602,14 @@ func TestProbe(t *testing.T) {
 		})
 	}
 }
+
+// TestUnaskedReply: a backend that answers once too often is not used again. What it said
+// would be taken for the answer to the next transaction's first command.
+func TestUnaskedReply(t *testing.T) {
+	f := &fake{end: func(string) string { return "250 taken\n550 and one that nobody asked for" }}
+	tr := open(t, one(f.listen(t)))
+	for range 3 {
+		check(t, "outcome", send(t, tr), "250 taken")
+	}
+	check(t, "connections", stats(t, tr).Dialled, 3)
+}

@@ -509,6 +509,11 @@ func (c *Client) Close() error {
 // Broken tells whether the connection is of no use any more.
 func (c *Client) Broken() bool { return c.broken != nil }
 
+// Unasked tells whether the server has sent something that no command asked for. Whoever
+// keeps a connection for later must not use it then: every reply would be taken for the
+// answer to the command before.
+func (c *Client) Unasked() bool { return len(c.wire.unread()) > 0 }
+
 // command sends line and reads the reply.
 func (c *Client) command(line string) (*Reply, error) {
 	if err := c.queue(func(b []byte) []byte { return append(append(b, line...), "\r\n"...) }); err != nil {
