@@ -93,7 +93,6 @@ type Filter struct {
 	module *Module
 	opts   FilterOptions
 	stages policy.Stages
-	guard  guard
 
 	closed atomic.Bool
 	ready  chan *instance // made ahead
@@ -113,7 +112,7 @@ func (m *Module) Filter(ctx context.Context, o FilterOptions) (*Filter, error) {
 	if need := int64(m.Info().Memory) * pageSize; need > o.Memory {
 		return nil, fmt.Errorf("wasmhost: filter %s: its memory begins with %d octets, its limit is %d", o.Name, need, o.Memory)
 	}
-	f := &Filter{module: m, opts: o, guard: guard{o.Wall}}
+	f := &Filter{module: m, opts: o}
 	first, err := f.newInstance(ctx)
 	if err != nil {
 		return nil, err
@@ -215,6 +214,7 @@ func (f *Filter) Close() {
 // newInstance makes an instance and boots its guest.
 func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 	in := &instance{filter: f}
+	in.guard = newGuard(in)
 	in.env = guest.NewEnv(guest.Options{Name: f.opts.Name, Config: f.opts.Config, Log: f.opts.Log})
 	in.host = in.env
 	if f.opts.Wrap != nil {

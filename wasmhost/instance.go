@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
@@ -23,6 +22,7 @@ type instance struct {
 	host    guest.Host // env, or what wraps it
 	environ []string
 	mem     *memory
+	guard   *guard
 
 	mu     sync.Mutex // held while the guest runs and while it is closed
 	failed bool       // its state is unknown
@@ -39,8 +39,7 @@ func (in *instance) boot(ctx context.Context) (err error) {
 		return err
 	}
 	mailbox := []uint64{abi.Minor}
-	boot := guard{in.filter.opts.Boot}
-	err = boot.call(ctx, in, func(ctx context.Context) error {
+	err = in.guard.call(ctx, in.filter.opts.Boot, func(ctx context.Context) error {
 		if err := in.instantiate(ctx); err != nil {
 			return err
 		}
@@ -66,9 +65,8 @@ func (in *instance) boot(ctx context.Context) (err error) {
 
 // instantiate makes the module's instance, which runs its start function.
 func (in *instance) instantiate(ctx context.Context) (err error) {
-	config := wazero.NewModuleConfig().WithName("").WithStartFunctions()
-	ctx = &callContext{withMemory(ctx, in.mem), in}
-	in.mod, err = in.filter.module.rt.wz.InstantiateModule(ctx, in.filter.module.compiled, config)
+	m := in.filter.module
+	in.mod, err = m.rt.wz.InstantiateModule(withMemory(ctx, in.mem), m.compiled, m.rt.config)
 	return err
 }
 
@@ -106,7 +104,7 @@ func (in *instance) decide(ctx context.Context, e *policy.Event) (v policy.Verdi
 	}
 	in.args = [2]uint64{uint64(hook), uint64(in.host.Frame(mailbox))}
 	start := time.Now()
-	err = in.filter.guard.call(ctx, in, func(ctx context.Context) error {
+	err = in.guard.call(ctx, in.filter.opts.Wall, func(ctx context.Context) error {
 		return in.hook.CallWithStack(ctx, in.args[:])
 	})
 	if err != nil {
@@ -146,6 +144,7 @@ func (in *instance) shut() {
 		_ = in.mod.Close(context.Background())
 		in.mod, in.hook = nil, nil
 	}
+	in.guard.stop()
 	if in.mem != nil {
 		in.mem.release()
 	}

@@ -17,10 +17,22 @@
 // WASI in wasi.go. All guest code runs under a guard (guard.go), which alone knows how a
 // guest that does not return is stopped.
 //
+// # What a guest cannot do
+//
+// A guest is taken for hostile. Its binary is screened before a compiler sees it
+// (binary.go). Its memory is a mapping of its own, outside of Go's heap, with a limit; it
+// goes away with the session. What it can make the host allocate has limits in package
+// policy/guest; instructions that allocate without one are not compiled (wazero.go).
+// Pointers are checked on every call; one that points outside is a trap, and a trap is an
+// error of this filter in this session.
+//
 // # Goroutines and locks
 //
 // Runtime, Module and Filter are safe for concurrent use. A Filter has one goroutine, which
-// makes instances ahead; Close waits for it. An instance is for one goroutine at a time.
+// makes instances ahead; Close waits for it. An instance is for one goroutine at a time,
+// and refuses a second. Its lock is held while the guest runs, so that Close, also that of
+// the Runtime, waits for the call. Of the Runtime's lock and an instance's, the instance's
+// is taken first.
 package wasmhost
 
 import (
@@ -57,6 +69,7 @@ type Options struct {
 type Runtime struct {
 	opts   Options
 	wz     wazero.Runtime
+	config wazero.ModuleConfig // of instances
 	cache  wazero.CompilationCache
 	closed atomic.Bool
 
@@ -70,7 +83,7 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Runtime{opts: o, filters: make(map[*Filter]struct{}), instances: make(map[*instance]struct{})}
+	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), instances: make(map[*instance]struct{})}
 	config := runtimeConfig()
 	if o.CacheDir != "" {
 		cache, err := openCache(o.CacheDir)

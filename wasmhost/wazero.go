@@ -2,6 +2,7 @@ package wasmhost
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"os"
 
@@ -30,6 +31,13 @@ func runtimeConfig() wazero.RuntimeConfig {
 		WithDebugInfoEnabled(false). // see binary.go
 		WithCustomSections(true).    // the manifest
 		WithCloseOnContextDone(true) // see guard.go
+}
+
+// moduleConfig is that of every instance. Our WASI does not use wazero's clocks and random
+// source; the latter is given because wazero would seed one for each instance, which costs
+// more than all the rest of a small guest's start.
+func moduleConfig() wazero.ModuleConfig {
+	return wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(rand.Reader)
 }
 
 func openCache(dir string) (wazero.CompilationCache, error) {

@@ -196,7 +196,8 @@ func (g *Env) ip(a netip.Addr) ([]byte, abi.Kind) {
 
 func (g *Env) mailParams(m smtp.Sender) ([]byte, abi.Kind) {
 	if m.Size > 0 {
-		g.scratch = appendList(g.scratch, "SIZE="+strconv.FormatInt(m.Size, 10))
+		var b [32]byte
+		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "SIZE="...), m.Size, 10))
 	}
 	if m.Body != "" {
 		g.scratch = appendList(g.scratch, "BODY="+string(m.Body))

@@ -72,8 +72,8 @@ type Host interface {
 	// Frame writes the event's frame to the front of the guest's mailbox, which has room
 	// for abi.MinMailbox octets at least, and returns how long it is.
 	Frame(mailbox []byte) int
-	// Stderr takes what the guest printed; the last of it goes to the log when the
-	// guest fails.
+	// Stderr takes what the guest printed; the first and the last of it go to the log
+	// when the guest fails.
 	Stderr(p []byte)
 	// Wait returns when d has passed or ctx is done: the guest sleeps.
 	Wait(ctx context.Context, d time.Duration)
@@ -164,7 +164,8 @@ func small(b []byte) []byte {
 // Hooks returns the hooks that the guest subscribed to, as stages.
 func (g *Env) Hooks() policy.Stages { return policy.Stages(g.mask) }
 
-// StderrTail returns the last of what the guest printed since it was last asked.
+// StderrTail returns the first and the last of what the guest printed since it was last
+// asked, 4 KiB at most.
 func (g *Env) StderrTail() string { return g.stderr.take() }
 
 // Verdict unpacks what mg1_hook returned, with the text that the guest gave. An error
@@ -176,17 +177,16 @@ func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
 	if v.Unknown() != 0 {
 		return policy.Verdict{}, fmt.Errorf("guest: its verdict %#x has unknown bits", uint64(v))
 	}
-	out := policy.Verdict{Action: policy.Action(v.Action())}
-	class, subject, detail := v.Enhanced()
-	r := smtp.Reply{Code: v.Code(), Enh: smtp.Enhanced{class, subject, detail}}
-	if v.HasText() {
-		if !g.hasReply {
-			return policy.Verdict{}, errors.New("guest: its verdict speaks of a text that was not given")
-		}
-		r.Text = g.reply
+	if v.HasText() && !g.hasReply {
+		return policy.Verdict{}, errors.New("guest: its verdict speaks of a text that was not given")
 	}
-	if r.Code != 0 || r.Enh != (smtp.Enhanced{}) || r.Text != "" {
-		out.Reply = &r
+	out := policy.Verdict{Action: policy.Action(v.Action())}
+	if v>>8 != 0 { // more than the action
+		class, subject, detail := v.Enhanced()
+		out.Reply = &smtp.Reply{Code: v.Code(), Enh: smtp.Enhanced{class, subject, detail}}
+		if v.HasText() {
+			out.Reply.Text = g.reply
+		}
 	}
 	if out.Action == policy.Quarantine {
 		out.Reason = g.reason()
@@ -421,25 +421,40 @@ func (g *Env) Wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// tail keeps the last octets that were written to it.
-type tail struct{ b []byte }
+// tail keeps the first and the last octets that were written to it: language runtimes
+// say at the front why they give up, and what follows may be long.
+type tail struct {
+	head, b []byte
+	lost    bool // there was something between them
+}
 
-const tailSize = 4 << 10
+const (
+	headSize = 1 << 10
+	tailSize = 3 << 10
+)
 
 func (t *tail) write(p []byte) {
+	n := min(headSize-len(t.head), len(p))
+	t.head = append(t.head, p[:n]...)
+	p = p[n:]
 	if len(p) > tailSize {
-		p = p[len(p)-tailSize:]
+		p, t.lost = p[len(p)-tailSize:], true
 	}
 	t.b = append(t.b, p...)
 	if len(t.b) > tailSize {
-		t.b = append(t.b[:0], t.b[len(t.b)-tailSize:]...)
+		t.b, t.lost = append(t.b[:0], t.b[len(t.b)-tailSize:]...), true
 	}
 }
 
+// take returns what was kept, as text, and forgets it.
 func (t *tail) take() string {
-	s := strings.ToValidUTF8(string(t.b), "\uFFFD")
-	t.b = nil
-	return s
+	s := string(t.head)
+	if t.lost {
+		s += "\n…\n"
+	}
+	s += string(t.b)
+	*t = tail{}
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // appendList appends an element of a list field.
