@@ -229,6 +229,9 @@ func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 	}
 	in.mu.Unlock()
 	if err != nil {
+		if why := in.env.Complaint(); why != "" && errors.Is(err, errRefuses) {
+			err = fmt.Errorf("%w: %s", err, why)
+		}
 		err = fmt.Errorf("wasmhost: filter %s: start: %w", f.opts.Name, in.withStderr(err))
 		in.Close()
 		return nil, err
@@ -236,10 +239,13 @@ func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 	return in, nil
 }
 
+// errRefuses: the guest found its configuration wanting, or itself.
+var errRefuses = errors.New("it refuses to start")
+
 // mailboxOf unpacks what mg1_init returned.
 func mailboxOf(v uint64) (ptr, size uint32, err error) {
 	if int64(v) < 0 {
-		return 0, 0, fmt.Errorf("it refuses to start, code %d; its log lines say why", int64(v))
+		return 0, 0, fmt.Errorf("%w, code %d", errRefuses, int64(v))
 	}
 	ptr, size = uint32(v>>32), uint32(v)
 	if size < abi.MinMailbox || size > abi.MaxMailbox {

@@ -295,3 +295,21 @@ func TestNoLeak(t *testing.T) {
 		t.Errorf("after 1000 sessions %d mappings of %d pages, before %d of %d", l, p, lines, pages)
 	}
 }
+
+// TestComplaint: what a guest logs while it refuses to start is in the error, whatever the
+// log's level.
+func TestComplaint(t *testing.T) {
+	code := wasmtest.Seq(
+		wasmtest.Call("log", wasmtest.I32(int32(abi.LevelInfo)), wasmtest.I32(wasmtest.FreeAt), wasmtest.I32(4)), wasmtest.Drop(),
+		wasmtest.Call("log", wasmtest.I32(int32(abi.LevelError)), wasmtest.I32(wasmtest.FreeAt+4), wasmtest.I32(8)), wasmtest.Drop(),
+	)
+	g := wasmtest.Guest{Init: code, Mailbox: -1, Data: map[uint32]string{wasmtest.FreeAt: "infoblok: no"}}
+	m, err := newRuntime(t).Load(t.Context(), "guest", g.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Filter(t.Context(), wasmhost.FilterOptions{})
+	if err == nil || !strings.HasSuffix(err.Error(), "it refuses to start, code -1: blok: no") {
+		t.Errorf("got %v", err)
+	}
+}

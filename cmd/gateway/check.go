@@ -63,8 +63,7 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	_, more := backends(cfg)
 	problems = append(problems, more...)
 
-	lines := &filterLines{}
-	rt, err := wasmhost.New(ctx, wasmhost.Options{Log: slog.New(lines)})
+	rt, err := wasmhost.New(ctx, wasmhost.Options{})
 	if err != nil {
 		return append(problems, cfg.Problem("filters", oneLine(err)))
 	}
@@ -72,47 +71,9 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	if set != nil {
 		set.close()
 	}
-	for i := range more {
-		more[i].Text += lines.text()
-	}
 	problems = append(problems, more...)
 	if err := rt.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		problems = append(problems, cfg.Problem("filters", oneLine(err)))
 	}
 	return problems
-}
-
-// filterLines collects what filters say while they start: why they refuse to.
-type filterLines struct{ lines []string }
-
-// Enabled implements slog.Handler.
-func (h *filterLines) Enabled(context.Context, slog.Level) bool { return true }
-
-// Handle implements slog.Handler.
-func (h *filterLines) Handle(_ context.Context, r slog.Record) error {
-	if r.Level < slog.LevelWarn {
-		return nil
-	}
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "line" && len(h.lines) < 20 {
-			h.lines = append(h.lines, a.Value.String())
-		}
-		return true
-	})
-	return nil
-}
-
-// WithAttrs implements slog.Handler.
-func (h *filterLines) WithAttrs([]slog.Attr) slog.Handler { return h }
-
-// WithGroup implements slog.Handler.
-func (h *filterLines) WithGroup(string) slog.Handler { return h }
-
-func (h *filterLines) text() string {
-	s := ""
-	for _, l := range h.lines {
-		s += "; it says: " + l
-	}
-	h.lines = nil
-	return s
 }

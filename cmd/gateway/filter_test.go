@@ -230,3 +230,41 @@ filters:
 	}
 	pf.Wait(t, accepted)
 }
+
+// TestCheckSaysWhyFiltersRefuse: every filter that does not take its configuration is named
+// with its place and its own words.
+func TestCheckSaysWhyFiltersRefuse(t *testing.T) {
+	dir := t.TempDir()
+	yaml := `hostname: mx.example.org
+listeners: [{name: mx, address: "127.0.0.1:0", chain: c}]
+routes: [{domains: [example.org], backend: b}]
+backends: {b: {addresses: ["smtp://127.0.0.1:9"]}}
+filters:
+  chains:
+    c:
+      - {module: "builtin:rcptguard", config: {blok: [x]}}
+      - {module: "builtin:headertag", config: {rules: [{}]}}
+      - {module: "builtin:nope"}
+`
+	if err := os.WriteFile(filepath.Join(dir, "penstock.yaml"), []byte(yaml), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, errs, code := gatewayRun(t, dir, nil, "check")
+	for _, want := range []string{
+		"penstock.yaml:8: filters.chains.c[0]: wasmhost: filter rcptguard: start: it refuses to start, code -1: filter: configuration: blok: unknown key",
+		"penstock.yaml:9: filters.chains.c[1]:", "rules[0].add: a rule has one of",
+		"penstock.yaml:10: filters.chains.c[2]: there is no builtin:nope; there are bodymatch",
+		"3 to mend",
+	} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("not said: %s\n%s", want, errs)
+		}
+	}
+	if code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("check left something behind: %v %v", left, err)
+	}
+}

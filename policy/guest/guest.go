@@ -113,6 +113,7 @@ type Env struct {
 
 	session     map[string]string
 	sessionSize int
+	complaint   []byte // what was logged in mg1_init as a warning or worse
 	stderr      tail
 }
 
@@ -163,6 +164,10 @@ func small(b []byte) []byte {
 
 // Hooks returns the hooks that the guest subscribed to, as stages.
 func (g *Env) Hooks() policy.Stages { return policy.Stages(g.mask) }
+
+// Complaint returns the warnings and errors that the guest logged in mg1_init, a line
+// each: why it refuses to start, if it does. They are kept whatever the log's level.
+func (g *Env) Complaint() string { return strings.TrimSuffix(string(g.complaint), "\n") }
 
 // StderrTail returns the first and the last of what the guest printed since it was last
 // asked, 4 KiB at most.
@@ -319,6 +324,9 @@ func (g *Env) Log(level int32, line []byte) int32 {
 	if level < int32(abi.LevelDebug) || level > int32(abi.LevelError) {
 		return int32(abi.EINVAL)
 	}
+	if g.complains(level) && len(g.complaint) < abi.MaxReply {
+		g.complaint = append(g.complaint, strings.ToValidUTF8(string(line[:min(len(line), abi.MaxLogLine)]), "\uFFFD")+"\n"...)
+	}
 	if g.LogEnabled(level) == 0 {
 		return 0
 	}
@@ -341,10 +349,15 @@ func (g *Env) LogEnabled(level int32) int32 {
 	if level < int32(abi.LevelDebug) || level > int32(abi.LevelError) {
 		return int32(abi.EINVAL)
 	}
-	if g.opts.Log.Enabled(context.Background(), slogLevel(level)) {
+	if g.complains(level) || g.opts.Log.Enabled(context.Background(), slogLevel(level)) {
 		return 1
 	}
 	return 0
+}
+
+// complains tells whether a line of that level belongs to Complaint.
+func (g *Env) complains(level int32) bool {
+	return g.at(abi.DuringInit) && level >= int32(abi.LevelWarn)
 }
 
 // Now implements Host.
