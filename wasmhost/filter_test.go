@@ -300,8 +300,8 @@ func TestNoLeak(t *testing.T) {
 // log's level.
 func TestComplaint(t *testing.T) {
 	code := wasmtest.Seq(
-		wasmtest.Call("log", wasmtest.I32(int32(abi.LevelInfo)), wasmtest.I32(wasmtest.FreeAt), wasmtest.I32(4)), wasmtest.Drop(),
-		wasmtest.Call("log", wasmtest.I32(int32(abi.LevelError)), wasmtest.I32(wasmtest.FreeAt+4), wasmtest.I32(8)), wasmtest.Drop(),
+		wasmtest.Call("mg1.log", wasmtest.I32(int32(abi.LevelInfo)), wasmtest.I32(wasmtest.FreeAt), wasmtest.I32(4)), wasmtest.Drop(),
+		wasmtest.Call("mg1.log", wasmtest.I32(int32(abi.LevelError)), wasmtest.I32(wasmtest.FreeAt+4), wasmtest.I32(8)), wasmtest.Drop(),
 	)
 	g := wasmtest.Guest{Init: code, Mailbox: -1, Data: map[uint32]string{wasmtest.FreeAt: "infoblok: no"}}
 	m, err := newRuntime(t).Load(t.Context(), "guest", g.Bytes())
