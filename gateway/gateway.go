@@ -22,9 +22,9 @@
 //
 // Each listener has one goroutine and each connection has one. Rules (routes and chains) are
 // replaced whole by [Gateway.Reload]; a session keeps those it began with. The lock of
-// a Gateway guards its counters of connections; the lock of a session's handover guards the
-// backend's transaction against the timer that gives it back. No two locks are held
-// together.
+// a Gateway guards its counters of connections and the replacing of rules; the lock of
+// a session's handover guards the backend's transaction against the timer that gives it
+// back; the lock of rules guards the count of their users. No two locks are held together.
 package gateway
 
 import (
@@ -38,6 +38,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -78,8 +79,9 @@ type Listener struct {
 	// Trusted are the networks whose clients may relay, TrustUnix adds local sockets.
 	Trusted   []netip.Prefix
 	TrustUnix bool
-	// Connections is the most at a time, ConnectionsPerIP of one address. Defaults 10000
-	// and 100; negative is no limit.
+	// Connections is the most at a time, ConnectionsPerIP of one address, which with IPv6
+	// is one network of 64 bits: it is the least that a site has (RFC 6177), and has
+	// addresses without end. Defaults 10000 and 100; negative is no limit.
 	Connections, ConnectionsPerIP int
 	// Hops is how many Received fields a message may have before it is taken for one that
 	// goes in circles. Default 50.
@@ -126,14 +128,40 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("listener %q: the name is missing or used twice", l.Name))
 		}
 		seen[l.Name] = true
-		if l.TLS != TLSOff && o.TLS == nil {
-			errs = append(errs, fmt.Errorf("listener %s: tls %s without a TLS configuration", l.Name, l.tls()))
-		}
-		if err := l.server(o).Validate(); err != nil {
+		for _, err := range l.check(o) {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.Name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// check returns what is wrong with one listener.
+func (l Listener) check(o Options) []error {
+	var errs []error
+	if l.Network != "tcp" && l.Network != "unix" {
+		errs = append(errs, fmt.Errorf("network %q is neither tcp nor unix", l.Network))
+	}
+	if l.Address == "" {
+		errs = append(errs, errors.New("no address"))
+	}
+	switch l.tls() {
+	case TLSOff:
+	case TLSStart, TLSImplicit:
+		if o.TLS == nil {
+			errs = append(errs, fmt.Errorf("tls %s without a TLS configuration", l.tls()))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("tls %q is none of off, starttls, implicit", l.TLS))
+	}
+	if l.Hops < 0 || l.MaxHeader < 0 {
+		errs = append(errs, errors.New("hops and the size of the header section must not be negative"))
+	}
+	so := l.server(o)
+	so.Implicit = so.Implicit && so.TLS != nil // has been said
+	if err := so.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
 }
 
 func (l Listener) tls() TLSMode {
@@ -158,20 +186,22 @@ func (l Listener) server(o Options) smtp.ServerOptions {
 // Gateway receives mail. It is safe for concurrent use.
 type Gateway struct {
 	opts      Options
+	own       smtp.Domain // Hostname
 	listeners []*listener
 	rules     atomic.Pointer[ruleSet]
 	number    atomic.Uint64 // of the last connection
 	Stats     Stats
 
-	mu    sync.Mutex // guards perIP
-	perIP map[ipKey]int
+	mu     sync.Mutex // guards what follows, and that rules are not replaced when closed
+	perIP  map[ipKey]int
+	closed bool
 }
 
 // Stats counts what happened since the start. All fields may be read at any time.
 type Stats struct {
 	Sessions   atomic.Int64 // connections that were greeted or turned away
 	Relayed    atomic.Int64 // messages that a backend took for all recipients
-	Refused    atomic.Int64 // messages that were read and answered 4xx or 5xx
+	Refused    atomic.Int64 // messages that were answered 4xx or 5xx after DATA
 	Discarded  atomic.Int64 // messages that a filter dropped
 	Duplicates atomic.Int64 // messages that some recipients got though the client was told 451
 }
@@ -190,7 +220,8 @@ type ipKey struct {
 	addr     netip.Addr
 }
 
-// New returns a Gateway with its first rules. It does not listen yet.
+// New returns a Gateway with its first rules. It does not listen yet. With an error the
+// rules are not taken over: their Release is not called.
 func New(o Options, rules Rules) (*Gateway, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -202,6 +233,7 @@ func New(o Options, rules Rules) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g := &Gateway{opts: o, perIP: make(map[ipKey]int)}
+	g.own, _ = smtp.ParseDomain(o.Hostname) // every listener has checked it
 	for _, lo := range o.Listeners {
 		l := &listener{Listener: lo.withDefaults(), gw: g}
 		srv, err := smtp.NewServer(l, lo.server(o))
@@ -211,7 +243,10 @@ func New(o Options, rules Rules) (*Gateway, error) {
 		l.srv = srv
 		g.listeners = append(g.listeners, l)
 	}
-	return g, g.Reload(rules)
+	if err := g.Reload(rules); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 func (l Listener) withDefaults() Listener {
@@ -227,7 +262,8 @@ func (l Listener) withDefaults() Listener {
 	return l
 }
 
-// Listen opens all listeners, or none and returns why.
+// Listen opens all listeners, or none and returns why. It is called once, before Serve
+// and Shutdown.
 func (g *Gateway) Listen() error {
 	for _, l := range g.listeners {
 		if l.Network == "unix" {
@@ -235,11 +271,7 @@ func (g *Gateway) Listen() error {
 		}
 		nl, err := net.Listen(l.Network, l.Address)
 		if err != nil {
-			for _, open := range g.listeners {
-				if open.net != nil {
-					open.net.Close()
-				}
-			}
+			g.closeListeners()
 			return fmt.Errorf("gateway: listener %s: %w", l.Name, err)
 		}
 		l.net = nl
@@ -247,8 +279,17 @@ func (g *Gateway) Listen() error {
 	return nil
 }
 
-// removeStale removes a socket that a process left behind which is gone. One that
-// answers stays, and listening fails.
+func (g *Gateway) closeListeners() {
+	for _, l := range g.listeners {
+		if l.net != nil {
+			l.net.Close()
+		}
+	}
+}
+
+// removeStale removes a socket that a process left behind which is gone: nobody listens
+// to it. Any other stays, also one that is too busy to answer or that we may not connect
+// to, and listening fails.
 func removeStale(path string) {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != os.ModeSocket {
@@ -257,9 +298,10 @@ func removeStale(path string) {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		c.Close()
-		return
 	}
-	os.Remove(path)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		os.Remove(path)
+	}
 }
 
 // Addr returns the address that the listener of that name listens on, nil if there is
@@ -281,6 +323,10 @@ func (g *Gateway) Serve() error {
 	var wg sync.WaitGroup
 	for i, l := range g.listeners {
 		wg.Go(func() {
+			if l.net == nil {
+				errs[i] = fmt.Errorf("gateway: listener %s: does not listen", l.Name)
+				return
+			}
 			g.opts.Log.Info("listening", "listener", l.Name, "addr", l.net.Addr().String(), "tls", string(l.tls()))
 			if err := l.srv.Serve(l.net); !errors.Is(err, smtp.ErrServerClosed) {
 				g.opts.Log.Error("listener failed", "listener", l.Name, "err", err)
@@ -293,8 +339,8 @@ func (g *Gateway) Serve() error {
 }
 
 // Shutdown stops listening, tells waiting clients 421, lets messages that are under way get
-// their reply, and cuts off what is left when ctx ends, whose error it returns then. It
-// may be called again.
+// their reply, and cuts off what is left when ctx ends, whose error it returns then. The
+// rules are released. It may be called again, and ends a Gateway that never served.
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	errs := make([]error, len(g.listeners))
 	var wg sync.WaitGroup
@@ -302,8 +348,18 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 		wg.Go(func() { errs[i] = l.srv.Shutdown(ctx) })
 	}
 	wg.Wait()
-	g.retire(g.rules.Swap(nil))
-	return errors.Join(errs...)
+	g.closeListeners() // of which Serve may know nothing
+	g.mu.Lock()
+	g.closed = true
+	last := g.rules.Swap(nil)
+	g.mu.Unlock()
+	last.retire()
+	for _, err := range errs {
+		if err != nil {
+			return err // it is the same for all: ctx's
+		}
+	}
+	return nil
 }
 
 // Connections returns how many connections are open.

@@ -30,8 +30,8 @@ type Rules struct {
 	Routes []Route
 	// Chains by the name that listeners use.
 	Chains map[string]*policy.Chain
-	// Release, if not nil, is called once when these rules have been replaced and no
-	// session uses them any more.
+	// Release, if not nil, is called once when these rules have been replaced, or the
+	// Gateway was shut down, and no session uses them any more.
 	Release func()
 }
 
@@ -41,6 +41,7 @@ type ruleSet struct {
 	exact    map[smtp.Domain]int // index of the first route
 	below    map[string]int      // by the name behind "*."
 	anywhere int                 // index of the first "*", or -1
+	named    int                 // index of the first route of a domain by name, or -1
 
 	mu      sync.Mutex // guards what follows
 	users   int
@@ -48,9 +49,12 @@ type ruleSet struct {
 }
 
 func newRuleSet(r Rules) (*ruleSet, error) {
-	rs := &ruleSet{Rules: r, exact: make(map[smtp.Domain]int), below: make(map[string]int), anywhere: -1}
+	rs := &ruleSet{Rules: r, exact: make(map[smtp.Domain]int), below: make(map[string]int), anywhere: -1, named: -1}
 	var errs []error
 	for i, route := range r.Routes {
+		if route.Backend == "" {
+			errs = append(errs, fmt.Errorf("gateway: route %d: no backend", i+1))
+		}
 		for _, name := range route.Domains {
 			errs = append(errs, rs.add(name, i))
 		}
@@ -67,8 +71,14 @@ func (rs *ruleSet) add(name string, i int) error {
 	}
 	base, wild := strings.CutPrefix(name, "*.")
 	d, err := smtp.ParseDomain(base)
+	if err == nil && wild && d.IsLiteral() {
+		err = fmt.Errorf("%q: nothing is below an address", name)
+	}
 	if err != nil {
 		return fmt.Errorf("gateway: route %d: %w", i+1, err)
+	}
+	if rs.named < 0 {
+		rs.named = i
 	}
 	if wild {
 		if _, ok := rs.below[d.String()]; !ok {
@@ -82,7 +92,7 @@ func (rs *ruleSet) add(name string, i int) error {
 
 // route finds the route of a recipient; nil if there is none. anywhere lets "*" count.
 // <postmaster> without a domain is always taken (RFC 5321, Section 4.5.1): it goes where
-// our own name does, or the first route.
+// our own name does, or to the first domain that has a route by name.
 func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) *Route {
 	d := p.Domain
 	if d.IsZero() {
@@ -105,17 +115,21 @@ func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) *Route {
 	if anywhere && rs.anywhere >= 0 {
 		best = min(best, rs.anywhere)
 	}
-	if best == len(rs.Routes) && p.Domain.IsZero() && len(rs.Routes) > 0 {
-		best = 0
+	if best == len(rs.Routes) && p.Domain.IsZero() {
+		best = rs.named
 	}
-	if best == len(rs.Routes) {
+	if best < 0 || best == len(rs.Routes) {
 		return nil
 	}
 	return &rs.Routes[best]
 }
 
-// Reload replaces the rules. Sessions that run keep the old ones. It fails, and changes
-// nothing, if a listener's chain is missing or a route makes no sense.
+// ErrClosed is what Reload returns after Shutdown.
+var ErrClosed = errors.New("gateway: shut down")
+
+// Reload replaces the rules, which must not be changed any more. Sessions that run keep
+// the old ones. It fails, and changes nothing, if a listener's chain is missing or a route
+// makes no sense, and with ErrClosed after Shutdown; Release is not called then.
 func (g *Gateway) Reload(r Rules) error {
 	rs, err := newRuleSet(r)
 	if err != nil {
@@ -126,12 +140,19 @@ func (g *Gateway) Reload(r Rules) error {
 			return fmt.Errorf("gateway: listener %s: there is no chain %q", l.Name, l.Chain)
 		}
 	}
-	g.retire(g.rules.Swap(rs))
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return ErrClosed
+	}
+	old := g.rules.Swap(rs)
+	g.mu.Unlock()
+	old.retire()
 	return nil
 }
 
-// retire marks rules as replaced.
-func (g *Gateway) retire(rs *ruleSet) {
+// retire marks rules as replaced. Nil is none.
+func (rs *ruleSet) retire() {
 	if rs == nil {
 		return
 	}

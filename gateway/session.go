@@ -24,12 +24,14 @@ type session struct {
 	facts   policy.Session
 	log     *slog.Logger
 	start   time.Time
-	counted bool // in the listener's limits
+	counted bool   // among the listener's connections
+	ip      *ipKey // it is counted by; nil if it is not
 	unix    bool
 	relays  bool // may send to any routed domain
 
 	seq  uint64
 	tx   *transaction // nil outside of a transaction
+	back handover     // of tx; here so that one timer serves all transactions
 	done counts
 }
 
@@ -49,15 +51,28 @@ func (l *listener) Connect(ctx context.Context, conn *smtp.Conn) (smtp.Session, 
 	s.relays = l.Relay && l.trusts(s.facts.Remote.Addr(), s.unix)
 	s.run = rules.Chains[l.Chain].Open(&s.facts, s.observe)
 	l.gw.Stats.Sessions.Add(1)
-	err := s.count()
-	if err == nil {
-		err = s.decide(ctx, policy.StageConnect)
-	}
-	if err != nil {
-		s.Close(err)
+	end := errFault
+	defer func() {
+		if end != nil { // refused, or a panic, of which the server tells the client
+			s.Close(end)
+		}
+	}()
+	err := s.open(ctx)
+	if end = err; err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// errFault is why a session ends that its own code ended.
+var errFault = errors.New("gateway: session panicked")
+
+// open asks whether the client may connect.
+func (s *session) open(ctx context.Context) error {
+	if err := s.count(); err != nil {
+		return err
+	}
+	return s.decide(ctx, policy.StageConnect)
 }
 
 // addrPort is the zero value for what is not TCP.
@@ -73,6 +88,7 @@ func (l *listener) trusts(a netip.Addr, unix bool) bool {
 	if unix {
 		return l.TrustUnix
 	}
+	a = a.WithZone("") // a Prefix contains no address with a zone
 	for _, p := range l.Trusted {
 		if p.Contains(a) {
 			return true
@@ -91,22 +107,31 @@ func (s *session) count() error {
 	if s.unix {
 		return nil
 	}
-	if n := l.gw.addIP(ipKey{l, s.facts.Remote.Addr()}, 1); l.ConnectionsPerIP > 0 && n > l.ConnectionsPerIP {
+	s.ip = &ipKey{l, site(s.facts.Remote.Addr())}
+	if n := l.gw.addIP(*s.ip, 1); l.ConnectionsPerIP > 0 && n > l.ConnectionsPerIP {
 		return smtp.Refuse(421, smtp.Enhanced{4, 7, 0}, "too many connections from your address, try again later")
 	}
 	return nil
 }
 
+// site is what an address is counted by, see Listener.ConnectionsPerIP.
+func site(a netip.Addr) netip.Addr {
+	if !a.Is6() {
+		return a
+	}
+	p, _ := a.Prefix(64) // fails for more than 128 bits
+	return p.Addr()
+}
+
+// uncount takes back what count has counted, and no more.
 func (s *session) uncount() {
-	if !s.counted {
-		return
+	if s.ip != nil {
+		s.l.gw.addIP(*s.ip, -1)
+		s.ip = nil
 	}
-	s.counted = false
-	if n := s.l.conns.Add(-1); n < 0 {
-		panic("gateway: more connections closed than opened")
-	}
-	if !s.unix {
-		s.l.gw.addIP(ipKey{s.l, s.facts.Remote.Addr()}, -1)
+	if s.counted {
+		s.counted = false
+		s.l.conns.Add(-1)
 	}
 }
 
@@ -122,32 +147,53 @@ func (g *Gateway) addIP(k ipKey, d int) int {
 	return n
 }
 
-// observe writes the log line of a filter's answer.
+// observe notes what a filter said.
 func (s *session) observe(step policy.Step) {
 	if f := s.l.gw.opts.Observe; f != nil {
 		f(&s.facts, step)
+	}
+	if s.tx != nil {
+		s.tx.note(step)
 	}
 	switch {
 	case step.Err != nil:
 		s.log.Error("filter failed", "conn", s.facts.ID, "stage", step.Stage.String(), "filter", step.Filter,
 			"verdict", step.Verdict.Action.String(), "dur", step.Duration, "err", step.Err)
-	case step.Verdict.Action != policy.Continue && step.Verdict.Action != policy.Skip:
-		attrs := []any{"conn", s.facts.ID, "stage", step.Stage.String(), "filter", step.Filter,
-			"verdict", step.Verdict.Action.String(), "remote", s.facts.Remote.String()}
-		if r := step.Verdict.Reply; r != nil {
-			attrs = append(attrs, "code", r.Code, "enh", r.Enh.String())
-		}
-		if s.tx != nil {
-			attrs = append(attrs, "from", s.tx.Sender.Path.String())
-		}
-		s.log.Info("verdict", attrs...)
+	case step.Verdict.Action != policy.Continue && step.Verdict.Action != policy.Skip && step.Verdict.Action != policy.Accept:
+		s.logVerdict(step)
 	}
 }
 
-// decide asks the chain and returns what the client is to be told; nil means go on.
+func (s *session) logVerdict(step policy.Step) {
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs, slog.String("conn", s.facts.ID), slog.String("stage", step.Stage.String()), slog.String("filter", step.Filter),
+		slog.String("verdict", step.Verdict.Action.String()), slog.String("remote", s.remote()))
+	if s.tx != nil {
+		attrs = append(attrs, slog.String("msg", s.tx.id()), slog.String("from", s.tx.Sender.Path.String()))
+	}
+	if r := step.Verdict.Reply; r != nil {
+		attrs = append(attrs, slog.Int("code", r.Code), slog.String("enh", r.Enh.String()))
+	}
+	if step.Verdict.Reason != "" {
+		attrs = append(attrs, slog.String("reason", step.Verdict.Reason))
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, "verdict", attrs...)
+}
+
+// remote is the client's address for the log.
+func (s *session) remote() string {
+	if s.unix {
+		return "unix"
+	}
+	return s.facts.Remote.String()
+}
+
+// decide asks the chain and returns what the client is to be told; nil means go on. A
+// stage of the session stands outside the transaction, even if one is open: EHLO may come
+// at any time.
 func (s *session) decide(ctx context.Context, stage policy.Stage) error {
 	var tx *policy.Transaction
-	if s.tx != nil {
+	if s.tx != nil && stage >= policy.StageMail {
 		tx = &s.tx.Transaction
 	}
 	return s.heed(s.run.Decide(ctx, stage, tx).Verdict, stage)
@@ -182,14 +228,20 @@ func (s *session) Secure(ctx context.Context, st tls.ConnectionState) error {
 
 // Helo implements smtp.Session.
 func (s *session) Helo(ctx context.Context, name string) error {
+	before := s.facts.Helo
 	s.facts.Helo = name
-	return s.decide(ctx, policy.StageHelo)
+	if err := s.decide(ctx, policy.StageHelo); err != nil {
+		s.facts.Helo = before // RFC 5321, Section 4.1.4: a refused EHLO changes nothing
+		return err
+	}
+	return nil
 }
 
 // Mail implements smtp.Session.
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 	s.seq++
-	s.tx = &transaction{s: s, start: s.l.gw.opts.Now()}
+	s.back.reset()
+	s.tx = &transaction{s: s, back: &s.back, start: s.l.gw.opts.Now()}
 	s.tx.Seq, s.tx.Sender = s.seq, from
 	if err := s.decide(ctx, policy.StageMail); err != nil {
 		s.endTransaction()
@@ -203,19 +255,15 @@ func (s *session) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	tx := s.tx
 	tx.Rcpts = append(tx.Rcpts, policy.Recipient{Recipient: to})
 	tx.dropCandidate = false
-	if err := s.decide(ctx, policy.StageRcpt); err != nil {
-		tx.removeCandidate()
-		return err
+	err := s.decide(ctx, policy.StageRcpt)
+	if err == nil && !tx.dropCandidate {
+		if err = tx.offerCandidate(ctx); err == nil {
+			return nil
+		}
 	}
-	if tx.dropCandidate {
-		tx.removeCandidate()
-		return nil
-	}
-	if err := tx.offerCandidate(ctx); err != nil {
-		tx.removeCandidate()
-		return err
-	}
-	return nil
+	tx.removeCandidate()
+	tx.discarded = tx.discarded || err == nil
+	return err
 }
 
 // errHeld is the answer for held mail as long as there is no store to hold it in.
@@ -236,13 +284,14 @@ func (s *session) Data(ctx context.Context) error {
 func (s *session) Message(ctx context.Context, body *smtp.DataReader) (*smtp.Reply, error) {
 	defer s.endTransaction()
 	reply, err := s.tx.message(ctx, body)
-	if err != nil {
+	switch {
+	case err == nil:
+		s.done.accepted++
+	case !s.tx.broken:
 		s.done.refused++
 		s.l.gw.Stats.Refused.Add(1)
-		return nil, err
 	}
-	s.done.accepted++
-	return reply, nil
+	return reply, err
 }
 
 // Reset implements smtp.Session.
@@ -256,28 +305,45 @@ func (s *session) Reset(ctx context.Context) {
 
 func (s *session) endTransaction() {
 	if s.tx != nil {
-		s.tx.back.abort()
+		s.back.abort()
 		s.tx = nil
 	}
 	s.run.EndTransaction()
 }
 
+// closeTime is how long filters may take to look at the end of a session, all together.
+const closeTime = 5 * time.Second
+
 // Close implements smtp.Session.
 func (s *session) Close(err error) {
+	defer s.rules.release()
+	defer s.uncount()
+	defer s.logEnd(err)
 	s.endTransaction()
-	s.run.Close(context.Background())
-	s.uncount()
-	s.rules.release()
-	attrs := []any{"conn", s.facts.ID, "listener", s.l.Name, "remote", s.facts.Remote.String(), "helo", s.facts.Helo,
-		"accepted", s.done.accepted, "refused", s.done.refused, "dur", s.l.gw.opts.Now().Sub(s.start)}
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if s.rules.Chains[s.l.Chain].Stages().Has(policy.StageClose) {
+		ctx, cancel = context.WithTimeout(ctx, closeTime) // the connection's own may be over
+	}
+	defer cancel()
+	s.run.Close(ctx)
+}
+
+func (s *session) logEnd(err error) {
+	if !s.log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs, slog.String("conn", s.facts.ID), slog.String("listener", s.l.Name), slog.String("remote", s.remote()),
+		slog.String("helo", s.facts.Helo), slog.Int("accepted", s.done.accepted), slog.Int("refused", s.done.refused),
+		slog.Duration("dur", s.l.gw.opts.Now().Sub(s.start)))
 	if s.facts.TLS != nil {
-		attrs = append(attrs, "tls", tls.VersionName(s.facts.TLS.Version))
+		attrs = append(attrs, slog.String("tls", tls.VersionName(s.facts.TLS.Version)))
 	}
 	if r, ok := errors.AsType[*smtp.Reply](err); ok {
-		attrs = append(attrs, "code", r.Code)
+		attrs = append(attrs, slog.Int("code", r.Code))
 	}
 	if err != nil {
-		attrs = append(attrs, "err", err)
+		attrs = append(attrs, slog.Any("err", err))
 	}
-	s.log.Info("session ended", attrs...)
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, "session ended", attrs...)
 }

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -33,9 +32,8 @@ type spool struct {
 	buf    *[]byte // the front of the message
 	file   *os.File
 	inFile int64 // octets in file
-	seen   int   // of buf, up to where the end of the header was looked for
-	header int   // octets of the header section; -1 while it is not known
-	err    error // of onHeader
+	end    message.EndFinder
+	header int // octets of the header section; -1 while it is not known
 }
 
 func newSpool(dir string, maxHeader int, onHeader func(message.Header) error) *spool {
@@ -87,36 +85,22 @@ func (s *spool) toFile(p []byte) error {
 	return err
 }
 
-var emptyLine = []byte("\r\n\r\n")
-
-// findHeader looks for the end of the header section in what is new. Only the octets that
-// may complete an empty line are looked at again, so that a client that sends one octet
-// at a time costs no more than another.
-func (s *spool) findHeader(end bool) error {
+// findHeader looks for the end of the header section. last tells that nothing follows.
+func (s *spool) findHeader(last bool) error {
 	b := *s.buf
-	from := max(s.seen-len(emptyLine)+1, 0)
-	s.seen = len(b)
-	if !end && !bytes.HasPrefix(b, emptyLine[:2]) && !bytes.Contains(b[from:], emptyLine) {
-		if len(b) > s.maxHeader {
-			return errHeader(s.maxHeader)
-		}
-		return nil
-	}
-	n, ok := message.End(b)
+	n, ok := s.end.End(b)
 	if !ok {
 		n = len(b)
 	}
-	if n > s.maxHeader {
-		return errHeader(s.maxHeader)
+	switch {
+	case n > s.maxHeader:
+		return smtp.Replyf(552, smtp.Enhanced{5, 3, 4}, "header section is larger than %d octets", s.maxHeader)
+	case !ok && !last:
+		return nil
 	}
-	s.header = n
-	h, _ := message.Parse(b[:n:n])
-	s.err = s.onHeader(h)
-	return s.err
-}
-
-func errHeader(limit int) error {
-	return smtp.Replyf(552, smtp.Enhanced{5, 3, 4}, "header section is larger than %d octets", limit)
+	h, rest := message.Parse(b[:n:n])
+	s.header = n - len(rest)
+	return s.onHeader(h)
 }
 
 // fill reads the whole of body. The error is the client's, the spool's or onHeader's.

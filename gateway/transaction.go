@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/penstock/penstock/mail/message"
@@ -17,103 +18,97 @@ import (
 // transaction is a transaction of a session, and its counterpart at a backend.
 type transaction struct {
 	policy.Transaction
-	s             *session
-	start         time.Time
-	back          handover
+	s       *session
+	start   time.Time
+	back    *handover // the session's
+	backend string    // takes the recipients so far; empty before the first
+	changes []change  // of recipients, by filters
+
 	dropCandidate bool // a filter discards the recipient at hand
+	discarded     bool // a filter has discarded a recipient
 	dropped       bool // a filter discards the message
 	held          bool // a filter wants it held
+	broken        bool // the client's message did not come to its end
 }
 
-// handover is the transaction with a backend. While the client sends, a timer may give
-// the backend back; mu guards against that.
-type handover struct {
-	mu      sync.Mutex
-	tr      smtp.Transaction // nil: not begun, or given back
-	backend string
-	sender  smtp.Sender      // as the backend has it
-	rcpts   []smtp.Recipient // as the backend accepted them
-	timer   *time.Timer      // gives the backend back
-}
+// change is a filter's change of a recipient.
+type change struct{ from, to string }
 
-// holdFor is how long a client may keep a backend waiting, from one recipient to the next
-// or to the end of the message. What it takes longer for, it takes without a backend.
-const holdFor = 5 * time.Second
-
-// abort gives the backend back, if there is one.
-func (h *handover) abort() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.drop()
-}
-
-// drop is abort with h.mu held.
-func (h *handover) drop() {
-	h.disarm()
-	if h.tr != nil {
-		h.tr.Abort()
-		h.tr = nil
-	}
-	h.rcpts = nil
-}
-
-// arm starts the client's time anew. h.mu is held.
-func (h *handover) arm() {
-	if h.timer == nil {
-		h.timer = time.AfterFunc(holdFor, h.abort)
-	} else {
-		h.timer.Reset(holdFor)
-	}
-}
-
-func (h *handover) disarm() {
-	if h.timer != nil {
-		h.timer.Stop()
-	}
-}
-
-// has tells whether the backend holds exactly this envelope.
-func (h *handover) has(sender smtp.Sender, rcpts []policy.Recipient) bool {
-	if h.tr == nil || h.sender != sender || len(h.rcpts) != len(rcpts) {
-		return false
-	}
-	for i := range rcpts {
-		if h.rcpts[i] != rcpts[i].Recipient {
-			return false
-		}
-	}
-	return true
-}
+// id names the message in logs.
+func (tx *transaction) id() string { return tx.s.facts.ID + "." + strconv.FormatUint(tx.Seq, 10) }
 
 // discard makes a discarding verdict count: for the recipient at hand at StageRcpt, else
 // for the message.
 func (tx *transaction) discard(stage policy.Stage) {
 	if stage == policy.StageRcpt {
 		tx.dropCandidate = true
-	} else {
-		tx.dropped = true
+		return
 	}
+	tx.dropped = true
+	tx.back.abort()
+}
+
+// note remembers which recipients a filter changed, and from what.
+func (tx *transaction) note(step policy.Step) {
+	for _, e := range step.Edits {
+		if e.Kind == policy.EditRcptSet {
+			tx.changes = append(tx.changes, change{e.Old, e.Value})
+		}
+	}
+}
+
+// original returns what the client had called a recipient before filters changed it; ok
+// is false if it was not there. Each change is undone once.
+func (tx *transaction) original(r policy.Recipient) (_ policy.Recipient, ok bool) {
+	name := r.Path.String()
+	for i := len(tx.changes) - 1; i >= 0; i-- {
+		if c := &tx.changes[i]; c.to == name {
+			name, ok = c.from, true
+			*c = change{}
+		}
+	}
+	p, err := smtp.ParsePath("<" + name + ">")
+	return policy.Recipient{Recipient: smtp.Recipient{Path: p}}, ok && err == nil
 }
 
 func (tx *transaction) removeCandidate() { tx.Rcpts = tx.Rcpts[:len(tx.Rcpts)-1] }
 
-var errRelay = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "relaying denied: no mail for this domain here")
+var (
+	errRelay = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "relaying denied: no mail for this domain here")
+	errOther = smtp.Refuse(452, smtp.Enhanced{4, 5, 3}, "this recipient needs a message of its own, send it again")
+	errNoOne = smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "no recipient is left of the message, try again later")
+)
 
 // route finds where a recipient's mail goes.
 func (tx *transaction) route(p smtp.Path) (*Route, error) {
-	own, err := smtp.ParseDomain(tx.s.l.gw.opts.Hostname)
-	if err != nil {
-		return nil, err
-	}
-	if r := tx.s.rules.route(p, own, tx.s.relays); r != nil {
+	if r := tx.s.rules.route(p, tx.s.l.gw.own, tx.s.relays); r != nil {
 		return r, nil
 	}
 	return nil, errRelay
 }
 
-// offerCandidate asks the backend about the last recipient.
+// offerCandidate asks the backend about the last recipient. One that a filter changed and
+// that is refused is that filter's failure; if it is overlooked, the client's own takes
+// its place.
 func (tx *transaction) offerCandidate(ctx context.Context) error {
-	to := tx.Rcpts[len(tx.Rcpts)-1].Recipient
+	last := len(tx.Rcpts) - 1
+	err := tx.offer(ctx, tx.Rcpts[last].Recipient)
+	if _, ok := errors.AsType[*smtp.Reply](err); !ok || tx.Rcpts[last].AddedBy == "" {
+		return err
+	}
+	if err := tx.failed(tx.Rcpts[last], policy.StageRcpt, err); err != nil {
+		return err
+	}
+	own, ok := tx.original(tx.Rcpts[last])
+	if !ok {
+		return err
+	}
+	tx.Rcpts = append(tx.Rcpts[:last:last], own)
+	return tx.offer(ctx, own.Recipient)
+}
+
+// offer asks the backend about a recipient. Without a store a message has one backend.
+func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 	route, err := tx.route(to.Path)
 	if err != nil {
 		return err
@@ -121,44 +116,29 @@ func (tx *transaction) offerCandidate(ctx context.Context) error {
 	if tx.dropped {
 		return nil // nobody will get it; the backend need not know
 	}
-	h := &tx.back
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.backend != "" && h.backend != route.Backend && len(tx.Rcpts) > 1 {
-		return smtp.Refuse(452, smtp.Enhanced{4, 5, 3}, "this recipient needs a message of its own, send it again")
+	if tx.backend != "" && tx.backend != route.Backend {
+		return errOther
 	}
-	if h.backend != route.Backend {
-		h.drop()
-	}
-	h.backend = route.Backend
-	if route.AcceptAll {
-		return nil
-	}
-	return h.offer(ctx, tx.s.l.gw.opts.Relay, tx.Sender, to)
-}
-
-// offer begins the backend's transaction if there is none, and adds a recipient. h.mu is
-// held.
-func (h *handover) offer(ctx context.Context, relay Relay, sender smtp.Sender, to smtp.Recipient) error {
-	if h.tr == nil {
-		tr, err := relay.Begin(ctx, h.backend, sender)
-		if err != nil {
+	if !route.AcceptAll {
+		h := tx.back
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if err := h.offer(ctx, tx.s.l.gw.opts.Relay, route.Backend, tx.Sender, to); err != nil {
 			return err
 		}
-		h.tr, h.sender, h.rcpts = tr, sender, h.rcpts[:0]
 	}
-	err := h.tr.Rcpt(ctx, to)
-	if err == nil {
-		h.rcpts = append(h.rcpts, to)
-		h.arm()
-		return nil
+	tx.backend = route.Backend
+	return nil
+}
+
+// failed answers for the filter that put r there, which err refuses. Nil means that the
+// failure is to be overlooked.
+func (tx *transaction) failed(r policy.Recipient, stage policy.Stage, err error) error {
+	v := tx.s.run.Failed(r.AddedBy, stage, fmt.Errorf("recipient <%s> is refused: %w", r.Path, err)).Verdict
+	if v.Action == policy.Reject && !smtp.ReplyOf(err).Permanent() {
+		return err // it may pass, and so is no reason to refuse for good
 	}
-	if _, ok := errors.AsType[*smtp.Reply](err); !ok {
-		// The connection is gone, and with it what the backend had accepted. The
-		// envelope is offered anew before the data.
-		h.drop()
-	}
-	return err
+	return tx.s.heed(v, stage)
 }
 
 // message takes the content in, asks policy, and hands on.
@@ -167,6 +147,8 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) (*smt
 	sp := newSpool(s.l.gw.opts.SpoolDir, s.l.MaxHeader, func(h message.Header) error { return tx.headers(ctx, h) })
 	defer sp.Close()
 	if err := sp.fill(body); err != nil {
+		_, answered := errors.AsType[*smtp.Reply](err)
+		tx.broken = !answered
 		return nil, err
 	}
 	m := *tx.Message
@@ -176,11 +158,14 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) (*smt
 		return nil, err
 	}
 	switch {
-	case tx.dropped || len(tx.Rcpts) == 0:
+	case tx.dropped, len(tx.Rcpts) == 0 && tx.discarded:
 		s.l.gw.Stats.Discarded.Add(1)
 		return smtp.Refuse(250, smtp.Enhanced{2, 6, 0}, "message accepted"), nil
 	case tx.held:
 		return nil, errHeld
+	case len(tx.Rcpts) == 0:
+		// Filters took them out one by one, which is not the same as to discard the mail.
+		return nil, errNoOne
 	}
 	return tx.deliver(ctx)
 }
@@ -194,129 +179,175 @@ func (tx *transaction) headers(ctx context.Context, h message.Header) error {
 	return tx.s.decide(ctx, policy.StageHeaders)
 }
 
-// deliver hands the message to the backend.
+// deliver hands the message to the backend, and logs the attempt.
 func (tx *transaction) deliver(ctx context.Context) (*smtp.Reply, error) {
-	h := &tx.back
+	h := tx.back
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	start := tx.s.l.gw.opts.Now()
 	if !h.has(tx.Sender, tx.Rcpts) {
 		if err := tx.replay(ctx); err != nil {
+			tx.logAttempt(tx.Message.Size(), nil, err, tx.s.l.gw.opts.Now().Sub(start))
 			return nil, err
-		}
-		if h.tr == nil { // every recipient was overlooked
-			tx.s.l.gw.Stats.Discarded.Add(1)
-			return nil, nil
 		}
 	}
 	m := *tx.Message
 	m.Header = m.Header.Insert(0, tx.received().Field())
-	tr := h.tr
-	h.tr = nil // Data ends it
-	h.disarm()
-	start := tx.s.l.gw.opts.Now()
-	replies, err := tr.Data(ctx, &m)
+	replies, err := h.take().Data(ctx, &m) // which ends it
 	reply, err := tx.outcome(replies, err)
 	tx.logAttempt(m.Size(), reply, err, tx.s.l.gw.opts.Now().Sub(start))
 	return reply, err
 }
 
 func (tx *transaction) logAttempt(size int64, reply *smtp.Reply, err error, took time.Duration) {
-	attrs := []any{"conn", tx.s.facts.ID, "backend", tx.back.backend, "from", tx.Sender.Path.String(),
-		"rcpts", len(tx.Rcpts), "bytes", size, "dur", took}
-	if err != nil {
-		r := smtp.ReplyOf(err)
-		tx.s.log.Info("not delivered", append(attrs, "code", r.Code, "enh", r.Enh.String(), "err", err)...)
+	if !tx.s.log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
-	tx.s.log.Info("delivered", append(attrs, "code", reply.Code, "enh", reply.Enh.String())...)
+	text := "delivered"
+	if err != nil {
+		text, reply = "not delivered", smtp.ReplyOf(err)
+	}
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs, slog.String("conn", tx.s.facts.ID), slog.String("msg", tx.id()), slog.String("backend", tx.backend),
+		slog.String("from", tx.Sender.Path.String()), slog.Int("rcpt", len(tx.Rcpts)), slog.Int64("bytes", size),
+		slog.Duration("dur", took), slog.Int("code", reply.Code), slog.String("enh", reply.Enh.String()))
+	if err != nil {
+		attrs = append(attrs, slog.Any("err", err))
+	}
+	tx.s.log.LogAttrs(context.Background(), slog.LevelInfo, text, attrs...)
 }
 
 // replay offers the whole envelope anew, because filters changed it or the backend was
-// given back meanwhile. h.mu is held. A recipient that a filter put there and that is
-// refused is that filter's failure.
+// given back meanwhile. The backend holds just tx.Rcpts then, or there is an error. h.mu
+// is held.
 func (tx *transaction) replay(ctx context.Context) error {
-	h := &tx.back
-	h.drop()
+	tx.back.drop()
+	tx.backend = tx.chooseBackend()
 	kept := make([]policy.Recipient, 0, len(tx.Rcpts))
-	var refusal error
+	var refusals []error
 	for _, r := range tx.Rcpts {
-		err := tx.offerAgain(ctx, r)
+		refused, err := tx.offerAgain(ctx, r.Recipient)
+		if refused != nil && r.AddedBy != "" {
+			r, refused, err = tx.overlook(ctx, r, refused)
+		}
 		switch {
-		case err == nil:
+		case err != nil:
+			return err
+		case refused != nil:
+			refusals = append(refusals, refused)
+		case !r.Path.IsNull():
 			kept = append(kept, r)
-		case r.AddedBy != "":
-			v := tx.s.run.Failed(r.AddedBy, policy.StageMessage, fmt.Errorf("recipient <%s> is refused: %w", r.Path, err))
-			if err := tx.s.heed(v.Verdict, policy.StageMessage); err != nil {
-				return err
-			}
-			if tx.held {
-				return errHeld
-			}
-		case refusal == nil:
-			refusal = err
 		}
-	}
-	if refusal != nil {
-		if len(tx.Rcpts) == 1 {
-			return refusal
-		}
-		// The client was told 250 for this recipient. It can only be told about all of
-		// them, so nobody gets it now.
-		return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "the envelope could not be repeated to the next hop, try again later").Because(refusal)
-	}
-	tx.Rcpts = kept
-	return nil
-}
-
-// offerAgain holds one recipient against the listener's rules and the backend. Without
-// a store a message has one backend; the first recipient's it is.
-func (tx *transaction) offerAgain(ctx context.Context, r policy.Recipient) error {
-	route, err := tx.route(r.Path)
-	if err != nil {
-		return err
-	}
-	h := &tx.back
-	if h.tr == nil {
-		h.backend = route.Backend
-	} else if h.backend != route.Backend {
-		return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "recipient needs another backend than the rest of the message")
-	}
-	return h.offer(ctx, tx.s.l.gw.opts.Relay, tx.Sender, r.Recipient)
-}
-
-// outcome makes one reply of the backend's replies per recipient.
-func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, error) {
-	stats := &tx.s.l.gw.Stats
-	if err != nil {
-		return nil, err
-	}
-	if len(replies) == 0 {
-		return nil, errors.New("gateway: the relay gave no answer")
-	}
-	first, taken, refused := replies[0], 0, 0
-	for _, r := range replies {
-		if r.Positive() {
-			taken++
-		} else if r.Permanent() {
-			refused++
+		if len(kept) > 0 && len(refusals) > 0 {
+			break // nobody gets it
 		}
 	}
 	switch {
-	case taken == len(replies):
+	case len(kept) == 0 && len(refusals) == 0:
+		return errNoOne
+	case len(refusals) == 0:
+		tx.Rcpts = kept
+		return nil
+	case len(kept) == 0 && agree(refusals):
+		return refusals[0]
+	}
+	// The client was told 250 for each. It can only be told about all of them, so nobody
+	// gets it now.
+	return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "the envelope could not be repeated to the next hop, try again later").
+		Because(errors.Join(refusals...))
+}
+
+// agree tells whether all of refusals, of which there is one at least, are permanent or
+// all are not.
+func agree(refusals []error) bool {
+	first := smtp.ReplyOf(refusals[0]).Permanent()
+	for _, r := range refusals[1:] {
+		if smtp.ReplyOf(r).Permanent() != first {
+			return false
+		}
+	}
+	return true
+}
+
+// chooseBackend finds the backend of an envelope that filters may have changed: the one
+// that the client's recipients led to, if any recipient still leads there.
+func (tx *transaction) chooseBackend() string {
+	first := ""
+	for _, r := range tx.Rcpts {
+		route, err := tx.route(r.Path)
+		switch {
+		case err != nil:
+		case route.Backend == tx.backend:
+			return tx.backend
+		case first == "":
+			first = route.Backend
+		}
+	}
+	return first
+}
+
+// offerAgain holds one recipient against the listener's rules and asks the backend.
+// refused is the answer about this recipient; err means that the backend is gone.
+func (tx *transaction) offerAgain(ctx context.Context, to smtp.Recipient) (refused, err error) {
+	route, err := tx.route(to.Path)
+	if err != nil {
+		return err, nil
+	}
+	if route.Backend != tx.backend {
+		return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "recipient needs another backend than the rest of the message"), nil
+	}
+	h := tx.back
+	err = h.offer(ctx, tx.s.l.gw.opts.Relay, tx.backend, tx.Sender, to)
+	if err != nil && h.tr != nil {
+		return err, nil
+	}
+	return nil, err
+}
+
+// overlook answers for the filter that put r there, which is refused. If that is to be
+// overlooked, what the client had named takes the place of r; or nothing does, which is
+// the null path.
+func (tx *transaction) overlook(ctx context.Context, r policy.Recipient, refused error) (_ policy.Recipient, _, err error) {
+	if err := tx.failed(r, policy.StageMessage, refused); err != nil {
+		return r, nil, err
+	}
+	if tx.held {
+		return r, nil, errHeld
+	}
+	own, ok := tx.original(r)
+	if !ok {
+		return policy.Recipient{}, nil, nil
+	}
+	refused, err = tx.offerAgain(ctx, own.Recipient)
+	return own, refused, err
+}
+
+// outcome makes one reply of the backend's replies, one for each of tx.Rcpts.
+func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, error) {
+	stats := &tx.s.l.gw.Stats
+	if err != nil {
+		return nil, refusal(err)
+	}
+	if len(replies) != len(tx.Rcpts) {
+		return nil, fmt.Errorf("gateway: the relay gave %d answers for %d recipients", len(replies), len(tx.Rcpts))
+	}
+	var refusals, causes []error
+	for i, r := range replies {
+		if r.Code/100 == 2 {
+			continue
+		}
+		refusals = append(refusals, r)
+		causes = append(causes, fmt.Errorf("<%s>: %w", tx.Rcpts[i].Path, r))
+	}
+	switch first := replies[0]; {
+	case len(refusals) == 0:
 		stats.Relayed.Add(1)
 		return &smtp.Reply{Code: 250, Enh: first.Enh, Text: first.Text}, nil
-	case refused == len(replies), len(replies) == 1:
-		return nil, first
-	}
-	if taken > 0 {
+	case len(refusals) == len(replies) && agree(refusals):
+		return nil, refusal(first)
+	case len(refusals) < len(replies):
 		// Those who have it get it again when the client comes back.
 		stats.Duplicates.Add(1)
-	}
-	var causes []error
-	for i, r := range replies {
-		if !r.Positive() && i < len(tx.Rcpts) {
-			causes = append(causes, fmt.Errorf("<%s>: %w", tx.Rcpts[i].Path, r))
-		}
 	}
 	return nil, smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "not all recipients could be served, try again later").Because(errors.Join(causes...))
 }
@@ -326,7 +357,7 @@ func (tx *transaction) received() message.Received {
 	s := tx.s
 	r := message.Received{
 		Helo: s.facts.Helo, RDNS: s.facts.RDNS, Remote: s.facts.Remote.Addr(),
-		By: s.l.gw.opts.Hostname, With: s.conn.Protocol(), ID: fmt.Sprintf("%s.%d", s.facts.ID, tx.Seq), Time: tx.start,
+		By: s.l.gw.opts.Hostname, With: s.conn.Protocol(), ID: tx.id(), Time: tx.start,
 	}
 	if s.facts.TLS != nil {
 		r.TLSVersion, r.TLSCipher = s.facts.TLS.Version, s.facts.TLS.Cipher
