@@ -32,19 +32,46 @@ func TestReferenceIsCurrent(t *testing.T) {
 	}
 }
 
-// readmeFilter takes the ten lines out of the README.
-func readmeFilter(t *testing.T) string {
+// readmeBlock takes the first block of a language out of the README.
+func readmeBlock(t *testing.T, language string) string {
 	t.Helper()
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := strings.Cut(string(readme), "\n```go\n")
+	_, rest, ok := strings.Cut(string(readme), "\n```"+language+"\n")
 	code, _, ok2 := strings.Cut(rest, "\n```")
 	if !ok || !ok2 {
-		t.Fatal("the README has no Go code")
+		t.Fatalf("the README has no block of %s", language)
 	}
 	return code + "\n"
+}
+
+// TestReadmeConfig: gateway check finds the README's configuration fine, with the README's
+// filter in the folder that it names.
+func TestReadmeConfig(t *testing.T) {
+	dir := t.TempDir()
+	project := filepath.Join(dir, "people-only")
+	if err := os.Mkdir(project, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	yaml := readmeBlock(t, "yaml")
+	if strings.Count(yaml, "/etc/penstock/filters") != 1 {
+		t.Fatal("the README names another folder for filters")
+	}
+	for name, text := range map[string]string{
+		"people-only/main.go": readmeBlock(t, "go"),
+		"penstock.yaml":       strings.Replace(yaml, "/etc/penstock/filters", project, 1),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"filter", "build", "people-only"}, {"check"}} {
+		if out, errs, code := gatewayRun(t, dir, nil, args...); code != 0 {
+			t.Errorf("gateway %s: exit code %d\n%s\n%s", strings.Join(args, " "), code, out, errs)
+		}
+	}
 }
 
 const authorConfig = `
@@ -72,7 +99,7 @@ func TestReadme(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"main.go": readmeFilter(t), "mail.eml": sampleMessage} {
+	for name, text := range map[string]string{"main.go": readmeBlock(t, "go"), "mail.eml": sampleMessage} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
