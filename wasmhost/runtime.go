@@ -185,7 +185,7 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 	if r.closed.Load() {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, errClosed)
 	}
-	compiled, err := r.compile(ctx, s.wasm)
+	compiled, err := r.compileJoined(ctx, s.wasm)
 	if err != nil {
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
@@ -194,6 +194,17 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
 	return m, nil
+}
+
+// compileJoined compiles wasm with its data segments joined, or as it is where they cannot
+// be.
+func (r *Runtime) compileJoined(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+	if joined, ok := joinSegments(wasm); ok {
+		if c, err := r.compile(ctx, joined); err == nil {
+			return c, nil
+		}
+	}
+	return r.compile(ctx, wasm)
 }
 
 // compile compiles. A module that makes the compiler panic is a module that does not
