@@ -33,7 +33,7 @@
 // (RFC 7301, Section 3.2).
 //
 // Nothing here runs by itself. Files are looked at, and the self-signed certificate is
-// renewed, when the owner of the Store calls Reload.
+// renewed, when the owner of the Store calls Reload, or Update for another list of files.
 package certs
 
 import (
@@ -84,8 +84,8 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Validate returns every problem of the options, joined, or nil. It does not look at
-// the disk.
+// Validate returns every problem of the options, joined, or nil. Those of Files are of
+// type *FileError. It does not look at the disk.
 func (o Options) Validate() error {
 	var errs []error
 	if o.Hostname == "" {
@@ -93,17 +93,7 @@ func (o Options) Validate() error {
 	} else if _, ok := normalise(o.Hostname); !ok {
 		errs = append(errs, fmt.Errorf("certs: hostname %q is not a host name", o.Hostname))
 	}
-	for i, f := range o.Files {
-		if f.Cert == "" {
-			errs = append(errs, fmt.Errorf("certs: file %d has no certificate", i+1))
-		}
-		if f.Key == "" {
-			errs = append(errs, fmt.Errorf("certs: file %d has no key", i+1))
-		}
-		if j := slices.Index(o.Files[:i], f); j >= 0 {
-			errs = append(errs, fmt.Errorf("certs: file %d names the same files as file %d", i+1, j+1))
-		}
-	}
+	errs = append(errs, checkFiles(o.Files)...)
 	if o.MinVersion != 0 && (o.MinVersion < tls.VersionTLS10 || o.MinVersion > tls.VersionTLS13) {
 		errs = append(errs, fmt.Errorf("certs: minimum version %#04x is not one of TLS 1.0 to 1.3", o.MinVersion))
 	}
@@ -113,7 +103,6 @@ func (o Options) Validate() error {
 // A Store holds certificates and serves them. Its methods are safe for concurrent use.
 type Store struct {
 	hostname string
-	files    []File
 	log      *slog.Logger
 	now      func() time.Time
 	keeper   *keeper
@@ -122,13 +111,14 @@ type Store struct {
 	set atomic.Pointer[set] // what handshakes look at; never nil after New
 
 	mu      sync.Mutex       // one load at a time
+	files   []File           // guarded by mu
 	entries []*entry         // one for each of files; guarded by mu
 	own     *tls.Certificate // self-signed; guarded by mu
 }
 
 // New loads every file and makes or reads the self-signed certificate. Its error joins
 // all problems, those of the options alone if there are any; each names the file and
-// the reason.
+// the reason. FileErrors takes it apart.
 func New(o Options) (*Store, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -173,17 +163,22 @@ func (s *Store) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 // Call it when files may have changed, and once a day in any case. The new set takes the
 // place of the old one at once; handshakes under way go on with what they have.
 //
-// The error joins all problems. A file that has one keeps the certificate that was read
-// from it last, so that a half-written pair does no harm: the next Reload finds it whole.
+// The error joins all problems; FileErrors takes it apart. A file that has one keeps the
+// certificate that was read from it last, so that a half-written pair does no harm: the
+// next Reload finds it whole.
 func (s *Store) Reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	var errs []error
 	for i, f := range s.files {
-		if err := s.reloadFile(i, f, now); err != nil {
+		e, err := loadFile(i, f, s.entries[i], now)
+		if err != nil {
 			errs = append(errs, err)
+			continue
 		}
+		s.warnNew(e, s.entries[i])
+		s.entries[i] = e
 	}
 	own, err := s.keeper.certificate(s.own)
 	if err != nil {
@@ -192,33 +187,63 @@ func (s *Store) Reload() error {
 		s.own = own
 	}
 	if s.own != nil { // nil only in New, which fails then
-		s.set.Store(newSet(s.hostname, s.own, s.loaded(), now))
+		s.publish(now)
 	}
 	return errors.Join(errs...)
 }
 
-// reloadFile reads the i-th file and logs its warnings that are new. The caller holds mu.
-func (s *Store) reloadFile(i int, f File, now time.Time) error {
-	old := s.entries[i]
-	e, err := loadFile(f, old, now)
-	if err != nil {
+// Update takes files over in place of the list that the Store has, all or nothing. The
+// files are read, also those that were in the list before, and the self-signed certificate
+// is renewed if that is due, as Reload does. Without a problem the new set takes the place
+// of the old one at once; an empty list leaves the self-signed certificate alone.
+//
+// The error joins all problems; FileErrors takes it apart. With any of them list and
+// certificates stay as they are.
+func (s *Store) Update(files []File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if err := errors.Join(checkFiles(files)...); err != nil {
 		return err
 	}
-	known := func(w string) bool { return old != nil && slices.Contains(old.warnings, w) }
-	warn(s.log, slices.DeleteFunc(slices.Clone(e.warnings), known))
-	s.entries[i] = e
+	var errs []error
+	entries, known := make([]*entry, len(files)), make([]*entry, len(files))
+	for i, f := range files {
+		if j := slices.Index(s.files, f); j >= 0 {
+			known[i] = s.entries[j]
+		}
+		var err error
+		if entries[i], err = loadFile(i, f, known[i], now); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	own, err := s.keeper.certificate(s.own)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return err
+	}
+	for i, e := range entries {
+		s.warnNew(e, known[i])
+	}
+	s.files, s.entries, s.own = slices.Clone(files), entries, own
+	s.publish(now)
 	return nil
 }
 
-// loaded returns the certificates read from files, in their order. The caller holds mu.
-func (s *Store) loaded() []*tls.Certificate {
+// warnNew logs the warnings of e that old did not have. old may be nil.
+func (s *Store) warnNew(e, old *entry) {
+	known := func(w string) bool { return old != nil && slices.Contains(old.warnings, w) }
+	warn(s.log, slices.DeleteFunc(slices.Clone(e.warnings), known))
+}
+
+// publish shows what was loaded to the handshakes. The caller holds mu.
+func (s *Store) publish(now time.Time) {
 	var list []*tls.Certificate
 	for _, e := range s.entries {
-		if e != nil {
+		if e != nil { // nil only in New, which fails then
 			list = append(list, e.cert)
 		}
 	}
-	return list
+	s.set.Store(newSet(s.hostname, s.own, list, now))
 }
 
 // Names returns the names that are served with a certificate of their own, sorted, as
@@ -237,7 +262,7 @@ func (s *Store) Names() []string {
 
 // DefaultPool returns a new pool with what a client may get that asks for our host name
 // or for none: the default certificates themselves, not their issuers. It is for clients
-// in our own process. A Reload does not change pools that were handed out.
+// in our own process. Reload and Update do not change pools that were handed out.
 func (s *Store) DefaultPool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	for _, c := range s.set.Load().fallback {

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -53,6 +54,27 @@ func checkError(t *testing.T, in any, err error, parts []string) {
 	}
 }
 
+// checkFaults wants FileErrors of one index, with C for a certificate and K for a key at
+// fault, and nothing beside them.
+func checkFaults(t *testing.T, in string, err error, index int, want string) {
+	t.Helper()
+	files, rest := FileErrors(fmt.Errorf("start: %w", err))
+	got := ""
+	for _, f := range files {
+		if f.Index != index || !strings.Contains(err.Error(), f.Error()) {
+			t.Errorf("%s: index %d: %v, want index %d", in, f.Index, f, index)
+		}
+		if f.Key {
+			got += "K"
+		} else {
+			got += "C"
+		}
+	}
+	if got != want || rest != nil {
+		t.Errorf("%s: %v: at fault %q and %v, want %q alone", in, err, got, rest, want)
+	}
+}
+
 // Each case spoils one pair. New must name its files and the reason, along with the
 // problem of another file; Reload must name them and go on with the old certificate.
 func TestBrokenFiles(t *testing.T) {
@@ -66,25 +88,26 @@ func TestBrokenFiles(t *testing.T) {
 		name  string
 		spoil func(f File)
 		want  []string
+		fault string // C or K for each FileError
 	}{
-		{"no certificate", func(f File) { os.Remove(f.Cert) }, []string{"pair.crt", "no such file"}},
-		{"no key", func(f File) { os.Remove(f.Key) }, []string{"pair.key", "no such file"}},
-		{"neither", func(f File) { os.Remove(f.Cert); os.Remove(f.Key) }, []string{"pair.crt: no such", "pair.key: no such"}},
-		{"empty certificate", func(f File) { write(t, f.Cert, nil) }, []string{"pair.crt", "PEM"}},
-		{"empty key", func(f File) { write(t, f.Key, nil) }, []string{"pair.key", "PEM"}},
-		{"cut certificate", func(f File) { write(t, f.Cert, good[:len(good)/2]) }, []string{"pair.crt", "PEM"}},
+		{"no certificate", func(f File) { os.Remove(f.Cert) }, []string{"pair.crt", "no such file"}, "C"},
+		{"no key", func(f File) { os.Remove(f.Key) }, []string{"pair.key", "no such file"}, "K"},
+		{"neither", func(f File) { os.Remove(f.Cert); os.Remove(f.Key) }, []string{"pair.crt: no such", "pair.key: no such"}, "CK"},
+		{"empty certificate", func(f File) { write(t, f.Cert, nil) }, []string{"pair.crt", "PEM"}, "C"},
+		{"empty key", func(f File) { write(t, f.Key, nil) }, []string{"pair.key", "PEM"}, "K"},
+		{"cut certificate", func(f File) { write(t, f.Cert, good[:len(good)/2]) }, []string{"pair.crt", "PEM"}, "C"},
 		{"spoilt certificate", func(f File) {
 			write(t, f.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{48, 1}}))
-		}, []string{"pair.crt", "x509"}},
-		{"key in place of certificate", func(f File) { write(t, f.Cert, goodKey) }, []string{"pair.crt", "private key"}},
-		{"key of another kind", func(f File) { write(t, f.Key, otherKey) }, []string{"pair.crt", "pair.key", "does not match"}},
-		{"certificate of another key", func(f File) { write(t, f.Cert, other) }, []string{"pair.crt", "pair.key", "does not match"}},
-		{"curve without TLS", func(f File) { write(t, f.Cert, p224); write(t, f.Key, p224Key) }, []string{"pair.crt", "pair.key", "unsupported"}},
-		{"short RSA key", func(f File) { write(t, f.Cert, short); write(t, f.Key, shortKey) }, []string{"pair.crt", "pair.key", "768 bits"}},
-		{"too large", func(f File) { write(t, f.Cert, bytes.Repeat([]byte("#"), maxFile+1)) }, []string{"pair.crt", "larger than"}},
-		{"directory", func(f File) { os.Remove(f.Key); os.Mkdir(f.Key, 0o700) }, []string{"pair.key", "not a regular file"}},
-		{"endless device", func(f File) { os.Remove(f.Key); os.Symlink("/dev/zero", f.Key) }, []string{"pair.key", "not a regular file"}},
-		{"pipe that nobody writes", func(f File) { os.Remove(f.Key); syscall.Mkfifo(f.Key, 0o600) }, []string{"pair.key", "not a regular file"}},
+		}, []string{"pair.crt", "x509"}, "C"},
+		{"key in place of certificate", func(f File) { write(t, f.Cert, goodKey) }, []string{"pair.crt", "private key"}, "C"},
+		{"key of another kind", func(f File) { write(t, f.Key, otherKey) }, []string{"pair.crt", "pair.key", "does not match"}, "K"},
+		{"certificate of another key", func(f File) { write(t, f.Cert, other) }, []string{"pair.crt", "pair.key", "does not match"}, "K"},
+		{"curve without TLS", func(f File) { write(t, f.Cert, p224); write(t, f.Key, p224Key) }, []string{"pair.crt", "pair.key", "unsupported"}, "C"},
+		{"short RSA key", func(f File) { write(t, f.Cert, short); write(t, f.Key, shortKey) }, []string{"pair.crt", "pair.key", "768 bits"}, "C"},
+		{"too large", func(f File) { write(t, f.Cert, bytes.Repeat([]byte("#"), maxFile+1)) }, []string{"pair.crt", "larger than"}, "C"},
+		{"directory", func(f File) { os.Remove(f.Key); os.Mkdir(f.Key, 0o700) }, []string{"pair.key", "not a regular file"}, "K"},
+		{"endless device", func(f File) { os.Remove(f.Key); os.Symlink("/dev/zero", f.Key) }, []string{"pair.key", "not a regular file"}, "K"},
+		{"pipe that nobody writes", func(f File) { os.Remove(f.Key); syscall.Mkfifo(f.Key, 0o600) }, []string{"pair.key", "not a regular file"}, "K"},
 	} {
 		dir := t.TempDir()
 		f := File{filepath.Join(dir, "pair.crt"), filepath.Join(dir, "pair.key")}
@@ -96,7 +119,9 @@ func TestBrokenFiles(t *testing.T) {
 
 		tc.spoil(f)
 		put(t, dir, spec{label: "old", names: []string{"changed.test"}})
-		checkError(t, "Reload: "+tc.name, s.Reload(), tc.want)
+		err := s.Reload()
+		checkError(t, "Reload: "+tc.name, err, tc.want)
+		checkFaults(t, "Reload: "+tc.name, err, 0, tc.fault)
 		if got := chosen(t, s, hello("pair.test")); got != "pair" {
 			t.Errorf("Reload: %s: got %s, want the certificate from before", tc.name, got)
 		}
@@ -104,8 +129,11 @@ func TestBrokenFiles(t *testing.T) {
 			t.Errorf("Reload: %s: got %s, want the change of the healthy file", tc.name, got)
 		}
 		o.Files = append(o.Files, File{"absent.crt", "absent.key"})
-		_, err := New(o)
+		_, err = New(o)
 		checkError(t, "New: "+tc.name, err, append(tc.want, "absent.crt", "absent.key"))
+		err = s.Update([]File{healthy, f})
+		checkError(t, "Update: "+tc.name, err, tc.want)
+		checkFaults(t, "Update: "+tc.name, err, 1, tc.fault)
 
 		for _, path := range []string{f.Cert, f.Key} {
 			if err := os.RemoveAll(path); err != nil {

@@ -4,10 +4,14 @@ package certs
 // served is an error, what will be served but should not stay so is a warning.
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -15,11 +19,15 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 )
 
 // maxFile bounds a PEM file in bytes. A chain of ten certificates is some 20 KiB.
 const maxFile = 1 << 20
+
+// minRSA is the shortest RSA key in bits that crypto/rsa signs with.
+const minRSA = 1024
 
 // An entry is what was read from one File.
 type entry struct {
@@ -28,12 +36,73 @@ type entry struct {
 	warnings []string // kept, so that each is logged once and not on each Reload
 }
 
-// loadFile reads a pair. If the files hold what old was made of, its certificate is kept.
-func loadFile(f File, old *entry, now time.Time) (*entry, error) {
+// A FileError is a problem of one File. New, Reload, Update and Options.Validate join as
+// many as there are; FileErrors finds them.
+type FileError struct {
+	Index int   // of the File in Options.Files, or in the list that the last Update took or this one was given
+	Key   bool  // the key is at fault; false: the certificate. Of a pair that does not match it is the key
+	Err   error // names the paths and the reason; never nil
+}
+
+// Error returns the text of Err.
+func (e *FileError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *FileError) Unwrap() error { return e.Err }
+
+// FileErrors takes an error of this package apart: the problems of files, in their order,
+// and all that has to do with no file, joined. Either is nil if there is none. The text
+// that somebody wrapped around a FileError is left out.
+func FileErrors(err error) (files []*FileError, rest error) {
+	if _, ok := errors.AsType[*FileError](err); !ok {
+		return nil, err
+	}
+	switch e := err.(type) {
+	case *FileError:
+		return []*FileError{e}, nil
+	case interface{ Unwrap() error }:
+		return FileErrors(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var others []error
+		for _, part := range e.Unwrap() {
+			found, other := FileErrors(part)
+			files, others = append(files, found...), append(others, other)
+		}
+		return files, errors.Join(others...)
+	}
+	return nil, err // it is one by its As method alone
+}
+
+// checkFiles tells what is wrong with a list before anything is read.
+func checkFiles(files []File) (errs []error) {
+	for i, f := range files {
+		if f.Cert == "" {
+			errs = append(errs, &FileError{i, false, fmt.Errorf("certs: file %d has no certificate", i+1)})
+		}
+		if f.Key == "" {
+			errs = append(errs, &FileError{i, true, fmt.Errorf("certs: file %d has no key", i+1)})
+		}
+		if j := slices.Index(files[:i], f); j >= 0 {
+			errs = append(errs, &FileError{i, false, fmt.Errorf("certs: file %d names the same files as file %d", i+1, j+1)})
+		}
+	}
+	return errs
+}
+
+// loadFile reads the i-th pair. If the files hold what old was made of, its certificate is
+// kept. The error joins values of *FileError.
+func loadFile(i int, f File, old *entry, now time.Time) (*entry, error) {
 	certPEM, _, certErr := readFile(f.Cert)
 	keyPEM, mode, keyErr := readFile(f.Key)
-	if err := errors.Join(wrap("read certificate", certErr), wrap("read key", keyErr)); err != nil {
-		return nil, err
+	var errs []error
+	if certErr != nil {
+		errs = append(errs, &FileError{i, false, fmt.Errorf("certs: read certificate: %w", certErr)})
+	}
+	if keyErr != nil {
+		errs = append(errs, &FileError{i, true, fmt.Errorf("certs: read key: %w", keyErr)})
+	}
+	if errs != nil {
+		return nil, errors.Join(errs...)
 	}
 	e := &entry{sum: sumOf(certPEM, keyPEM)}
 	if old != nil && old.sum == e.sum {
@@ -41,7 +110,7 @@ func loadFile(f File, old *entry, now time.Time) (*entry, error) {
 	} else {
 		cert, err := parsePair(certPEM, keyPEM)
 		if err != nil {
-			return nil, fmt.Errorf("certs: load certificate %s with key %s: %w", f.Cert, f.Key, err)
+			return nil, &FileError{i, soundCertificate(certPEM), fmt.Errorf("certs: load certificate %s with key %s: %w", f.Cert, f.Key, err)}
 		}
 		e.cert = cert
 	}
@@ -49,12 +118,28 @@ func loadFile(f File, old *entry, now time.Time) (*entry, error) {
 	return e, nil
 }
 
-// wrap says what was being done; the errors of readFile name the path themselves.
-func wrap(doing string, err error) error {
-	if err == nil {
-		return nil
+// soundCertificate tells whether a certificate is one that TLS could serve, so that a pair
+// which fails all the same does so for its key.
+func soundCertificate(certPEM []byte) bool {
+	for block, rest := pem.Decode(certPEM); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return false
+		}
+		switch pub := leaf.PublicKey.(type) {
+		case *rsa.PublicKey:
+			return pub.N.BitLen() >= minRSA
+		case *ecdsa.PublicKey:
+			return pub.Curve != elliptic.P224()
+		case ed25519.PublicKey:
+			return true
+		}
+		return false
 	}
-	return fmt.Errorf("certs: %s: %w", doing, err)
+	return false
 }
 
 // sumOf hashes each part by itself first, so that no bytes can move from one to the other.
@@ -80,7 +165,7 @@ func parsePair(certPEM, keyPEM []byte) (*tls.Certificate, error) {
 // checkKey refuses keys that match their certificate and yet fail in each handshake:
 // curves that TLS does not have, and RSA keys that crypto/rsa does not sign with.
 func checkKey(cert *tls.Certificate) error {
-	if pub, ok := cert.Leaf.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() < 1024 {
+	if pub, ok := cert.Leaf.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() < minRSA {
 		return fmt.Errorf("RSA key of %d bits is too short for TLS", pub.N.BitLen())
 	}
 	able := tls.ClientHelloInfo{

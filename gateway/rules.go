@@ -131,14 +131,9 @@ var ErrClosed = errors.New("gateway: shut down")
 // the old ones. It fails, and changes nothing, if a listener's chain is missing or a route
 // makes no sense, and with ErrClosed after Shutdown; Release is not called then.
 func (g *Gateway) Reload(r Rules) error {
-	rs, err := newRuleSet(r)
+	rs, err := g.checked(r)
 	if err != nil {
 		return err
-	}
-	for _, l := range g.listeners {
-		if _, ok := r.Chains[l.Chain]; l.Chain != "" && !ok {
-			return fmt.Errorf("gateway: listener %s: there is no chain %q", l.Name, l.Chain)
-		}
 	}
 	g.mu.Lock()
 	if g.closed {
@@ -149,6 +144,26 @@ func (g *Gateway) Reload(r Rules) error {
 	g.mu.Unlock()
 	old.retire()
 	return nil
+}
+
+// CheckRules returns what Reload would find wrong with r, and changes nothing.
+func (g *Gateway) CheckRules(r Rules) error {
+	_, err := g.checked(r)
+	return err
+}
+
+// checked makes r one that can be looked up, if it fits the listeners.
+func (g *Gateway) checked(r Rules) (*ruleSet, error) {
+	rs, err := newRuleSet(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range g.listeners {
+		if _, ok := r.Chains[l.Chain]; l.Chain != "" && !ok {
+			return nil, fmt.Errorf("gateway: listener %s: there is no chain %q", l.Name, l.Chain)
+		}
+	}
+	return rs, nil
 }
 
 // retire marks rules as replaced. Nil is none.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -33,36 +34,35 @@ Exits 0 if serve would start, with warnings or without, else 1.`,
 }
 
 func check(ctx context.Context, flags configFlags, stdout, stderr io.Writer) error {
-	cfg, problems, err := flags.load(stderr)
+	overrides, err := flags.overrides()
 	if err != nil {
 		return err
 	}
+	cfg, problems := config.Read(flags.file, os.Environ(), overrides)
 	if cfg != nil {
-		problems = append(problems, tryParts(ctx, cfg)...)
+		problems = append(problems, tryParts(ctx, cfg, len(problems.Errors()) > 0)...)
 	}
-	printProblems(stderr, problems)
+	printProblems(stderr, problems.Sorted(flags.file))
 	if n := len(problems.Errors()); n > 0 {
 		fmt.Fprintf(stderr, "%d to mend\n", n)
 		return errReported
 	}
-	fmt.Fprintf(stdout, "%s: fine, %d listeners, %d routes, %d backends, %d chains\n",
+	fmt.Fprintf(stdout, "%s: fine (listeners %d, routes %d, backends %d, chains %d)\n",
 		flags.file, len(cfg.Listeners), len(cfg.Routes), len(cfg.Backends), len(cfg.Filters.Chains))
 	return nil
 }
 
 // tryParts builds what can be built without a trace: certificates, backends' settings and
-// filters.
-func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
+// filters. Of a configuration that is broken already it tries the parts that were read, so
+// that one mistake does not hide another.
+func tryParts(ctx context.Context, cfg *config.Config, broken bool) config.Problems {
 	var problems config.Problems
-	quiet := slog.New(slog.DiscardHandler)
-	o := certOptions(cfg, quiet)
-	o.Dir = "" // keep nothing
-	if _, err := certs.New(o); err != nil {
-		problems = append(problems, cfg.Problem("certificates", oneLine(err)))
+	if broken {
+		cfg.Filters.Chains = readFilters(cfg.Filters.Chains)
+	} else {
+		_, problems = backends(cfg)
 	}
-	_, more := backends(cfg)
-	problems = append(problems, more...)
-
+	problems = append(problems, tryCertificates(cfg)...)
 	rt, err := wasmhost.New(ctx, wasmhost.Options{})
 	if err != nil {
 		return append(problems, cfg.Problem("filters", oneLine(err)))
@@ -74,6 +74,54 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	problems = append(problems, more...)
 	if err := rt.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		problems = append(problems, cfg.Problem("filters", oneLine(err)))
+	}
+	return problems
+}
+
+// tryCertificates opens the files that are named.
+func tryCertificates(cfg *config.Config) config.Problems {
+	o := certOptions(cfg, slog.New(slog.DiscardHandler))
+	o.Dir = "" // keep nothing
+	if o.Hostname == "" {
+		o.Hostname = "localhost" // its lack is reported; it changes nothing for the files
+	}
+	for _, f := range o.Files {
+		if f.Cert == "" || f.Key == "" {
+			return nil // reported too
+		}
+	}
+	if _, err := certs.New(o); err != nil {
+		return certProblems(cfg, err)
+	}
+	return nil
+}
+
+// readFilters empties the places of filters whose module could not be read, and leaves the
+// others where they are.
+func readFilters(chains map[string][]config.Filter) map[string][]config.Filter {
+	for _, list := range chains {
+		for i := range list {
+			if m := list[i].Module; !m.Builtin && m.File == "" {
+				list[i].Module = config.Module{}
+			}
+		}
+	}
+	return chains
+}
+
+// certProblems puts what is wrong with certificates at their keys.
+func certProblems(cfg *config.Config, err error) config.Problems {
+	var problems config.Problems
+	files, rest := certs.FileErrors(err)
+	for _, f := range files {
+		key := fmt.Sprintf("certificates.files[%d].cert", f.Index)
+		if f.Key {
+			key = fmt.Sprintf("certificates.files[%d].key", f.Index)
+		}
+		problems = append(problems, cfg.Problem(key, oneLine(f)))
+	}
+	if rest != nil {
+		problems = append(problems, cfg.Problem("certificates", oneLine(rest)))
 	}
 	return problems
 }

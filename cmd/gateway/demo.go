@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,8 +48,8 @@ what happens to mail that you send. Everything listens on 127.0.0.1 only.`,
 		},
 	}
 	cmd.Flags().BoolVar(&d.once, "once", false, "end after the messages")
-	cmd.Flags().StringVar(&d.address, "listen", "127.0.0.1:2525", "where the gateway listens; if that is taken, at a free port")
-	cmd.Flags().StringVar(&d.dir, "dir", "", "keep the delivered mail in `DIR` (default: a new temporary folder)")
+	cmd.Flags().StringVar(&d.address, "listen", "", "where the gateway listens (default 127.0.0.1:2525, or a free port if that is taken)")
+	cmd.Flags().StringVar(&d.dir, "dir", "", "keep the delivered mail in `DIR` (default: a temporary folder, removed at the end)")
 	return cmd
 }
 
@@ -85,6 +86,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		if d.dir, err = os.MkdirTemp("", "penstock-demo-*"); err != nil {
 			return err
 		}
+		defer os.RemoveAll(d.dir)
 	} else if err = os.MkdirAll(d.dir, 0o755); err != nil {
 		return err
 	}
@@ -154,12 +156,12 @@ func shutdown(f func(context.Context) error) {
 	_ = f(ctx) // the demo ends either way
 }
 
-// listen opens the gateway, at a free port if the usual one is taken.
+// listen opens the gateway where it was told to, else at the usual port, or at a free one
+// if that is taken.
 func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rules gateway.Rules) error {
-	var err error
 	d.level.Set(slog.LevelError)
 	log := slog.New(slog.NewTextHandler(d, &slog.HandlerOptions{Level: &d.level}))
-	for _, address := range []string{d.address, "127.0.0.1:0"} {
+	open := func(address string) (err error) {
 		d.gw, err = gateway.New(gateway.Options{
 			Hostname: demoHost, TLS: tlsConfig, Relay: transportRelay{transport}, Observe: d.observe, Log: log,
 			Listeners: []gateway.Listener{{Name: "demo", Network: "tcp", Address: address, Chain: "demo"}},
@@ -167,9 +169,14 @@ func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rule
 		if err != nil {
 			return err
 		}
-		if err = d.gw.Listen(); err == nil {
-			return nil
-		}
+		return d.gw.Listen()
+	}
+	if d.address != "" {
+		return open(d.address)
+	}
+	err := open("127.0.0.1:2525")
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = open("127.0.0.1:0")
 	}
 	return err
 }
@@ -177,30 +184,25 @@ func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rule
 // demoFilters is the chain of the demo.
 var demoFilters = []struct{ name, config, about string }{
 	{"helocheck", `{"our_names": ["localhost"]}`, "refuses clients that call themselves by our name"},
-	{"rcptguard", `{"block": ["nobody@example.com"]}`, "refuses recipients on a list"},
+	{"rcptguard", `{"blocked": ["nobody@example.com"]}`, "refuses recipients on a list"},
 	{"headertag", `{"rules": [{"add": "X-Scanned-By", "value": "Penstock demo"}]}`, "adds a header field"},
 	{"bodymatch", `{"rules": [{"name": "lottery", "texts": ["lottery winner"], "reply": "no lotteries, please"}]}`, "refuses messages by their words"},
 }
 
 func (d *demo) chain(ctx context.Context, rt *wasmhost.Runtime, cache string) (*policy.Chain, func(), error) {
-	set := &chainSet{modules: map[[32]byte]*wasmhost.Module{}}
+	set := &chainSet{}
 	var links []policy.Link
-	for i, df := range demoFilters {
+	for _, df := range demoFilters {
 		start := time.Now()
 		wasm, err := demoModule(ctx, df.name, cache, d.printf)
 		if err != nil {
 			return nil, nil, err
 		}
-		module, err := rt.Load(ctx, df.name, wasm)
+		f, err := set.boot(ctx, rt, wasm, df.name, wasmhost.FilterOptions{Config: []byte(df.config)})
 		if err != nil {
+			set.close()
 			return nil, nil, err
 		}
-		set.modules[[32]byte{byte(i)}] = module
-		f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(df.config)})
-		if err != nil {
-			return nil, nil, err
-		}
-		set.filters = append(set.filters, f)
 		links = append(links, policy.Link{Filter: f})
 		d.printf("  %-10s %-48s %4d KiB, ready in %v\n", df.name, df.about, len(wasm)>>10, time.Since(start).Round(time.Millisecond))
 	}
@@ -228,7 +230,7 @@ func demoModule(ctx context.Context, name, cache string, say func(string, ...any
 	if err != nil {
 		return nil, fmt.Errorf("this program was built without its filters, and their sources are not here: run make filters, or the demo from a clone (%w)", err)
 	}
-	say("  %-10s compiling from source, once …\n", name)
+	say("  %-10s compiling from source …\n", name)
 	out := filepath.Join(cache, name+".wasm")
 	if err := compileGuest(ctx, string(dir[:len(dir)-1]), out, os.Stderr); err != nil {
 		return nil, err

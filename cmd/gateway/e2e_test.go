@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/internal/corpus"
 	"github.com/penstock/penstock/internal/peers"
@@ -36,7 +37,7 @@ filters:
   chains:
     inbound:
       - {module: "builtin:helocheck", config: {our_names: [mx.example.org]}}
-      - {module: "builtin:rcptguard", config: {block: ["blocked@example.org"]}}
+      - {module: "builtin:rcptguard", config: {blocked: ["blocked@example.org"]}}
       - {module: "builtin:bodymatch", config: {rules: [{name: refuse, texts: ["X-REFUSE-THIS-BODY"]}]}}
 certificates:
   dir: $DIR/certificates
@@ -240,30 +241,38 @@ func TestNodemailer(t *testing.T) {
 	g := front(t, `"smtp://`+pf.Addr+`"`, ca.Issue(t, "mx.example.org"))
 	msgs := []peers.NodeMessage{
 		{"from": "alice@example.net", "to": "bob@example.org", "subject": "Grüße aus Köln", "text": "Schöne Grüße\n.\n..\n",
-			"attachments": []any{map[string]any{"filename": "a.bin", "content": strings.Repeat("AAECAwQFBgcICQ==", 3), "encoding": "base64"}}},
+			"attachments": []any{map[string]any{"filename": "a.bin", "content": "AAECAwQFBgcICQAAAQIDBAUGBwgJAAABAgMEBQYHCAk=", "encoding": "base64"}}},
 		{"from": "jürgen@example.net", "to": "bücher@example.org", "subject": "utf8", "text": "UTF-8 addresses\n"},
 		{"from": "alice@example.net", "to": []string{"bob@example.org", "blocked@example.org"}, "subject": "one of two", "html": "<p>hi</p>", "text": "hi"},
 	}
-	node := func(listener string, secure bool) peers.NodeTransport {
+	node := func(way string) peers.NodeTransport {
+		listener := "mx"
+		if way == "implicit" {
+			listener = "smtps"
+		}
 		_, port, _ := net.SplitHostPort(g.addr[listener])
 		n, _ := strconv.Atoi(port)
-		return peers.NodeTransport{Host: "127.0.0.1", Port: n, Secure: secure, RequireTLS: !secure, Name: "client.example.net", Pool: true,
-			MaxConnections: 1, TLS: &peers.NodeTLS{CA: string(ca.PEM), ServerName: "mx.example.org", RejectUnauthorized: true}}
+		return peers.NodeTransport{Host: "127.0.0.1", Port: n, Secure: way == "implicit", RequireTLS: way == "starttls", IgnoreTLS: way == "clear",
+			Name: "client.example.net", Pool: true, MaxConnections: 1,
+			TLS: &peers.NodeTLS{CA: string(ca.PEM), ServerName: "mx.example.org", RejectUnauthorized: true}}
 	}
-	arrived := 0
-	for listener, secure := range map[string]bool{"mx": false, "smtps": true} {
-		for i, r := range peers.Nodemailer(t, node(listener, secure), msgs...) {
+	ways := []string{"clear", "starttls", "implicit"}
+	for _, way := range ways {
+		for i, r := range peers.Nodemailer(t, node(way), msgs...) {
 			if r.Error != nil || len(r.Accepted) != 1 {
-				t.Errorf("%s, message %d: %+v %v", listener, i, r, r.Error)
+				t.Errorf("%s, message %d: %+v %v", way, i, r, r.Error)
 			}
-			arrived++
 		}
 	}
-	for _, raw := range pf.Wait(t, arrived) {
-		h, _ := message.Parse(afterReceived(t, peers.AsSent(raw)))
-		if h.Get("Subject") == "" {
-			t.Errorf("a message without its subject: %.300q", raw)
-		}
+	subjects, attachments := map[string]int{}, 0
+	for _, raw := range pf.Wait(t, len(ways)*len(msgs)) {
+		m := afterReceived(t, peers.AsSent(raw))
+		h, _ := message.Parse(m)
+		subjects[h.Get("Subject")]++
+		attachments += bytes.Count(m, []byte("AAECAwQFBgcICQAAAQIDBAUGBwgJAAABAgMEBQYHCAk"))
+	}
+	if len(subjects) != len(msgs) || attachments != len(ways) {
+		t.Errorf("subjects %v, %d attachments", subjects, attachments)
 	}
 	if !strings.Contains(pf.WaitLog(t, "bücher@example.org"), "bücher@example.org") {
 		t.Error("the UTF-8 recipient did not reach Postfix as it was")
@@ -323,8 +332,36 @@ func TestBackendsInOrder(t *testing.T) {
 	}
 	pf.Wait(t, 1)
 	g = front(t, `"smtp://`+dead+`"`, cert)
-	if r := send(t, dialSMTP(t, g.addr["mx"]), "bob@example.org", raw); r.Code != 451 {
+	c := dialSMTP(t, g.addr["mx"])
+	if r := send(t, c, "bob@example.org", raw); r.Code != 451 {
 		t.Errorf("with all down: %s", r.Line())
+	}
+	up, err := net.Listen("tcp", dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := smtp.NewServer(smtp.HandlerFunc(func(context.Context, *smtp.Conn) (smtp.Session, error) { return smtp.Accept{}, nil }),
+		smtp.ServerOptions{Hostname: "back.example.org"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- back.Serve(up) }()
+	defer func() {
+		back.Shutdown(context.Background())
+		<-served
+	}()
+	// Until its pause is over the address is not tried.
+	for late := time.Now().Add(patience); ; {
+		c := dialSMTP(t, g.addr["mx"])
+		r := send(t, c, "bob@example.org", raw)
+		c.Close()
+		if r.Code == 250 {
+			break
+		}
+		if r.Code != 451 || time.Now().After(late) {
+			t.Fatalf("with the backend back: %s", r.Line())
+		}
 	}
 }
 
@@ -341,6 +378,9 @@ func TestReload(t *testing.T) {
 		t.Fatalf("before: %s", r.Line())
 	}
 	yaml = strings.ReplaceAll(yaml, "blocked@example.org", "other@example.org")
+	renewed := peers.NewCA(t)
+	cert2 := renewed.Issue(t, "mx.example.org")
+	yaml = strings.NewReplacer(cert.CertFile, cert2.CertFile, cert.KeyFile, cert2.KeyFile).Replace(yaml)
 	g.write(yaml)
 	g.signal(syscall.SIGHUP)
 	g.await("reloaded", func(l map[string]any) bool { return strings.HasPrefix(fmt.Sprint(l["msg"]), "reloaded") })
@@ -353,6 +393,17 @@ func TestReload(t *testing.T) {
 	}
 	if r := send(t, old, "blocked@example.org", raw); r.Code != 550 {
 		t.Errorf("old session: %s", r.Line())
+	}
+	if err := fresh.StartTLS(t.Context(), &tls.Config{RootCAs: renewed.Pool(), ServerName: "mx.example.org"}); err != nil {
+		t.Errorf("the new certificate: %v", err)
+	}
+	g.write(strings.NewReplacer("other@example.org", "third@example.org", cert2.KeyFile, cert.KeyFile).Replace(yaml))
+	g.signal(syscall.SIGHUP)
+	g.await("a key that does not fit", func(l map[string]any) bool {
+		return strings.Contains(fmt.Sprint(l["problem"]), "certificates.files[0]")
+	})
+	if r := send(t, fresh, "third@example.org", raw); r.Code != 250 {
+		t.Errorf("a part of a broken configuration was taken over: %s", r.Line())
 	}
 	g.write(strings.ReplaceAll(yaml, "hostname:", "hostnam:"))
 	g.signal(syscall.SIGHUP)
@@ -401,6 +452,34 @@ func (i interrupted) WriteTo(w io.Writer) (int64, error) {
 	i.f()
 	m, err := io.WriteString(w, "\r\nthe end\r\n")
 	return int64(n + m), err
+}
+
+// TestExitCodes: what docs/operations.md says of them.
+func TestExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		args string
+		code int
+		want string // of standard error
+	}{
+		{"version", 0, ""},
+		{"--help", 0, ""},
+		{"filter", 0, ""},
+		{"completion bash", 0, ""},
+		{"chek", 2, `did you mean "check"?`},
+		{"filter tset", 2, `did you mean "test"?`},
+		{"check --conf x", 2, "unknown flag: --conf"},
+		{"filter test x.wasm", 2, "1 arguments"},
+		{"check --set x", 2, "want key=value"},
+		{"check -c none.yaml", 1, "none.yaml: cannot be read"},
+		{"filter inspect none.wasm", 1, "none.wasm"},
+		{"demo --once --listen 192.0.2.77:99999", 1, "99999"},
+	} {
+		_, errs, code := gatewayRun(t, dir, nil, strings.Fields(tt.args)...)
+		if code != tt.code || !strings.Contains(errs, tt.want) {
+			t.Errorf("gateway %s: exit code %d, want %d with %q\n%s", tt.args, code, tt.code, tt.want, errs)
+		}
+	}
 }
 
 // TestDemo runs the demo to its end and finds what it should say.

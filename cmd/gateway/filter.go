@@ -16,14 +16,14 @@ import (
 )
 
 func newFilter() *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:   "filter",
 		Short: "Make and try out filters",
 		Example: `  gateway filter new greet                        begin a filter
   gateway filter build greet                      compile it to greet/greet.wasm
   gateway filter inspect greet/greet.wasm         what is in it?
   gateway filter test greet/greet.wasm mail.eml   what would it say to this message?`,
-	}
+	})
 	cmd.AddCommand(newFilterNew(), newFilterBuild(), newFilterInspect(), newFilterTest())
 	return cmd
 }
@@ -99,7 +99,8 @@ func newFilterNew() *cobra.Command {
 		Use:   "new DIR",
 		Short: "Begin a filter: a folder with a first filter, its test and the SDK",
 		Long: `Makes DIR with main.go, a test, go.mod, a sample message and, under .penstock, the SDK's
-sources, so that it builds without network.`,
+sources, so that it builds without network. The test reaches one module of Go's project
+(golang.org/x/net), which the first go test fetches if it is not there.`,
 		Example: `  gateway filter new greet
   cd greet && gateway filter build && gateway filter test greet.wasm sample.eml`,
 		Args: rangeArgs(1, 1),

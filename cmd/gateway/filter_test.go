@@ -32,20 +32,27 @@ func TestReferenceIsCurrent(t *testing.T) {
 	}
 }
 
-// readmeBlock takes the first block of a language out of the README.
-func readmeBlock(t *testing.T, language string) string {
+func readme(t *testing.T) string {
 	t.Helper()
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := strings.Cut(string(readme), "\n```"+language+"\n")
+	return string(text)
+}
+
+// block takes the first block of a language out of Markdown.
+func block(t *testing.T, text, language string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(text, "\n```"+language+"\n")
 	code, _, ok2 := strings.Cut(rest, "\n```")
 	if !ok || !ok2 {
-		t.Fatalf("the README has no block of %s", language)
+		t.Fatalf("there is no block of %s", language)
 	}
 	return code + "\n"
 }
+
+func readmeBlock(t *testing.T, language string) string { return block(t, readme(t), language) }
 
 // TestReadmeConfig: gateway check finds the README's configuration fine, with the README's
 // filter in the folder that it names.
@@ -93,42 +100,39 @@ certificates: {dir: $DIR/certificates}
 
 // TestReadme does what the README says, as somebody who has nothing but a Go toolchain:
 // the ten lines in an empty folder outside of this repository, without network and without
-// a module cache; and then a real client's mail is refused by them.
+// a module cache, and the shell's lines as they stand; and then a real client's mail is
+// refused by them.
 func TestReadme(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "people")
+	dir := filepath.Join(t.TempDir(), "people-only")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"main.go": readmeBlock(t, "go"), "mail.eml": sampleMessage} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(readmeBlock(t, "go")), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	offline := []string{"GOPROXY=off", "GOFLAGS=", "GOWORK=off", "GOMODCACHE=" + t.TempDir()}
-	steps := []struct {
-		args []string
-		want string
-	}{
-		{[]string{"filter", "build"}, "a filter that this gateway takes"},
-		{[]string{"filter", "inspect", "people.wasm"}, "stages   rcpt\n"},
-		{[]string{"filter", "test", "people.wasm", "mail.eml", "--rcpt", "robot@example.com"}, "reject     550 5.7.1 people only, please"},
-		{[]string{"filter", "test", "people.wasm", "mail.eml"}, "rcpt     people       continue"},
+	_, minute, _ := strings.Cut(readme(t), "## A filter in a minute")
+	lines := exec.Command("sh", "-e", "-c", block(t, minute, "sh"))
+	lines.Dir = dir
+	bin := t.TempDir()
+	if err := os.Symlink(binary, filepath.Join(bin, "gateway")); err != nil {
+		t.Fatal(err)
 	}
-	for _, s := range steps {
-		out, errs, code := gatewayRun(t, dir, offline, s.args...)
-		if code != 0 || !strings.Contains(out, s.want) {
-			t.Fatalf("gateway %s: exit code %d, want 0 and %q\n%s\n%s", strings.Join(s.args, " "), code, s.want, out, errs)
+	lines.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=", "GOWORK=off", "GOMODCACHE="+t.TempDir(), "PATH="+bin+":"+os.Getenv("PATH"))
+	out, err := lines.CombinedOutput()
+	for _, want := range []string{"a filter that this gateway takes", "stages   rcpt\n", "reject     550 5.7.1 people only, please"} {
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Fatalf("%v, want %q in\n%s", err, want, out)
 		}
 	}
 	pf := peers.Postfix(t, peers.PostfixOptions{Domains: []string{"example.org"}})
-	g := startGateway(t, strings.NewReplacer("BACKEND", pf.Addr, "DIR", dir, "$DIR", "$DIR", "NAME", "people").Replace(authorConfig))
-	out, code := peers.Swaks(t, "--server", g.addr["mx"], "--from", "alice@example.net", "--to", "robot@example.org")
-	if code == 0 || !strings.Contains(out, "<** 550 5.7.1 people only, please") {
-		t.Errorf("robot: exit code %d\n%s", code, out)
+	g := startGateway(t, strings.NewReplacer("BACKEND", pf.Addr, "$DIR", "$DIR", "DIR", dir, "NAME", "people-only").Replace(authorConfig))
+	said, code := peers.Swaks(t, "--server", g.addr["mx"], "--from", "alice@example.net", "--to", "robot@example.org")
+	if code == 0 || !strings.Contains(said, "<** 550 5.7.1 people only, please") {
+		t.Errorf("robot: exit code %d\n%s", code, said)
 	}
-	out, code = peers.Swaks(t, "--server", g.addr["mx"], "--from", "alice@example.net", "--to", "bob@example.org")
+	said, code = peers.Swaks(t, "--server", g.addr["mx"], "--from", "alice@example.net", "--to", "bob@example.org")
 	if code != 0 {
-		t.Errorf("bob: exit code %d\n%s", code, out)
+		t.Errorf("bob: exit code %d\n%s", code, said)
 	}
 	pf.Wait(t, 1)
 }

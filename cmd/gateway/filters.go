@@ -20,17 +20,20 @@ import (
 type chainSet struct {
 	chains  map[string]*policy.Chain
 	filters []*wasmhost.Filter
-	modules map[[32]byte]*wasmhost.Module
+	modules map[[sha256.Size]byte]*wasmhost.Module // by the digest of the binary
 }
 
 // loadChains compiles and boots every filter of c. The problems are all there are; with
 // an error among them nothing is left running.
 func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*chainSet, config.Problems) {
-	set := &chainSet{chains: make(map[string]*policy.Chain), modules: make(map[[32]byte]*wasmhost.Module)}
+	set := &chainSet{chains: make(map[string]*policy.Chain)}
 	var problems config.Problems
 	for name, list := range c.Filters.Chains {
 		var links []policy.Link
 		for i, f := range list {
+			if f.Module == (config.Module{}) {
+				continue // see readFilters
+			}
 			link, err := set.load(ctx, rt, f)
 			if err != nil {
 				key := fmt.Sprintf("filters.chains.%s[%d]", name, i)
@@ -51,7 +54,7 @@ func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*c
 // oneLine makes an error that joins several a line of a report.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// load boots one filter. Filters of one binary share its compiled code.
+// load makes one link of a chain.
 func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, f config.Filter) (policy.Link, error) {
 	onError, err := policy.ParseOnError(string(f.OnError))
 	if err != nil {
@@ -61,26 +64,39 @@ func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, f config.Fi
 	if err != nil {
 		return policy.Link{}, err
 	}
-	digest := sha256.Sum256(wasm)
-	module, ok := set.modules[digest]
-	if !ok {
-		if module, err = rt.Load(ctx, f.Module.Name, wasm); err != nil {
-			return policy.Link{}, err
-		}
-		set.modules[digest] = module
-	}
 	name := f.Name
 	if name == "" {
 		name = f.Module.Name
 	}
-	filter, err := module.Filter(ctx, wasmhost.FilterOptions{
+	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
 		Name: name, Config: f.Config, Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall,
 	})
 	if err != nil {
 		return policy.Link{}, err
 	}
-	set.filters = append(set.filters, filter)
 	return policy.Link{Filter: filter, OnError: onError}, nil
+}
+
+// boot makes a filter of a module. Filters of one binary share its compiled code.
+func (set *chainSet) boot(ctx context.Context, rt *wasmhost.Runtime, wasm []byte, name string, o wasmhost.FilterOptions) (*wasmhost.Filter, error) {
+	digest := sha256.Sum256(wasm)
+	module, ok := set.modules[digest]
+	if !ok {
+		var err error
+		if module, err = rt.Load(ctx, name, wasm); err != nil {
+			return nil, err
+		}
+		if set.modules == nil {
+			set.modules = make(map[[sha256.Size]byte]*wasmhost.Module)
+		}
+		set.modules[digest] = module
+	}
+	f, err := module.Filter(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	set.filters = append(set.filters, f)
+	return f, nil
 }
 
 var errNotBuilt = errors.New("is known, but this program was built without it: run make filters and build again")

@@ -35,7 +35,7 @@ func newFilterTest() *cobra.Command {
 		Long: `Takes the filter through all stages of one session, as the gateway would, and prints each
 answer with the changes it made. Exits 0 whatever the filter says, 1 if it fails.`,
 		Example: `  gateway filter test greet.wasm sample.eml
-  gateway filter test rcptguard.wasm mail.eml --config '{"block": ["spam.example"]}' --rcpt a@spam.example
+  gateway filter test rcptguard.wasm mail.eml --config '{"blocked": ["spam.example"]}' --rcpt a@spam.example
   gateway filter test headertag.wasm mail.eml --show     print the message as it comes out`,
 		Args: rangeArgs(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func newRoot() *cobra.Command {
-	root := &cobra.Command{
+	root := group(&cobra.Command{
 		Use:   "gateway",
 		Short: "An edge mail gateway that is extended with WebAssembly",
 		Long: `Penstock stands in front of a mail server, takes mail in over SMTP, asks sandboxed
@@ -66,7 +66,7 @@ filters at every stage, and hands what they let through to the server behind it.
   gateway filter new greet           begin a filter of your own`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}
+	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newVersion())
 	return root
@@ -100,14 +100,32 @@ func versionText() string {
 	return text + " " + info.GoVersion
 }
 
-// noArgs, exactArgs and rangeArgs are cobra's, as errors of usage.
+// noArgs and rangeArgs make a wrong number of arguments an error of usage.
 func noArgs(cmd *cobra.Command, args []string) error { return rangeArgs(0, 0)(cmd, args) }
 
 func rangeArgs(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := cobra.RangeArgs(least, most)(cmd, args); err != nil {
-			return usageError{fmt.Errorf("%s: %w; see %s --help", cmd.CommandPath(), err, cmd.CommandPath())}
+		if len(args) >= least && len(args) <= most {
+			return nil
 		}
-		return nil
+		return usageError{fmt.Errorf("%s: %d arguments, the usage is: %s", cmd.CommandPath(), len(args), cmd.UseLine())}
 	}
+}
+
+// group makes cmd one that only holds others: alone it prints its help, and a word that is
+// none of them is an error of usage.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		text := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			text += fmt.Sprintf("; did you mean %q?", near[0])
+		}
+		return usageError{errors.New(text + " See " + cmd.CommandPath() + " --help")}
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.SuggestionsMinimumDistance = 2
+	return cmd
 }

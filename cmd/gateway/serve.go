@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,18 +34,17 @@ func (f *configFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.set, "set", nil, "set one `key=value` over the file, as in --set log.level=debug")
 }
 
-// load reads the configuration and prints its problems.
-func (f *configFlags) load(stderr io.Writer) (*config.Config, config.Problems, error) {
+// overrides are the --set flags.
+func (f *configFlags) overrides() ([]config.Override, error) {
 	var overrides []config.Override
 	for _, s := range f.set {
 		key, value, ok := strings.Cut(s, "=")
 		if !ok {
-			return nil, nil, usageError{fmt.Errorf("--set %s: want key=value", s)}
+			return nil, usageError{fmt.Errorf("--set %s: want key=value", s)}
 		}
 		overrides = append(overrides, config.Override{Key: key, Value: value})
 	}
-	cfg, problems := config.Load(f.file, os.Environ(), overrides)
-	return cfg, problems, nil
+	return overrides, nil
 }
 
 func printProblems(w io.Writer, problems config.Problems) {
@@ -58,7 +59,8 @@ func newServe() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the gateway",
 		Long: `Runs until SIGTERM or SIGINT, then finishes what was promised and ends. SIGHUP reads
-routes, filters and certificates anew; sessions that run keep what they began with.`,
+routes, backends, filters and certificates anew, and takes all of it over or nothing;
+sessions that run keep the routes and filters they began with.`,
 		Example: `  gateway serve -c /etc/penstock/penstock.yaml
   PENSTOCK_LOG__LEVEL=debug gateway serve
   gateway serve --set log.format=json`,
@@ -74,10 +76,12 @@ func serve(ctx context.Context, flags configFlags, stderr io.Writer) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	cfg, problems, err := flags.load(stderr)
+	overrides, err := flags.overrides()
 	if err != nil {
 		return err
 	}
+	load := func() (*config.Config, config.Problems) { return config.Load(flags.file, os.Environ(), overrides) }
+	cfg, problems := load()
 	printProblems(stderr, problems)
 	if cfg == nil {
 		return errReported
@@ -85,13 +89,10 @@ func serve(ctx context.Context, flags configFlags, stderr io.Writer) error {
 	log := newLogger(cfg.Log, stderr)
 	node, problems := newNode(ctx, cfg, log)
 	if node == nil {
-		printProblems(stderr, problems)
+		printProblems(stderr, problems.Sorted(flags.file))
 		return errReported
 	}
-	return node.run(ctx, hup, func() (*config.Config, config.Problems) {
-		cfg, problems, _ := flags.load(stderr)
-		return cfg, problems
-	})
+	return node.run(ctx, hup, load)
 }
 
 // node is a gateway with all its parts.
@@ -118,7 +119,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 
 	var err error
 	if n.certs, err = certs.New(certOptions(cfg, log)); err != nil {
-		fail("certificates", err)
+		problems = append(problems, certProblems(cfg, err)...)
 	}
 	if n.wasm, err = wasmhost.New(ctx, wasmhost.Options{CacheDir: string(cfg.Filters.Cache), Log: log}); err != nil {
 		fail("filters", err)
@@ -186,9 +187,8 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	}
 }
 
-// reload takes a new configuration over, or keeps the old one and says why.
+// reload takes a new configuration over, whole, or keeps the old one and says why.
 func (n *node) reload(ctx context.Context, load func() (*config.Config, config.Problems)) {
-	n.reloadCertificates()
 	cfg, problems := load()
 	if cfg == nil {
 		n.logProblems("configuration is not taken over", problems)
@@ -197,6 +197,9 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 	rules, more := n.rules(ctx, cfg)
 	bo, moreStill := backends(cfg)
 	problems = append(append(problems, more...), moreStill...)
+	if problems.Err() == nil {
+		problems = append(problems, n.takeOver(cfg, rules, bo)...)
+	}
 	if problems.Err() != nil {
 		if rules.Release != nil {
 			rules.Release()
@@ -204,18 +207,48 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 		n.logProblems("configuration is not taken over", problems)
 		return
 	}
+	n.logProblems("configuration", problems)
+	for _, key := range needRestart(n.cfg, cfg) {
+		n.log.Warn("this change needs a restart", "key", key)
+	}
+	n.log.Info("reloaded: routes, backends, filters and certificates")
+}
+
+// takeOver makes a configuration count whose parts are ready. What may still be wrong is
+// asked first; then each part takes its own, and none can refuse.
+func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]delivery.BackendOptions) config.Problems {
+	if err := n.gw.CheckRules(rules); err != nil {
+		return config.Problems{cfg.Problem("listeners", oneLine(err)+"; a listener's chain changes with a restart")}
+	}
+	if err := n.certs.Update(certOptions(cfg, n.log).Files); err != nil {
+		return certProblems(cfg, err)
+	}
 	if err := n.transport.Update(bo); err != nil {
-		rules.Release()
-		n.log.Error("configuration is not taken over", "err", err)
-		return
+		return config.Problems{cfg.Problem("backends", oneLine(err))}
 	}
 	if err := n.gw.Reload(rules); err != nil {
-		rules.Release()
-		n.log.Error("routes and filters are not taken over", "err", err)
-		return
+		return config.Problems{cfg.Problem("routes", oneLine(err))}
 	}
-	n.logProblems("configuration", problems)
-	n.log.Info("reloaded: routes, backends, filters and certificates; listeners need a restart to change")
+	return nil
+}
+
+// needRestart names the keys that changed and that a reload does not take over.
+func needRestart(old, cfg *config.Config) []string {
+	var keys []string
+	for key, same := range map[string]bool{
+		"hostname":         old.Hostname == cfg.Hostname,
+		"listeners":        reflect.DeepEqual(old.Listeners, cfg.Listeners),
+		"log":              old.Log == cfg.Log,
+		"filters.cache":    old.Filters.Cache == cfg.Filters.Cache,
+		"certificates.dir": old.Certificates.Dir == cfg.Certificates.Dir,
+		"shutdown_timeout": old.ShutdownTimeout == cfg.ShutdownTimeout,
+	} {
+		if !same {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 func (n *node) reloadCertificates() {
@@ -247,7 +280,9 @@ func (n *node) shutdown() error {
 		err = nil
 	}
 	n.close()
-	n.log.Info("stopped")
+	stats := &n.gw.Stats
+	n.log.Info("stopped", "sessions", stats.Sessions.Load(), "relayed", stats.Relayed.Load(), "refused", stats.Refused.Load(),
+		"discarded", stats.Discarded.Load(), "duplicates", stats.Duplicates.Load())
 	return err
 }
 

@@ -118,7 +118,7 @@ type Filter struct {
 	Name    string          `key:"name" doc:"Its name in the log; by default the module's."`
 	Config  json.RawMessage `key:"config" doc:"Handed to the filter as JSON, keys sorted."`
 	Limits  FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
-	OnError OnError         `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 550."`
+	OnError OnError         `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554."`
 }
 
 // FilterLimits bounds what one instance of a filter may use.

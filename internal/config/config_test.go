@@ -313,7 +313,7 @@ func TestProblemPlaces(t *testing.T) {
 
 // A configuration made by hand is checked like one that was read.
 func TestValidateByHand(t *testing.T) {
-	got := (&Config{Hostname: "a.test", Log: Log{Level: "loud"}, Listeners: []Listener{{Chain: "c"}}}).Validate().sorted("").Error()
+	got := (&Config{Hostname: "a.test", Log: Log{Level: "loud"}, Listeners: []Listener{{Chain: "c"}}}).Validate().Sorted("").Error()
 	want := `listeners[0].address: is required
 listeners[0].chain: there is no chain "c" in filters.chains
 listeners[0].name: is required

@@ -50,6 +50,17 @@ func Load(path string, env []string, overrides []Override) (*Config, Problems) {
 	return load(path, data, env, overrides)
 }
 
+// Read is Load for who wants to look further although there are errors: the Config has
+// what could be read, and zero where a value could not. It is nil only if there is no
+// file, or no YAML in it.
+func Read(path string, env []string, overrides []Override) (*Config, Problems) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, Problems{{Source: path, Text: err.Error()}}
+	}
+	return partly(path, data, env, overrides)
+}
+
 // readFile returns the file's content; the errors leave out its name, which is the
 // problem's source.
 func readFile(path string) ([]byte, error) {
@@ -81,6 +92,15 @@ func withoutPath(err error) error {
 
 // load is Load for a file that has been read.
 func load(path string, data []byte, env []string, overrides []Override) (*Config, Problems) {
+	c, problems := partly(path, data, env, overrides)
+	if len(problems.Errors()) > 0 {
+		return nil, problems
+	}
+	return c, problems
+}
+
+// partly is Read for a file that has been read.
+func partly(path string, data []byte, env []string, overrides []Override) (*Config, Problems) {
 	l := newLoader(path)
 	if !l.file(data) {
 		return nil, l.problems // without the file, every further check would be wrong
@@ -93,11 +113,7 @@ func load(path string, data []byte, env []string, overrides []Override) (*Config
 			l.add(p)
 		}
 	}
-	problems := l.problems.sorted(path)
-	if len(problems.Errors()) > 0 {
-		return nil, problems
-	}
-	return c, problems
+	return c, l.problems.Sorted(path)
 }
 
 // A loader holds the layers read so far.

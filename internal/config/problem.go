@@ -123,9 +123,9 @@ func (p Problems) Err() error {
 	return nil
 }
 
-// sorted puts the file's problems first, from top to bottom; a reader fixes
-// them in that order.
-func (p Problems) sorted(file string) Problems {
+// Sorted puts the file's problems first, from top to bottom; a reader fixes
+// them in that order. It changes p and returns it.
+func (p Problems) Sorted(file string) Problems {
 	rank := func(one Problem) int {
 		switch {
 		case one.Source == file:
