@@ -39,7 +39,7 @@ type entry struct {
 // A FileError is a problem of one File. New, Reload, Update and Options.Validate join as
 // many as there are; FileErrors finds them.
 type FileError struct {
-	Index int   // of the File in Options.Files, or in the list that the last Update took or this one was given
+	Index int   // of the File: in the list given to Update; else in the list of the Store, first Options.Files
 	Key   bool  // the key is at fault; false: the certificate. Of a pair that does not match it is the key
 	Err   error // names the paths and the reason; never nil
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// endpoint.go: the addresses of backends as an operator writes them.
+// endpoint.go: the addresses of backends, and what is wrong with them.
 
 // Endpoint is one place where a backend takes mail. It is a value; equal ones are the
 // same place.
@@ -22,55 +22,6 @@ type Endpoint struct {
 	LMTP bool
 	// ImplicitTLS begins with the TLS handshake (RFC 8314, Section 3.3).
 	ImplicitTLS bool
-}
-
-// The schemes of ParseEndpoint. LMTP has no default port: 24 is assigned to "any
-// private mail system", and RFC 2033, Section 5 forbids port 25.
-var schemes = []struct {
-	name string
-	port string
-	e    Endpoint
-}{
-	{"smtp", "25", Endpoint{Network: "tcp"}},
-	{"smtps", "465", Endpoint{Network: "tcp", ImplicitTLS: true}},
-	{"lmtp", "", Endpoint{Network: "tcp", LMTP: true}},
-	{"smtp+unix", "", Endpoint{Network: "unix"}},
-	{"lmtp+unix", "", Endpoint{Network: "unix", LMTP: true}},
-}
-
-// ParseEndpoint reads smtp://host[:port], smtps://host[:port], lmtp://host:port,
-// smtp+unix:///path or lmtp+unix:///path. The default ports are 25 and 465; lmtp needs
-// one. An IPv6 address stands in brackets. The path is taken as it is, without
-// %-escapes.
-func ParseEndpoint(s string) (Endpoint, error) {
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok {
-		return Endpoint{}, fmt.Errorf("delivery: endpoint %q: want a scheme, as in smtp://host:25", s)
-	}
-	for _, known := range schemes {
-		if !strings.EqualFold(scheme, known.name) {
-			continue
-		}
-		e := known.e
-		e.Address = rest
-		if e.Network == "tcp" {
-			e.Address = withPort(rest, known.port)
-		}
-		if err := e.validate(); err != nil {
-			return Endpoint{}, fmt.Errorf("delivery: endpoint %q: %w", s, err)
-		}
-		return e, nil
-	}
-	return Endpoint{}, fmt.Errorf("delivery: endpoint %q: the scheme must be smtp, smtps, lmtp, smtp+unix or lmtp+unix", s)
-}
-
-// withPort adds port to a host that has none.
-func withPort(host, port string) string {
-	bracket := strings.LastIndexByte(host, ']')
-	if port == "" || strings.IndexByte(host[bracket+1:], ':') >= 0 {
-		return host
-	}
-	return host + ":" + port
 }
 
 // validate tells what is wrong with e.
@@ -127,14 +78,24 @@ func checkHost(host string) error {
 	return nil
 }
 
-// String returns e in the form that ParseEndpoint reads, with its port.
+// String returns e as a URL, for errors and logs: smtp, smtps, lmtp or lmtps in the scheme,
+// with +unix behind it for a socket.
 func (e Endpoint) String() string {
-	for _, s := range schemes {
-		if s.e.Network == e.Network && s.e.LMTP == e.LMTP && s.e.ImplicitTLS == e.ImplicitTLS {
-			return s.name + "://" + e.Address
-		}
+	scheme := "smtp"
+	if e.LMTP {
+		scheme = "lmtp"
 	}
-	return e.Network + "://" + e.Address // LMTP with implicit TLS has no scheme
+	if e.ImplicitTLS {
+		scheme += "s"
+	}
+	switch e.Network {
+	case "tcp":
+	case "unix":
+		scheme += "+unix"
+	default:
+		scheme = e.Network // validate refuses it, and names it by this
+	}
+	return scheme + "://" + e.Address
 }
 
 // host is the name to verify in a certificate; empty for a socket.

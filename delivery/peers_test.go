@@ -63,12 +63,8 @@ func TestPostfix(t *testing.T) {
 		Users: []string{"a@example.org", "b@example.org"}})
 	eight := from(t)
 	eight.Body = smtp.BodyEightBit
-	for _, address := range []string{"smtp://" + s.Addr, "smtps://" + s.TLSAddr} {
-		e, err := ParseEndpoint(address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		o := one(e)
+	for _, e := range []Endpoint{{Network: "tcp", Address: s.Addr}, {Network: "tcp", Address: s.TLSAddr, ImplicitTLS: true}} {
+		address, o := e.String(), one(e)
 		o.TLS, o.CAs, o.ServerName = TLSVerify, ca.Pool(), "backend.test"
 		tr := open(t, o)
 		for range 3 {
@@ -104,12 +100,8 @@ func TestDovecot(t *testing.T) {
 	s := peers.Dovecot(t, peers.DovecotOptions{
 		Users: []string{"user@example.org", "other@example.org"}, OverQuota: []string{"full@example.org"}, Failing: []string{"broken@example.org"},
 	})
-	for i, address := range []string{"lmtp://" + s.Addr, "lmtp+unix://" + s.Socket} {
-		e, err := ParseEndpoint(address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		tr := open(t, one(e))
+	for i, e := range []Endpoint{{Network: "tcp", Address: s.Addr, LMTP: true}, {Network: "unix", Address: s.Socket, LMTP: true}} {
+		address, tr := e.String(), open(t, one(e))
 		for range 2 {
 			got := transact(t, tr, from(t), peculiar,
 				"user@example.org", "nobody@example.org", "full@example.org", "broken@example.org", "other@example.org")

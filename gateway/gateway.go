@@ -109,8 +109,6 @@ type Options struct {
 	Observe func(*policy.Session, policy.Step)
 	// Log. Nil discards.
 	Log *slog.Logger
-	// Now is the clock. Default time.Now.
-	Now func() time.Time
 }
 
 // Validate returns every problem, joined.
@@ -225,9 +223,6 @@ type ipKey struct {
 func New(o Options, rules Rules) (*Gateway, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)

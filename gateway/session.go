@@ -44,7 +44,7 @@ func (l *listener) Connect(ctx context.Context, conn *smtp.Conn) (smtp.Session, 
 	if rules == nil {
 		return nil, smtp.Refuse(421, smtp.Enhanced{4, 3, 2}, "shutting down, try again later")
 	}
-	s := &session{l: l, conn: conn, rules: rules, log: l.gw.opts.Log, start: l.gw.opts.Now()}
+	s := &session{l: l, conn: conn, rules: rules, log: l.gw.opts.Log, start: time.Now()}
 	s.facts = policy.Session{ID: conn.ID(), Number: l.gw.number.Add(1), Listener: l.Name,
 		Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
 	s.unix = conn.RemoteAddr().Network() == "unix"
@@ -241,7 +241,7 @@ func (s *session) Helo(ctx context.Context, name string) error {
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 	s.seq++
 	s.back.reset()
-	s.tx = &transaction{s: s, back: &s.back, start: s.l.gw.opts.Now()}
+	s.tx = &transaction{s: s, back: &s.back, start: time.Now()}
 	s.tx.Seq, s.tx.Sender = s.seq, from
 	if err := s.decide(ctx, policy.StageMail); err != nil {
 		s.endTransaction()
@@ -335,7 +335,7 @@ func (s *session) logEnd(err error) {
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("conn", s.facts.ID), slog.String("listener", s.l.Name), slog.String("remote", s.remote()),
 		slog.String("helo", s.facts.Helo), slog.Int("accepted", s.done.accepted), slog.Int("refused", s.done.refused),
-		slog.Duration("dur", s.l.gw.opts.Now().Sub(s.start)))
+		slog.Duration("dur", time.Since(s.start)))
 	if s.facts.TLS != nil {
 		attrs = append(attrs, slog.String("tls", tls.VersionName(s.facts.TLS.Version)))
 	}

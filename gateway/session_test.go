@@ -278,7 +278,6 @@ func TestEditsArrive(t *testing.T) {
 
 // TestReceived: the field says what we know, and for whom only where it is one.
 func TestReceived(t *testing.T) {
-	now := time.Date(2026, 7, 4, 12, 30, 0, 0, time.UTC)
 	for _, c := range []struct {
 		name, hello, mail string
 		to                []string
@@ -292,7 +291,7 @@ func TestReceived(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := &rig{}
-			r.options = func(o *Options) { o.Now = func() time.Time { return now } }
+			began := time.Now().Truncate(time.Second)
 			p := r.start(t).dial(t, "mx")
 			p.talk(" => 220", c.hello+" => 250", "MAIL FROM:"+c.mail+" => 250")
 			for _, to := range c.to {
@@ -308,8 +307,13 @@ func TestReceived(t *testing.T) {
 			if strings.HasPrefix(c.name, "an odd") {
 				name = "?bank?192.0.2.1??"
 			}
+			stamp := strings.TrimSuffix(head[strings.LastIndexByte(head, '\t')+1:], "\r\n")
+			const layout = "Mon, 02 Jan 2006 15:04:05 -0700"
+			if at, err := time.Parse(layout, stamp); err != nil || at.Before(began) || at.After(time.Now()) || at.Format(layout) != stamp {
+				t.Errorf("time: got %q, %v, want between %v and now", stamp, err, began)
+			}
 			want := "Received: from " + name + " ([127.0.0.1])\r\n\tby mx.example.net (Penstock) with " + c.with + " id " + id + ".1" +
-				c.forClause + ";\r\n\tSat, 04 Jul 2026 12:30:00 +0000\r\n"
+				c.forClause + ";\r\n\t" + stamp + "\r\n"
 			if head != want {
 				t.Errorf("got  %q\nwant %q", head, want)
 			}

@@ -184,10 +184,10 @@ func (tx *transaction) deliver(ctx context.Context) (*smtp.Reply, error) {
 	h := tx.back
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	start := tx.s.l.gw.opts.Now()
+	start := time.Now()
 	if !h.has(tx.Sender, tx.Rcpts) {
 		if err := tx.replay(ctx); err != nil {
-			tx.logAttempt(tx.Message.Size(), nil, err, tx.s.l.gw.opts.Now().Sub(start))
+			tx.logAttempt(tx.Message.Size(), nil, err, time.Since(start))
 			return nil, err
 		}
 	}
@@ -195,7 +195,7 @@ func (tx *transaction) deliver(ctx context.Context) (*smtp.Reply, error) {
 	m.Header = m.Header.Insert(0, tx.received().Field())
 	replies, err := h.take().Data(ctx, &m) // which ends it
 	reply, err := tx.outcome(replies, err)
-	tx.logAttempt(m.Size(), reply, err, tx.s.l.gw.opts.Now().Sub(start))
+	tx.logAttempt(m.Size(), reply, err, time.Since(start))
 	return reply, err
 }
 

@@ -59,7 +59,7 @@ const (
 // configs of the filters that ship with the gateway: each does something.
 var configs = map[string]string{
 	"helocheck": `{"our_names": ["` + hostname + `"]}`,
-	"rcptguard": `{"block": ["root@*"]}`,
+	"rcptguard": `{"blocked": ["root@*"]}`,
 	"headertag": `{"rules": [{"add": "X-Checked", "value": "yes"}]}`,
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,6 +36,36 @@ type daemon struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
 	err  error         // why it ended; valid after done
+}
+
+// launch starts a server and waits for its greeting with the host name. Before each try
+// configure takes ports, writes the configuration for them and returns the address that
+// will greet; there is another try when someone was quicker to take a port. launch
+// returns the running server and the time from its start to the greeting.
+func launch(t testing.TB, name, dir, host string, configure func() (addr string), path string, args ...string) (*daemon, time.Duration) {
+	t.Helper()
+	const tries = 3
+	for try := 1; ; try++ {
+		addr := configure()
+		began := time.Now()
+		d, err := startDaemon(name, filepath.Join(dir, "output"), path, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = d.awaitGreeting(addr, host); err == nil {
+			return d, time.Since(began)
+		}
+		d.stop()
+		if log := serverLog(dir); try == tries || !strings.Contains(log, "Address already in use") {
+			t.Fatalf("%v; log:\n%s", err, tail(log))
+		}
+	}
+}
+
+// serverLog returns what a server that was launched in dir has logged there and printed.
+func serverLog(dir string) string {
+	return string(readLimited(filepath.Join(dir, "log"), logLimit)) +
+		string(readLimited(filepath.Join(dir, "output"), logLimit))
 }
 
 // startDaemon starts the program. What it prints goes to the file out.

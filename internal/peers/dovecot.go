@@ -64,34 +64,15 @@ func Dovecot(t testing.TB, opt DovecotOptions) *DovecotServer {
 	s.Socket = filepath.Join(s.dir, "run", "lmtp")
 	s.layOut(t)
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
-	s.start(t, path)
-	t.Logf("dovecot greets on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
-	return s
-}
-
-// start runs the master process; it takes another port when someone was quicker.
-func (s *DovecotServer) start(t testing.TB, path string) {
-	t.Helper()
-	const tries = 3
 	conf := filepath.Join(s.dir, "dovecot.conf")
-	for try := 1; ; try++ {
+	configure := func() string {
 		s.Addr = highPort(t)
 		writeFile(t, conf, s.conf())
-		began := time.Now()
-		d, err := startDaemon("dovecot", filepath.Join(s.dir, "output"), path, "-F", "-c", conf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.daemon = d
-		if err = d.awaitGreeting(s.Addr, s.Hostname); err == nil {
-			s.Startup = time.Since(began)
-			return
-		}
-		d.stop()
-		if try == tries || !strings.Contains(s.Log(), "Address already in use") {
-			t.Fatalf("%v; log:\n%s", err, tail(s.Log()))
-		}
+		return s.Addr
 	}
+	s.daemon, s.Startup = launch(t, "dovecot", s.dir, s.Hostname, configure, path, "-F", "-c", conf)
+	t.Logf("dovecot greets on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
+	return s
 }
 
 // layOut makes the users' homes and the file that lists them.
@@ -202,8 +183,7 @@ func (s *DovecotServer) mail(t testing.TB, user string) maildir {
 // Log returns what Dovecot has logged so far, the first 16 MiB of it. A line comes a
 // little later than the reply that it is about; see WaitLog.
 func (s *DovecotServer) Log() string {
-	return string(readLimited(filepath.Join(s.dir, "log"), logLimit)) +
-		string(readLimited(filepath.Join(s.dir, "output"), logLimit))
+	return serverLog(s.dir)
 }
 
 // WaitLog waits until the log has the text, and returns the log. It ends the test

@@ -89,34 +89,12 @@ func Postfix(t testing.TB, opt PostfixOptions) *PostfixServer {
 	s.mail = maildir{dir: filepath.Join(s.dir, "mail", "all"), log: s.Log}
 	s.layOut(t)
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
-	s.start(t, master)
+	// The master opens all ports before it serves any, so the port that greets in clear
+	// text speaks for the one with TLS.
+	s.daemon, s.Startup = launch(t, "postfix", s.dir, s.Hostname, func() string { s.configure(t); return s.Addr },
+		master, "-c", s.dir, "-d")
 	t.Logf("postfix greets on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
 	return s
-}
-
-// start runs the master process; it takes other ports when someone was quicker.
-func (s *PostfixServer) start(t testing.TB, master string) {
-	t.Helper()
-	const tries = 3
-	for try := 1; ; try++ {
-		s.configure(t)
-		began := time.Now()
-		d, err := startDaemon("postfix", filepath.Join(s.dir, "output"), master, "-c", s.dir, "-d")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.daemon = d
-		// The master opens all ports before it serves any, so the port that greets
-		// in clear text speaks for the one with TLS.
-		if err = d.awaitGreeting(s.Addr, s.Hostname); err == nil {
-			s.Startup = time.Since(began)
-			return
-		}
-		d.stop()
-		if try == tries || !strings.Contains(s.Log(), "Address already in use") {
-			t.Fatalf("%v; log:\n%s", err, tail(s.Log()))
-		}
-	}
 }
 
 // layOut makes the directories that Postfix expects, with the owners and modes
@@ -281,8 +259,7 @@ func (s *PostfixServer) WaitFor(t testing.TB, match func(raw []byte) bool) []byt
 // Log returns what Postfix has logged so far, the first 16 MiB of it. A line comes a
 // little later than the reply that it is about; see WaitLog.
 func (s *PostfixServer) Log() string {
-	return string(readLimited(filepath.Join(s.dir, "log"), logLimit)) +
-		string(readLimited(filepath.Join(s.dir, "output"), logLimit))
+	return serverLog(s.dir)
 }
 
 // WaitLog waits until the log has the text, and returns the log. It ends the test

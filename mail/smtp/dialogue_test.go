@@ -3,7 +3,6 @@ package smtp
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -72,8 +71,9 @@ func parseDialogue(tb testing.TB, text string) dialogue {
 	return d
 }
 
-// dialogueOptions: the words of an options line.
-func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, connect error) {
+// dialogueOptions: the words of an options line. newSession makes the session they ask for.
+func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession func() *scripted) {
+	var script scripted
 	o = ServerOptions{Hostname: "mx.test", MinRate: -1}
 	for _, word := range words {
 		key, value, _ := strings.Cut(word, "=")
@@ -98,12 +98,15 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, connect er
 		case "bad":
 			o.MaxBadCommands = n
 		case "connect":
-			connect = verdict("connect", "connect-"+value)
+			script.connect = verdict("connect", "connect-"+value)
+			if value == "insecure" { // in clear it is let in
+				script.secure = Refuse(554, Enhanced{5, 7, 0}, "not with this TLS")
+			}
 		default:
 			tb.Fatalf("option %q is not known", word)
 		}
 	}
-	return o, connect
+	return o, func() *scripted { return &scripted{connect: script.connect, secure: script.secure} }
 }
 
 var repeated = regexp.MustCompile(`\$\{(.+?)\*(\d+)\}`)
@@ -166,21 +169,11 @@ func eachDialogue(t *testing.T, f func(t *testing.T, d dialogue)) {
 
 func TestDialogues(t *testing.T) {
 	eachDialogue(t, func(t *testing.T, d dialogue) {
-		opts, connect := dialogueOptions(t, d.options)
-		sess := &scripted{}
-		if slices.Contains(d.options, "connect=insecure") {
-			connect, sess.secure = nil, Refuse(554, Enhanced{5, 7, 0}, "not with this TLS")
-		}
-		srv, err := NewServer(HandlerFunc(func(_ context.Context, conn *Conn) (Session, error) {
-			sess.conn = conn
-			return sess, connect
-		}), opts)
-		if err != nil {
-			t.Fatal(err)
-		}
+		opts, newSession := dialogueOptions(t, d.options)
+		sess := newSession()
 		ours, theirs := net.Pipe()
 		done := make(chan error, 1)
-		go func() { done <- srv.ServeConn(theirs) }()
+		go func() { done <- sess.serve(opts, theirs) }()
 		talk := &dialogueClient{t: t, nc: ours}
 		talk.run(d.steps)
 		ours.Close()
@@ -262,43 +255,98 @@ func (c *dialogueClient) checkEvents(steps []step, got []string) {
 	}
 }
 
-// Each dialogue's client side, sent by a client that waits for nothing, gives the
-// same replies and the same session wherever the stream is cut.
+// A script is a dialogue for a client that waits for nothing but the handshake.
+type script struct {
+	d             dialogue
+	opts          ServerOptions
+	newSession    func() *scripted
+	tls           bool // there is a handshake, after lines in clear
+	lines         int
+	clear, secret []byte
+}
+
+func newScript(t *testing.T, d dialogue) *script {
+	s := &script{d: d}
+	s.opts, s.newSession = dialogueOptions(t, d.options)
+	for _, step := range d.steps {
+		switch {
+		case step.kind == "tls":
+			s.tls = true
+		case step.kind == "S" && !s.tls:
+			s.lines++
+		case step.kind == "C" && s.tls:
+			s.secret = append(s.secret, clientBytes(t, step.text)...)
+		case step.kind == "C":
+			s.clear = append(s.clear, clientBytes(t, step.text)...)
+		}
+	}
+	return s
+}
+
+// run says the script in these pieces and returns what the server says and what its
+// session notes.
+func (s *script) run(t *testing.T, clear, secret [][]byte) (string, []string) {
+	t.Helper()
+	sess := s.newSession()
+	if s.tls {
+		said, err := sess.serveSecret(s.opts, clear, s.lines, secret)
+		if err != nil {
+			t.Fatalf("said %q: %v", said, err)
+		}
+		return said, sess.events
+	}
+	c := &scriptConn{chunks: clear}
+	sess.serve(s.opts, c)
+	return c.out.String(), sess.events
+}
+
+// injects tells whether the client says something in clear between STARTTLS and the
+// handshake that it never does. Such a stream alone may be answered in two ways: what
+// came together with STARTTLS ends the connection at once, what came later ends the
+// handshake that was begun. Either way nothing of it is executed.
+func (s *script) injects() bool { return s.opts.TLS != nil && !s.opts.Implicit && !s.tls }
+
+// cuts calls f with said in pieces: by octet, in two at each point (at fifty random ones
+// if it is long), and twenty times at random.
+func cuts(r *mathrand.Rand, said []byte, f func(how string, chunks [][]byte)) {
+	f("octet by octet", byteByByte(said))
+	points := len(said)
+	if points > 1000 {
+		points = 50
+	}
+	for i := range points {
+		if points != len(said) {
+			i = r.IntN(len(said))
+		}
+		f(fmt.Sprintf("cut at %d", i), split(said, i))
+	}
+	for range 20 {
+		f("random", randomSplit(r, said))
+	}
+}
+
+// Each dialogue's client side, sent by a client that waits for nothing but the handshake,
+// gives the same replies and the same session wherever the stream is cut, in clear and
+// within TLS.
 func TestDialoguesSegmentation(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := mathrand.New(mathrand.NewPCG(seed, 0))
 	eachDialogue(t, func(t *testing.T, d dialogue) {
-		opts, connect := dialogueOptions(t, d.options)
-		if opts.TLS != nil || connect != nil {
-			return // a handshake is no matter of commands
-		}
-		var said []byte
-		for _, s := range d.steps {
-			if s.kind == "C" {
-				said = append(said, clientBytes(t, s.text)...)
-			}
-		}
-		want, wantEvents, _ := serveScript(opts, said)
-		check := func(how string, chunks ...[]byte) {
-			got, events, _ := serveScript(opts, chunks...)
-			if got != want || !slices.Equal(events, wantEvents) {
+		s := newScript(t, d)
+		whole := func(b []byte) [][]byte { return [][]byte{bytes.Clone(b)} }
+		want, wantEvents := s.run(t, whole(s.clear), whole(s.secret))
+		check := func(how string, clear, secret [][]byte) {
+			t.Helper()
+			got, events := s.run(t, clear, secret)
+			same := got == want || s.injects() && strings.HasPrefix(got, want)
+			if !same || !slices.Equal(events, wantEvents) {
 				t.Fatalf("seed %d, %s: got\n%q\n%q\nin one piece\n%q\n%q", seed, how, got, events, want, wantEvents)
 			}
 		}
-		check("octet by octet", byteByByte(said)...)
-		points := len(said)
-		if points > 1000 {
-			points = 50
-		}
-		for i := range points {
-			if points != len(said) {
-				i = r.IntN(len(said))
-			}
-			check(fmt.Sprintf("cut at %d", i), split(said, i)...)
-		}
-		for range 20 {
-			check("random", randomSplit(r, said)...)
+		cuts(r, s.clear, func(how string, chunks [][]byte) { check("in clear "+how, chunks, whole(s.secret)) })
+		if s.tls {
+			cuts(r, s.secret, func(how string, chunks [][]byte) { check("within TLS "+how, whole(s.clear), chunks) })
 		}
 	})
 }

@@ -265,14 +265,11 @@ func defaultEnhanced(code int) Enhanced {
 // is one that fits the code.
 func parseEnhanced(code int, text string) (Enhanced, string) {
 	word, rest, _ := strings.Cut(text, " ")
-	class, tail, ok1 := strings.Cut(word, ".")
-	subject, detail, ok2 := strings.Cut(tail, ".")
-	if !ok1 || !ok2 || len(class) != 1 || int(class[0]-'0') != code/100 {
-		return Enhanced{}, text
-	}
-	s, ok1 := smallNumber(subject)
+	class, tail, _ := strings.Cut(word, ".")
+	subject, detail, _ := strings.Cut(tail, ".")
+	s, ok1 := smallNumber(subject) // not of an empty one, so both dots were there
 	d, ok2 := smallNumber(detail)
-	if !ok1 || !ok2 {
+	if !ok1 || !ok2 || len(class) != 1 || int(class[0]-'0') != code/100 {
 		return Enhanced{}, text
 	}
 	return Enhanced{code / 100, s, d}, rest

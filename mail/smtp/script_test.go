@@ -1,9 +1,11 @@
 package smtp
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -78,11 +80,12 @@ func replyReader(input string) *Client {
 // sender), early (Message returns before it has read), msg (after), reply (Message
 // returns a reply instead of an error).
 type scripted struct {
-	conn   *Conn
-	events []string
-	sender Sender
-	closed chan struct{} // closed by Close; may be nil
-	secure error         // what Secure says
+	conn    *Conn
+	events  []string
+	sender  Sender
+	closed  chan struct{} // closed by Close; may be nil
+	secure  error         // what Secure says
+	connect error         // what the handler says
 }
 
 func (s *scripted) note(format string, args ...any) {
@@ -169,14 +172,76 @@ func (s *scripted) Close(err error) {
 func serveScript(o ServerOptions, chunks ...[]byte) (said string, events []string, c *scriptConn) {
 	c = &scriptConn{chunks: chunks}
 	sess := &scripted{}
+	sess.serve(o, c)
+	return c.out.String(), sess.events, c
+}
+
+// serve lets a server with this session talk to nc, until it has ended.
+func (s *scripted) serve(o ServerOptions, nc net.Conn) error {
 	srv, err := NewServer(HandlerFunc(func(_ context.Context, conn *Conn) (Session, error) {
-		sess.conn = conn
-		return sess, nil
+		s.conn = conn
+		return s, s.connect
 	}), o)
 	if err != nil {
 		panic(err)
 	}
-	srv.ServeConn(c)
-	srv.kill()
-	return c.out.String(), sess.events, c
+	defer srv.kill()
+	return srv.ServeConn(nc)
+}
+
+// headConn is a server's connection that gives it head first, one chunk for each Read, and
+// then what its peer writes.
+type headConn struct {
+	net.Conn
+	head [][]byte
+}
+
+func (c *headConn) Read(p []byte) (int, error) {
+	for len(c.head) > 0 && len(c.head[0]) == 0 {
+		c.head = c.head[1:]
+	}
+	if len(c.head) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.head[0])
+	c.head[0] = c.head[0][n:]
+	return n, nil
+}
+
+// serveSecret is serve with a client that says clear, reads as many lines as it is told,
+// does the handshake and says secret, one TLS record for each chunk. It returns what the
+// server says, in clear and then through TLS.
+func (s *scripted) serveSecret(o ServerOptions, clear [][]byte, lines int, secret [][]byte) (string, error) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	ours.SetDeadline(time.Now().Add(10 * time.Second))
+	served := make(chan error, 1)
+	go func() { served <- s.serve(o, &headConn{theirs, clear}) }()
+	var said strings.Builder
+	r := bufio.NewReader(ours)
+	for range lines {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return said.String(), err
+		}
+		said.WriteString(line)
+	}
+	tc := tls.Client(ours, &tls.Config{InsecureSkipVerify: true})
+	if err := tc.Handshake(); err != nil {
+		return said.String(), err
+	}
+	sent := make(chan struct{})
+	go func() { // its errors are those of a server that has closed
+		defer close(sent)
+		for _, chunk := range secret {
+			if _, err := tc.Write(chunk); err != nil {
+				return
+			}
+		}
+		tc.CloseWrite()
+	}()
+	_, err := io.Copy(&said, tc)
+	ours.Close()
+	<-sent
+	return said.String(), errors.Join(err, <-served)
 }
