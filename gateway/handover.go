@@ -162,7 +162,12 @@ func (h *handover) offer(ctx context.Context, relay Relay, backend string, sende
 // us, and the client is not to lose its own for that.
 func refusal(err error) error {
 	r, ok := errors.AsType[*smtp.Reply](err)
-	if !ok || r.Code != 421 && r.Code != 521 && !r.Hangup {
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return smtp.Refuse(451, smtp.Enhanced{4, 4, 2}, "the next hop gave no proper answer, try again later").Because(err)
+	case r.Code != 421 && r.Code != 521 && !r.Hangup:
 		return err
 	}
 	c := r.Because(err)

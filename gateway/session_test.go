@@ -385,7 +385,7 @@ func TestLog(t *testing.T) {
 	for i, want := range [][]string{
 		{"verdict ", "stage=rcpt", "filter=judge", "verdict=reject", "remote=127.0.0.1:", "from=f@x.test", "code=550", "enh=5.7.1", "reason=listed"},
 		{"delivered ", "backend=a", "from=f@x.test", "rcpt=1", "bytes=", "code=250", "enh=2.0.0", "dur="},
-		{`"not delivered" `, "backend=a", "from=from@client.test", "code=451", "enh=4.3.0", `err="backend hung up"`},
+		{`"not delivered" `, "backend=a", "from=from@client.test", "code=451", "enh=4.4.2", "backend hung up"},
 		{`"session ended" `, "listener=mx", "helo=client.test", "accepted=1", "refused=1"},
 	} {
 		for _, part := range want {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -98,10 +99,17 @@ func (s *spool) findHeader(last bool) error {
 	case !ok && !last:
 		return nil
 	}
+	if bytes.Count(b[:n], []byte("\n")) > maxHeaderLines {
+		return smtp.Replyf(552, smtp.Enhanced{5, 3, 4}, "header section has more than %d lines", maxHeaderLines)
+	}
 	h, rest := message.Parse(b[:n:n])
 	s.header = n - len(rest)
 	return s.onHeader(h)
 }
+
+// maxHeaderLines is how many lines a header section may have. A field of four octets costs
+// eight times that in memory once it is taken apart, for as long as the client likes.
+const maxHeaderLines = 10_000
 
 // fill reads the whole of body. The error is the client's, the spool's or onHeader's.
 func (s *spool) fill(body *smtp.DataReader) error {

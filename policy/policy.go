@@ -114,13 +114,15 @@ type Session struct {
 	Listener string
 	// Remote is the client's address, Local ours; the zero value for a local socket.
 	Remote, Local netip.AddrPort
-	// RDNS is the verified name of the client's address, empty if there is none.
+	// RDNS is the verified name of the client's address, empty if there is none. The
+	// gateway does not look names up yet and leaves it empty.
 	RDNS string
 	// Helo is what the client called itself, empty before HELO.
 	Helo string
 	// TLS is nil on a clear connection.
 	TLS *TLS
-	// User is the authenticated user, empty if there is none.
+	// User is the authenticated user, empty if there is none. The gateway does not speak
+	// AUTH yet and leaves it empty.
 	User string
 	// Tags are what filters noted outside a transaction.
 	Tags []Tag

@@ -200,9 +200,22 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 // be.
 func (r *Runtime) compileJoined(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
 	if joined, ok := joinSegments(wasm); ok {
-		if c, err := r.compile(ctx, joined); err == nil {
+		if c, err := r.compileCached(ctx, joined); err == nil {
 			return c, nil
 		}
+	}
+	return r.compileCached(ctx, wasm)
+}
+
+// compileCached is compile; a damaged cache is emptied and does no harm.
+func (r *Runtime) compileCached(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+	c, err := r.compile(ctx, wasm)
+	if err == nil || r.cache == nil || !isCacheError(err) {
+		return c, err
+	}
+	r.opts.Log.Warn("compiled filters are damaged on disk, compiling them again", "dir", r.opts.CacheDir, "err", err)
+	if clearErr := clearCache(r.opts.CacheDir); clearErr != nil {
+		return nil, errors.Join(err, clearErr)
 	}
 	return r.compile(ctx, wasm)
 }

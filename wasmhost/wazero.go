@@ -3,8 +3,11 @@ package wasmhost
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -40,8 +43,13 @@ func moduleConfig() wazero.ModuleConfig {
 	return wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(rand.Reader)
 }
 
+// openCache opens the folder of compiled code. Whoever can write there runs code of his
+// own in this process, so it must be ours alone.
 func openCache(dir string) (wazero.CompilationCache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("wasmhost: cache: %w", err)
+	}
+	if err := checkOwned(dir); err != nil {
 		return nil, fmt.Errorf("wasmhost: cache: %w", err)
 	}
 	cache, err := wazero.NewCompilationCacheWithDir(dir)
@@ -50,6 +58,20 @@ func openCache(dir string) (wazero.CompilationCache, error) {
 	}
 	return cache, nil
 }
+
+// clearCache removes what is in the cache: one damaged file would keep a filter from
+// loading for ever.
+func clearCache(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "wazero-*", "*"))
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
+}
+
+// isCacheError tells whether compiling failed because of the cache, not of the module.
+// wazero has no type for that.
+func isCacheError(err error) bool { return strings.Contains(err.Error(), "compilationcache") }
 
 // withMemory makes the instance that is made under the returned context use mem.
 func withMemory(ctx context.Context, mem *memory) context.Context {

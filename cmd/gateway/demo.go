@@ -232,7 +232,7 @@ func demoModule(ctx context.Context, name, cache string, say func(string, ...any
 	}
 	say("  %-10s compiling from source …\n", name)
 	out := filepath.Join(cache, name+".wasm")
-	if err := compileGuest(ctx, string(dir[:len(dir)-1]), out, os.Stderr); err != nil {
+	if err := compileGuest(ctx, string(dir[:len(dir)-1]), out, nil, os.Stderr); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(out)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -58,7 +57,7 @@ func inspect(ctx context.Context, file, configText string, stdout, stderr io.Wri
 	if info.MemoryMax > 0 {
 		fmt.Fprintf(stdout, ", at most %d KiB", info.MemoryMax*64)
 	}
-	fmt.Fprintf(stdout, "\nimports  %s\nexports  %s\n", strings.Join(info.Imports, " "), strings.Join(info.Exports, " "))
+	fmt.Fprintf(stdout, "\nimports  %s\nexports  %s\n", printable(strings.Join(info.Imports, " ")), printable(strings.Join(info.Exports, " ")))
 	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(configText), Ready: -1})
 	if err != nil {
 		return err
@@ -70,14 +69,7 @@ func inspect(ctx context.Context, file, configText string, stdout, stderr io.Wri
 
 // loadFile compiles a module of its own runtime; what the guest logs goes to stderr.
 func loadFile(ctx context.Context, file string, stderr io.Writer) (*wasmhost.Runtime, *wasmhost.Module, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, nil, err
-	}
-	if info.Size() > wasmhost.MaxModule {
-		return nil, nil, fmt.Errorf("%s has %d octets, the most is %d", file, info.Size(), wasmhost.MaxModule)
-	}
-	wasm, err := os.ReadFile(file)
+	wasm, err := readRegular(file, wasmhost.MaxModule)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/penstock/penstock/filters"
@@ -103,14 +102,7 @@ var errNotBuilt = errors.New("is known, but this program was built without it: r
 
 func moduleBytes(m config.Module) ([]byte, error) {
 	if !m.Builtin {
-		info, err := os.Stat(m.File)
-		if err != nil {
-			return nil, err
-		}
-		if info.Size() > wasmhost.MaxModule {
-			return nil, fmt.Errorf("%s has %d octets, the most is %d", m.File, info.Size(), wasmhost.MaxModule)
-		}
-		return os.ReadFile(m.File)
+		return readRegular(m.File, wasmhost.MaxModule)
 	}
 	if wasm, ok := filters.Builtin(m.Name); ok {
 		return wasm, nil

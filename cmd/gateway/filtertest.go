@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -54,7 +55,7 @@ answer with the changes it made. Exits 0 whatever the filter says, 1 if it fails
 }
 
 func (t trial) run(ctx context.Context, file, eml string, stdout, stderr io.Writer) error {
-	raw, err := os.ReadFile(eml)
+	raw, err := readRegular(eml, 256<<20)
 	if err != nil {
 		return err
 	}
@@ -176,7 +177,7 @@ func printStep(w io.Writer, s policy.Step) {
 // printable makes a peer's text safe for a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r

@@ -71,11 +71,11 @@ func newProject(dir string, stdout io.Writer) error {
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return fmt.Errorf("%s is there already and not empty; choose another folder", dir)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	name, err := projectName(dir)
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	named := func(text string) []byte { return []byte(strings.ReplaceAll(text, "NAME", name)) }
@@ -159,20 +159,24 @@ func buildProject(ctx context.Context, dir, out string, stdout, stderr io.Writer
 	if out == "" {
 		out = filepath.Join(dir, name+".wasm")
 	}
-	if err := compileGuest(ctx, dir, out, stderr); err != nil {
+	if filepath.Ext(out) != ".wasm" {
+		return usageError{fmt.Errorf("-o %s: the name of a module ends in .wasm", out)}
+	}
+	check := func(built string) error {
+		rt, module, err := loadFile(ctx, built, stderr)
+		if err != nil {
+			return err
+		}
+		defer rt.Close(ctx)
+		_, err = fmt.Fprintf(stdout, "%s: %d octets, a filter that this gateway takes\n", out, module.Info().Size)
 		return err
 	}
-	rt, module, err := loadFile(ctx, out, stderr)
-	if err != nil {
-		return err
-	}
-	defer rt.Close(ctx)
-	fmt.Fprintf(stdout, "%s: %d octets, a filter that this gateway takes\n", out, module.Info().Size)
-	return nil
+	return compileGuest(ctx, dir, out, check, stderr)
 }
 
-// compileGuest runs the Go toolchain in dir. The module appears at out when it is whole.
-func compileGuest(ctx context.Context, dir, out string, stderr io.Writer) error {
+// compileGuest runs the Go toolchain in dir. The module appears at out when it is whole and
+// check, if not nil, finds nothing wrong with it: what is there already may be in use.
+func compileGuest(ctx context.Context, dir, out string, check func(built string) error, stderr io.Writer) error {
 	goTool, err := exec.LookPath("go")
 	if err != nil {
 		return errors.New("the Go toolchain is not on PATH; get it from https://go.dev/dl and try again")
@@ -189,13 +193,18 @@ func compileGuest(ctx context.Context, dir, out string, stderr io.Writer) error 
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	built := filepath.Join(tmp, "filter.wasm")
-	cmd := exec.CommandContext(ctx, goTool, "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", built, ".")
+	built := filepath.Join(tmp, filepath.Base(out))
+	cmd := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o", built, ".")
 	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = stderr, stderr
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOWORK=off")
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("go build in %s: %w", dir, err)
+	}
+	if check != nil {
+		if err := check(built); err != nil {
+			return err
+		}
 	}
 	return os.Rename(built, out)
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"os"
 
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
@@ -120,7 +119,7 @@ func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Prob
 }
 
 func readPool(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
+	pem, err := readRegular(path, 16<<20)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 
 	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/internal/guests"
-	"github.com/penstock/penstock/policy"
 )
 
 // verdicts is what the filter should say, natively and as a module.
@@ -43,11 +42,7 @@ func TestNative(t *testing.T) {
 func TestModule(t *testing.T) {
 	load := guests.Loader(t, "first-filter", guests.Build(t, "."))
 	verdicts(t, func(config string) filtertest.Options {
-		f, err := load(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return filtertest.Options{Policy: policy.Filter(f)}
+		return filtertest.Options{Policy: load.Must(t, config)}
 	})
 	if _, err := load(`{"robot": ["bot"]}`); err == nil {
 		t.Error("a misspelt key is taken")

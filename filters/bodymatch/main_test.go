@@ -5,18 +5,19 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/guest-sdk/filtertest"
+	"github.com/penstock/penstock/internal/guests"
 	"github.com/penstock/penstock/policy"
 )
 
 func TestNative(t *testing.T) {
-	testRules(t, native)
-	testBorders(t, native)
-	testConfig(t, native)
+	testRules(t, guests.Native(newFilter))
+	testBorders(t, guests.Native(newFilter))
+	testConfig(t, guests.Native(newFilter))
 }
 
 var envelope = filtertest.Envelope{From: "a@example.com", To: []string{"b@example.org"}}
 
-func testRules(t *testing.T, load loader) {
+func testRules(t *testing.T, load guests.Load) {
 	const eml = "Subject: =?utf-8?b?QnV5IE5vdw==?=\nX-Y: folded\n\tvalue\n\nLimited Offer\nsecond line\n"
 	const rule = `{"name": "r", "texts": `
 	tests := []struct {
@@ -40,7 +41,7 @@ func testRules(t *testing.T, load loader) {
 		{``, "continue", "no rules", ""},
 	}
 	for _, tt := range tests {
-		o := filtertest.Options{Policy: load.must(t, `{"rules": [`+tt.rules+`]}`)}
+		o := filtertest.Options{Policy: load.Must(t, `{"rules": [`+tt.rules+`]}`)}
 		r := filtertest.Deliver(t, o, envelope, eml).Step(policy.StageMessage)
 		if r.Verdict.Action.String() != tt.action || strings.Join(r.Tags, " ") != tt.tags || r.Err != nil {
 			t.Errorf("%s: got %s %q, %v; want %s %q (%s)", tt.rules, r.Verdict.Action, r.Tags, r.Err, tt.action, tt.tags, tt.why)
@@ -49,9 +50,9 @@ func testRules(t *testing.T, load loader) {
 }
 
 // testBorders puts a text around the borders of windows and of the limit.
-func testBorders(t *testing.T, load loader) {
+func testBorders(t *testing.T, load guests.Load) {
 	const text, limit = "needle in a haystack", 200 << 10
-	o := filtertest.Options{Policy: load.must(t, `{"limit": "200KiB", "rules": [
+	o := filtertest.Options{Policy: load.Must(t, `{"limit": "200KiB", "rules": [
 		{"name": "r", "texts": ["`+strings.ToUpper(text)+`", "a much longer text, so that the overlap is larger than the one looked for"]}]}`)}
 	for _, border := range []int{0, windowSize, 2 * windowSize, limit} {
 		for _, off := range []int{border - 90, border - len(text), border - len(text) + 1, border - 1, border, border + 40, border + 90} {
@@ -70,7 +71,7 @@ func testBorders(t *testing.T, load loader) {
 	}
 }
 
-func testConfig(t *testing.T, load loader) {
+func testConfig(t *testing.T, load guests.Load) {
 	for config, want := range map[string]string{
 		`{"rules": [{"texts": ["x"]}]}`:                                  "rules[0].name: want a name",
 		`{"rules": [{"name": "a b", "texts": ["x"]}]}`:                   "rules[0].name: want a name",

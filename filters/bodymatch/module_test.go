@@ -10,7 +10,7 @@ import (
 // ships.
 
 func TestModule(t *testing.T) {
-	load := loader(guests.Loader(t, "bodymatch", guests.Build(t, ".")))
+	load := guests.Loader(t, "bodymatch", guests.Build(t, "."))
 	t.Run("testRules", func(t *testing.T) { testRules(t, load) })
 	t.Run("testBorders", func(t *testing.T) { testBorders(t, load) })
 }

@@ -5,14 +5,15 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/guest-sdk/filtertest"
+	"github.com/penstock/penstock/internal/guests"
 )
 
 func TestNative(t *testing.T) {
-	testRules(t, native)
-	testConfig(t, native)
+	testRules(t, guests.Native(newFilter))
+	testConfig(t, guests.Native(newFilter))
 }
 
-func testRules(t *testing.T, load loader) {
+func testRules(t *testing.T, load guests.Load) {
 	const eml = "Subject: =?utf-8?q?Caf=C3=A9_News?=\nX-A: one\nX-A: two\n\nbody\n"
 	const plain = "Subject: =?utf-8?q?Caf=C3=A9_News?=\r\nX-A: one\r\nX-A: two\r\n"
 	tests := []struct {
@@ -34,7 +35,7 @@ func testRules(t *testing.T, load loader) {
 	}
 	for _, tt := range tests {
 		o := filtertest.Options{
-			Policy: load.must(t, `{"rules": [`+tt.rules+`]}`),
+			Policy: load.Must(t, `{"rules": [`+tt.rules+`]}`),
 			Client: filtertest.Client{Helo: "c.example"},
 		}
 		d := filtertest.Deliver(t, o, filtertest.Envelope{From: "a@example.com", To: []string{"b@example.org"}}, eml)
@@ -44,7 +45,7 @@ func testRules(t *testing.T, load loader) {
 	}
 }
 
-func testConfig(t *testing.T, load loader) {
+func testConfig(t *testing.T, load guests.Load) {
 	for rule, want := range map[string]string{
 		`{}`:                                                    "one of add, set and remove",
 		`{"add": "X", "set": "X", "value": "1"}`:                "one of add, set and remove",

@@ -10,6 +10,6 @@ import (
 // ships.
 
 func TestModule(t *testing.T) {
-	load := loader(guests.Loader(t, "headertag", guests.Build(t, ".")))
+	load := guests.Loader(t, "headertag", guests.Build(t, "."))
 	t.Run("testRules", func(t *testing.T) { testRules(t, load) })
 }

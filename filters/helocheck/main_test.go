@@ -5,14 +5,15 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/guest-sdk/filtertest"
+	"github.com/penstock/penstock/internal/guests"
 )
 
 func TestNative(t *testing.T) {
-	testNames(t, native)
-	testConfig(t, native)
+	testNames(t, guests.Native(newFilter))
+	testConfig(t, guests.Native(newFilter))
 }
 
-func testNames(t *testing.T, load loader) {
+func testNames(t *testing.T, load guests.Load) {
 	const conf = `{"our_names": ["mx.example.com."], "trust": ["10.0.0.0/8", "2001:db8:1::/48"]}`
 	const strict = `{"unqualified": true, "authenticated": true, "action": "tempfail"}`
 	const lax = `{"our_names": ["mx.example.com"], "bare_address": false, "malformed": false, "wrong_literal": false}`
@@ -48,7 +49,7 @@ func testNames(t *testing.T, load loader) {
 		{lax, "192.0.2.1", "", "mx.example.com", "ours", "still on"},
 	}
 	for _, tt := range tests {
-		s := filtertest.New(t, filtertest.Options{Policy: load.must(t, tt.config), Client: filtertest.Client{IP: tt.ip, User: tt.user}})
+		s := filtertest.New(t, filtertest.Options{Policy: load.Must(t, tt.config), Client: filtertest.Client{IP: tt.ip, User: tt.user}})
 		s.Helo(tt.helo)
 		r := s.MailFrom("a@example.org")
 		reply, tags := "", ""
@@ -62,14 +63,14 @@ func testNames(t *testing.T, load loader) {
 			t.Errorf("%q from %s %s: got %q %q, %v; want %q %q (%s)", tt.helo, tt.ip, tt.user, r.Reply, r.Tags, r.Err, reply, tags, tt.why)
 		}
 	}
-	s := filtertest.New(t, filtertest.Options{Policy: load.must(t, `{"action": "tag"}`)})
+	s := filtertest.New(t, filtertest.Options{Policy: load.Must(t, `{"action": "tag"}`)})
 	s.Helo("!!")
 	if r := s.MailFrom(""); r.Reply != "" || strings.Join(r.Tags, " ") != "helo=malformed" {
 		t.Errorf("action tag: got %q %q, want the tag alone", r.Reply, r.Tags)
 	}
 }
 
-func testConfig(t *testing.T, load loader) {
+func testConfig(t *testing.T, load guests.Load) {
 	for config, want := range map[string]string{
 		`{"ours": []}`:              "ours: unknown key",
 		`{"trust": ["10.0.0.0/x"]}`: "trust: 10.0.0.0/x is not a network",

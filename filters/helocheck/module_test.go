@@ -10,6 +10,6 @@ import (
 // ships.
 
 func TestModule(t *testing.T) {
-	load := loader(guests.Loader(t, "helocheck", guests.Build(t, ".")))
+	load := guests.Loader(t, "helocheck", guests.Build(t, "."))
 	t.Run("testNames", func(t *testing.T) { testNames(t, load) })
 }

@@ -30,19 +30,19 @@ func newFilter() *filter.Filter {
 
 // guard is the configuration.
 type guard struct {
-	block, allow patterns
-	reply        reply
+	blocked, allowed patterns
+	reply            reply
 }
 
 func readGuard(c filter.Config) guard {
-	c.Only("block", "allow", "code", "enhanced", "text")
-	return guard{readPatterns(c, "block"), readPatterns(c, "allow"), readReply(c)}
+	c.Only("blocked", "allowed", "code", "enhanced", "text")
+	return guard{readPatterns(c, "blocked"), readPatterns(c, "allowed"), readReply(c)}
 }
 
-// refuses tells whether a is blocked, or not allowed where something is. Block wins: a
+// refuses tells whether a is blocked, or not allowed where something is. Blocked wins: a
 // list of exceptions is easier to read than an order of rules.
 func (g guard) refuses(a filter.Address) bool {
-	return g.block.match(a) || !g.allow.empty() && !g.allow.match(a)
+	return g.blocked.match(a) || !g.allowed.empty() && !g.allowed.match(a)
 }
 
 // patterns is a list, sorted by kind, so that a look-up costs the number of labels in

@@ -5,16 +5,17 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/guest-sdk/filtertest"
+	"github.com/penstock/penstock/internal/guests"
 )
 
 func TestNative(t *testing.T) {
-	testRecipients(t, native)
-	testConfig(t, native)
+	testRecipients(t, guests.Native(newFilter))
+	testConfig(t, guests.Native(newFilter))
 }
 
-func testRecipients(t *testing.T, load loader) {
-	const block = `{"block": ["a@example.com", "bad.example", "*.evil.example", "root@*", "\"a b\"@example.org"]}`
-	const allow = `{"allow": ["example.com", "*.example.com", "postmaster@*"], "block": ["b@example.com"], "code": 450, "text": "later"}`
+func testRecipients(t *testing.T, load guests.Load) {
+	const block = `{"blocked": ["a@example.com", "bad.example", "*.evil.example", "root@*", "\"a b\"@example.org"]}`
+	const allow = `{"allowed": ["example.com", "*.example.com", "postmaster@*"], "blocked": ["b@example.com"], "code": 450, "text": "later"}`
 	const no, later = "550 5.7.1 recipient is not accepted here", "450 4.7.1 later"
 	tests := []struct {
 		config, rcpt, reply, why string
@@ -35,15 +36,15 @@ func testRecipients(t *testing.T, load loader) {
 		{block, "x@[192.0.2.1]", "", "literal"},
 		{allow, "a@example.com", "", "allowed domain"},
 		{allow, "a@mx.example.com", "", "allowed subdomain"},
-		{allow, "b@example.com", later, "block wins over allow"},
+		{allow, "b@example.com", later, "blocked wins over allowed"},
 		{allow, "a@example.org", later, "not on the list"},
 		{allow, "postmaster@example.org", "", "local part allowed"},
 		{allow, "postmaster", "", "postmaster without a domain"},
 		{`{}`, "a@example.org", "", "nothing is configured"},
-		{`{"block": ["[192.0.2.1]"], "enhanced": "5.1.1"}`, "x@[192.0.2.1]", "550 5.1.1 recipient is not accepted here", "literal on the list"},
+		{`{"blocked": ["[192.0.2.1]"], "enhanced": "5.1.1"}`, "x@[192.0.2.1]", "550 5.1.1 recipient is not accepted here", "literal on the list"},
 	}
 	for _, tt := range tests {
-		s := filtertest.New(t, filtertest.Options{Policy: load.must(t, tt.config)})
+		s := filtertest.New(t, filtertest.Options{Policy: load.Must(t, tt.config)})
 		s.MailFrom("sender@client.example")
 		if r := s.RcptTo(tt.rcpt); r.Reply != tt.reply || r.Err != nil {
 			t.Errorf("%s: %s: got %q, %v; want %q (%s)", tt.config, tt.rcpt, r.Reply, r.Err, tt.reply, tt.why)
@@ -51,19 +52,19 @@ func testRecipients(t *testing.T, load loader) {
 	}
 }
 
-func testConfig(t *testing.T, load loader) {
+func testConfig(t *testing.T, load guests.Load) {
 	for config, want := range map[string]string{
-		`{"blocked": []}`:                      "blocked: unknown key",
-		`{"block": ["a@b@"]}`:                  "block: a@b@ is not",
-		`{"block": ["@example.com"]}`:          "block: @example.com is not",
-		`{"block": ["*"]}`:                     "block: * is not",
-		`{"block": ["bücher.example"]}`:        "A-labels",
-		`{"block": ["a@*.example"]}`:           "is not",
-		`{"code": 250}`:                        "code: want",
-		`{"code": 421}`:                        "not 421",
-		`{"code": 550, "enhanced": "4.7.1"}`:   "enhanced: want 5.x.y",
-		`{"code": 550, "enhanced": "5.07.1"}`:  "enhanced: want 5.x.y",
-		`{"enhanced": "5.7", "block": ["a@"]}`: "enhanced: want 5.x.y",
+		`{"block": []}`:                          "block: unknown key",
+		`{"blocked": ["a@b@"]}`:                  "blocked: a@b@ is not",
+		`{"blocked": ["@example.com"]}`:          "blocked: @example.com is not",
+		`{"blocked": ["*"]}`:                     "blocked: * is not",
+		`{"blocked": ["bücher.example"]}`:        "A-labels",
+		`{"blocked": ["a@*.example"]}`:           "is not",
+		`{"code": 250}`:                          "code: want",
+		`{"code": 421}`:                          "not 421",
+		`{"code": 550, "enhanced": "4.7.1"}`:     "enhanced: want 5.x.y",
+		`{"code": 550, "enhanced": "5.07.1"}`:    "enhanced: want 5.x.y",
+		`{"enhanced": "5.7", "blocked": ["a@"]}`: "enhanced: want 5.x.y",
 	} {
 		if _, err := load(config); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want an error with %q", config, err, want)

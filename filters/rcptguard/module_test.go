@@ -10,6 +10,6 @@ import (
 // ships.
 
 func TestModule(t *testing.T) {
-	load := loader(guests.Loader(t, "rcptguard", guests.Build(t, ".")))
+	load := guests.Loader(t, "rcptguard", guests.Build(t, "."))
 	t.Run("testRecipients", func(t *testing.T) { testRecipients(t, load) })
 }

@@ -135,12 +135,12 @@ type FieldInfo struct {
 func FieldTable() []FieldInfo {
 	return []FieldInfo{
 		{FieldClientIP, "client_ip", KindIP, "The client's address; missing for a local socket."},
-		{FieldRDNS, "rdns", KindBytes, "The verified name of the client's address."},
+		{FieldRDNS, "rdns", KindBytes, "The verified name of the client's address; missing until the gateway looks names up, which it does not yet."},
 		{FieldHelo, "helo", KindBytes, "What the client called itself."},
 		{FieldTLSVersion, "tls_version", KindInt, "The TLS version, 0x0303 for 1.2, 0x0304 for 1.3; missing in clear."},
 		{FieldTLSCipher, "tls_cipher", KindBytes, "The cipher suite's IANA name."},
 		{FieldTLSPeer, "tls_peer", KindBytes, "The subject of the client's certificate."},
-		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user."},
+		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user; missing until the gateway speaks AUTH, which it does not yet."},
 		{FieldMailFrom, "mail_from", KindBytes, "The sender without brackets, canonical; empty for the null sender."},
 		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE."},
 		{FieldRcpt, "rcpt", KindBytes, "The recipient that RCPT names, without brackets, canonical."},
@@ -172,7 +172,7 @@ func ActionTable() []ActionInfo {
 		{ActReject, "reject", "A reply 5xx."},
 		{ActTempfail, "tempfail", "A reply 4xx."},
 		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone."},
-		{ActQuarantine, "quarantine", "The client hears 250, the mail is held."},
+		{ActQuarantine, "quarantine", "The mail is held for a person. The gateway has no store to hold it in yet: today the client hears 451 4.3.0 at DATA or after the message, and keeps the mail."},
 		{ActDisconnect, "disconnect", "The reply (421 or 5xx), and the end of the connection."},
 		{ActSkip, "skip", "No objection, and no more calls until the transaction ends (said outside one: until the session ends)."},
 	}

@@ -79,13 +79,15 @@ func (e Event) ClientPort() int { return int(e.number(abi.FieldClientPort)) }
 // ServerIP returns the address that the client connected to.
 func (e Event) ServerIP() IP { return e.ip(abi.FieldServerIP) }
 
-// RDNS returns the name of the client's address, if it leads back to the address.
+// RDNS returns the name of the client's address, if it leads back to the address. The
+// gateway does not look names up yet: outside of tests it is empty.
 func (e Event) RDNS() string { return e.text(abi.FieldRDNS) }
 
 // Helo returns what the client called itself.
 func (e Event) Helo() string { return e.text(abi.FieldHelo) }
 
-// User returns the authenticated user.
+// User returns the authenticated user. The gateway does not speak AUTH yet: outside of
+// tests it is empty.
 func (e Event) User() string { return e.text(abi.FieldAuthUser) }
 
 // TLS returns what is known of the encryption.

@@ -2,46 +2,13 @@
 
 package filter
 
+import "github.com/penstock/penstock/guest-sdk/abi"
+
 // host_native.go: the filter as an ordinary program, for tests.
 
-// Host is the gateway's side of the ABI: one method for each import of
-// [github.com/penstock/penstock/guest-sdk/abi.Imports], which documents them. A []byte
-// stands for a pointer and a length; of a buffer, its length is the room. It exists only
-// in native builds: in a WebAssembly build the calls go to the imports directly.
-type Host interface {
-	Subscribe(mask uint64) int32
-	Features() int32
-	Get(field, index int32, buf []byte) int32
-	Config(off int32, buf []byte) int32
-	Reply(text []byte) int32
-	Tag(key, value []byte) int32
-	Log(level int32, line []byte) int32
-	LogEnabled(level int32) int32
-	Now() int64
-	Mono() int64
-	Random(buf []byte) int32
-	SessGet(key, buf []byte) int32
-	SessSet(key, value []byte) int32
-	HdrCount() int32
-	HdrGet(i int32, buf []byte) int64
-	HdrFind(name []byte, from int32) int32
-	HdrRaw(off int32, buf []byte) int32
-	HdrAdd(at int32, name, value []byte) int32
-	HdrSet(i int32, value []byte) int32
-	HdrDel(i int32) int32
-	BodyLen() int64
-	BodyRead(off int64, buf []byte) int32
-	BodySplice(off, del int64, data []byte) int32
-	BodyNew() int32
-	BodyWrite(p []byte) int32
-	BodyCommit() int32
-	EnvFrom(addr []byte) int32
-	RcptCount() int32
-	RcptGet(i int32, buf []byte) int32
-	RcptAdd(addr []byte) int32
-	RcptSet(i int32, addr []byte) int32
-	RcptDel(i int32) int32
-}
+// Host is the gateway's side of the ABI. It exists only in native builds: in a WebAssembly
+// build the calls go to the imports directly.
+type Host = abi.Host
 
 // host is what the package calls.
 type host = Host

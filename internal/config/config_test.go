@@ -343,7 +343,7 @@ func TestLoadFile(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		huge:                       "is larger than 1MiB",
-		dir:                        "cannot be read: is a directory",
+		dir:                        "is not a regular file",
 		filepath.Join(dir, "gone"): "cannot be read: no such file or directory",
 	} {
 		c, problems := Load(path, nil, nil)

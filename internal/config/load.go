@@ -67,6 +67,14 @@ func readFile(path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
+	// Opening a pipe would wait for whoever writes it, and nothing could end that.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, withoutPath(err)

@@ -1,5 +1,5 @@
-// Package guests builds filters written in Go for tests, as an author does, and runs them
-// as WebAssembly. It is for tests alone.
+// Package guests loads filters written in Go for tests: natively, and as WebAssembly, built
+// as an author does. One table can so test both. It is for tests alone.
 package guests
 
 import (
@@ -9,18 +9,44 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/penstock/penstock/guest-sdk/filter"
+	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
+
+// Load makes a filter with a configuration, a JSON text. The error is the one that would
+// keep the filter from being loaded.
+type Load func(config string) (policy.Filter, error)
+
+// Must is Load for a configuration that the filter has to take: it fails the test if the
+// filter does not.
+func (load Load) Must(t testing.TB, config string) policy.Filter {
+	t.Helper()
+	f, err := load(config)
+	if err != nil {
+		t.Fatalf("%s: %v", config, err)
+	}
+	return f
+}
+
+// Native returns the Load of a filter as it is compiled into the test. Each call of it
+// takes a filter of its own from newFilter.
+func Native(newFilter func() *filter.Filter) Load {
+	return func(config string) (policy.Filter, error) {
+		return filtertest.Load(newFilter(), guest.Options{Config: []byte(config)})
+	}
+}
 
 // Build compiles the package main in dir to WebAssembly and returns the module. The
 // compiler's own cache makes the second time quick.
 func Build(t testing.TB, dir string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "guest.wasm")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, ".")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOWORK=off")
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build in %s: %v\n%s", dir, err, msg)
 	}
@@ -31,9 +57,9 @@ func Build(t testing.TB, dir string) []byte {
 	return wasm
 }
 
-// Loader returns a function that makes a filter of the module with a configuration. The
-// filters, and the runtime behind them, end with the test.
-func Loader(t testing.TB, name string, wasm []byte) func(config string) (policy.Filter, error) {
+// Loader returns the Load of a module. The filters, and the runtime behind them, end with
+// the test.
+func Loader(t testing.TB, name string, wasm []byte) Load {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context()) // clean-ups run after the test's own context
 	rt, err := wasmhost.New(ctx, wasmhost.Options{CacheDir: cacheDir()})

@@ -372,6 +372,9 @@ func (c *Client) Data(ctx context.Context, content io.WriterTo) ([]*Reply, error
 	if err := c.enter(ctx); err != nil {
 		return nil, err
 	}
+	if c.Unasked() {
+		return nil, c.fail(errUnasked)
+	}
 	if err := c.queue(func(b []byte) []byte { return append(b, "DATA\r\n"...) }); err != nil {
 		return nil, err
 	}
@@ -382,11 +385,17 @@ func (c *Client) Data(ctx context.Context, content io.WriterTo) ([]*Reply, error
 	if r.Code != 354 {
 		return nil, asRefusal(r)
 	}
+	if c.Unasked() {
+		// An answer to the message before there was one must not be taken for it.
+		return nil, c.fail(errUnasked)
+	}
 	if err := c.sendContent(content); err != nil {
 		return nil, err
 	}
 	return c.dataReplies()
 }
+
+var errUnasked = errors.New("smtp: server sent a reply that no command asked for")
 
 // sendContent sends content and the end mark, but for what is still collected. When
 // it fails the end mark is not sent: a message cut short must not look like a whole

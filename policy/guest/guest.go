@@ -31,43 +31,11 @@ import (
 	"github.com/penstock/penstock/policy"
 )
 
-// Host is what a guest can call: one method per import of abi.Imports, which documents
-// them, and Stderr for what a guest prints. A []byte stands for a pointer and a length;
-// its length is the room in a buffer. Buffers are the guest's memory and valid during
-// the call only. One call at a time.
+// Host is all that a guest has of the world: the imports, the frame of each event, and
+// where its prints and its sleep go. One call at a time.
 type Host interface {
-	Subscribe(mask uint64) int32
-	Features() int32
-	Get(field, index int32, buf []byte) int32
-	Config(off int32, buf []byte) int32
-	Reply(text []byte) int32
-	Tag(key, value []byte) int32
-	Log(level int32, line []byte) int32
-	LogEnabled(level int32) int32
-	Now() int64
-	Mono() int64
-	Random(buf []byte) int32
-	SessGet(key, buf []byte) int32
-	SessSet(key, value []byte) int32
-	HdrCount() int32
-	HdrGet(i int32, buf []byte) int64
-	HdrFind(name []byte, from int32) int32
-	HdrRaw(off int32, buf []byte) int32
-	HdrAdd(at int32, name, value []byte) int32
-	HdrSet(i int32, value []byte) int32
-	HdrDel(i int32) int32
-	BodyLen() int64
-	BodyRead(off int64, buf []byte) int32
-	BodySplice(off, del int64, data []byte) int32
-	BodyNew() int32
-	BodyWrite(p []byte) int32
-	BodyCommit() int32
-	EnvFrom(addr []byte) int32
-	RcptCount() int32
-	RcptGet(i int32, buf []byte) int32
-	RcptAdd(addr []byte) int32
-	RcptSet(i int32, addr []byte) int32
-	RcptDel(i int32) int32
+	// Host has the imports.
+	abi.Host
 
 	// Frame writes the event's frame to the front of the guest's mailbox, which has room
 	// for abi.MinMailbox octets at least, and returns how long it is.
