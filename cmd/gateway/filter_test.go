@@ -2,17 +2,22 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/peers"
+	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/wasmhost/wasmtest"
 )
 
@@ -297,5 +302,40 @@ filters:
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
 		t.Errorf("check left something behind: %v %v", left, err)
+	}
+}
+
+// TestStuckFilter: a guest of calls without loops cannot be stopped as things are. It holds
+// its own session; others go on, and the process still ends when it is told to.
+func TestStuckFilter(t *testing.T) {
+	dir := t.TempDir()
+	local, less := wasmtest.Op(0x20, 0), wasmtest.Op(0x7d) // local.get 0, i64.sub
+	branch := wasmtest.Seq(local, wasmtest.I64(1), less, wasmtest.Call("tree"))
+	guest := wasmtest.Guest{
+		Hooks: 1 << abi.HookMail,
+		On:    map[abi.Hook]wasmtest.Code{abi.HookMail: wasmtest.Seq(wasmtest.Call("tree", wasmtest.I64(60)), wasmtest.Say(abi.ActContinue))},
+		Edit: func(m *wasmtest.Module) {
+			// if n == 0 return; tree(n-1); tree(n-1)
+			m.Func("tree", "l>", "", wasmtest.Seq(local, wasmtest.Op(0x50, 0x04, 0x40, 0x0f, 0x0b), branch, branch))
+		},
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tree.wasm"), guest.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	yaml := strings.NewReplacer("BACKEND", "127.0.0.1:9", "$DIR", "$DIR", "DIR", dir, "NAME", "tree, limits: {wall: 100ms}").Replace(authorConfig)
+	g := startGateway(t, yaml+"shutdown_timeout: 1s\n")
+	stuck := dialSMTP(t, g.addr["mx"])
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := stuck.Mail(ctx, smtp.Sender{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the guest is not stuck: %v", err)
+	}
+	if err := dialSMTP(t, g.addr["mx"]).Noop(t.Context()); err != nil {
+		t.Errorf("another session: %v", err)
+	}
+	g.signal(syscall.SIGTERM)
+	<-g.done
+	if code := g.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(g.log(), "although a filter does not return") {
+		t.Errorf("exit code %d\n%s", code, g.log())
 	}
 }

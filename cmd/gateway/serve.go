@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -166,23 +167,38 @@ func (n *node) rules(ctx context.Context, cfg *config.Config) (gateway.Rules, co
 	return gateway.Rules{Routes: routes(cfg), Chains: set.chains, Release: set.close}, problems
 }
 
-// run serves until ctx ends, and reloads on hup.
+// run serves until ctx ends, and reloads on hup. A reload compiles filters, which takes a
+// while; it runs beside, one at a time, and gives up when the gateway is to end.
 func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, config.Problems)) error {
 	served := make(chan error, 1)
 	go func() { served <- n.gw.Serve() }()
 	n.log.Info("started", "hostname", string(n.cfg.Hostname), "version", versionText())
 	daily := time.NewTicker(24 * time.Hour) // certificates change on disk, and the kept default grows old
 	defer daily.Stop()
+	var reloads sync.WaitGroup
+	again := make(chan struct{}, 1) // a token: no reload runs
+	again <- struct{}{}
+	var asked bool
 	for {
+		idle := again
+		if !asked {
+			idle = nil
+		}
 		select {
 		case <-hup:
-			n.reload(ctx, load)
+			asked = true
+		case <-idle:
+			asked = false
+			reloads.Go(func() {
+				n.reload(ctx, load)
+				again <- struct{}{}
+			})
 		case <-daily.C:
 			n.reloadCertificates()
 		case err := <-served:
-			return errors.Join(err, n.shutdown())
+			return errors.Join(err, n.shutdown(&reloads))
 		case <-ctx.Done():
-			return errors.Join(n.shutdown(), <-served)
+			return errors.Join(n.shutdown(&reloads), <-served)
 		}
 	}
 }
@@ -197,6 +213,12 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 	rules, more := n.rules(ctx, cfg)
 	bo, moreStill := backends(cfg)
 	problems = append(append(problems, more...), moreStill...)
+	if ctx.Err() != nil {
+		if rules.Release != nil {
+			rules.Release()
+		}
+		return // the gateway ends; whatever went wrong went wrong for that
+	}
 	if problems.Err() == nil {
 		problems = append(problems, n.takeOver(cfg, rules, bo)...)
 	}
@@ -267,28 +289,48 @@ func (n *node) logProblems(msg string, problems config.Problems) {
 	}
 }
 
+// grace is what a shutdown has beyond its timeout to free things in order.
+const grace = 5 * time.Second
+
 // shutdown ends everything in order: no new mail, running mail to its reply, backends, then
-// filters.
-func (n *node) shutdown() error {
+// filters. It returns a few seconds after its timeout at the latest: a guest that cannot be
+// stopped must not keep the process.
+func (n *node) shutdown(reloads *sync.WaitGroup) error {
 	timeout := n.cfg.ShutdownTimeout
 	n.log.Info("shutting down", "connections", n.gw.Connections(), "timeout", timeout)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	err := n.gw.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		n.log.Warn("some sessions were cut off", "timeout", timeout)
-		err = nil
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		err := n.gw.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			n.log.Warn("some sessions were cut off", "timeout", timeout)
+			err = nil
+		}
+		reloads.Wait()
+		n.close()
+		done <- err
+	}()
+	counts := func() []any {
+		stats := &n.gw.Stats
+		return []any{"sessions", stats.Sessions.Load(), "relayed", stats.Relayed.Load(), "refused", stats.Refused.Load(),
+			"discarded", stats.Discarded.Load(), "duplicates", stats.Duplicates.Load()}
 	}
-	n.close()
-	stats := &n.gw.Stats
-	n.log.Info("stopped", "sessions", stats.Sessions.Load(), "relayed", stats.Relayed.Load(), "refused", stats.Refused.Load(),
-		"discarded", stats.Discarded.Load(), "duplicates", stats.Duplicates.Load())
-	return err
+	select {
+	case err := <-done:
+		n.log.Info("stopped", counts()...)
+		return err
+	case <-time.After(timeout + grace):
+		n.log.Error("stopped, although a filter does not return", counts()...)
+		return errStuck
+	}
 }
+
+var errStuck = errors.New("a filter did not return; it was left behind")
 
 // close frees what newNode made, as far as it came.
 func (n *node) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	if n.transport != nil {
 		if err := n.transport.Shutdown(ctx); err != nil {
