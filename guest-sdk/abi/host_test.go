@@ -46,13 +46,21 @@ func methodType(f Import) string {
 			types = append(types, "[]uint8")
 			i++ // its length
 		default:
-			types = append(types, unsigned[f.Name+" "+p.Name]+goTypes[p.Type])
+			types = append(types, goType(f.Name+" "+p.Name, p.Type))
 		}
 	}
-	return "func(" + strings.Join(types, ", ") + ") " + goTypes[f.Result]
+	return "func(" + strings.Join(types, ", ") + ") " + goType(f.Name, f.Result)
 }
 
-var goTypes = map[Type]string{I32: "int32", I64: "int64"}
+// goType returns the Go type of a parameter, called "function parameter", or of a
+// function's result.
+func goType(of string, t Type) string {
+	if odd := oddTypes[of]; odd != "" {
+		return odd
+	}
+	return map[Type]string{I32: "int32", I64: "int64"}[t]
+}
 
-// unsigned are the parameters that are sets of bits.
-var unsigned = map[string]string{"subscribe hooks": "u"}
+// oddTypes are those that say in Go what WebAssembly cannot: a set of bits, and a number
+// that is small in spite of its width.
+var oddTypes = map[string]string{"subscribe hooks": "uint64", "features": "int32"}
