@@ -180,7 +180,7 @@ func BenchmarkEnvelope(b *testing.B) {
 		if _, err := parseMail(parseCommand(mail).args, offered); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := parseRcpt(parseCommand(rcpt).args, false); err != nil {
+		if _, err := parseRcpt(parseCommand(rcpt).args, false, offered); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -157,7 +157,8 @@ func (c *Client) learn(text string) {
 		}
 	}
 	has := func(k string) bool { _, ok := c.ext[k]; return ok }
-	c.offers = extensions{eightBit: has("8BITMIME"), utf8: has("SMTPUTF8"), size: has("SIZE")}
+	c.offers = extensions{eightBit: has("8BITMIME"), utf8: has("SMTPUTF8"), size: has("SIZE"), dsn: has("DSN"),
+		chunking: has("CHUNKING"), binary: has("BINARYMIME") && has("CHUNKING"), requireTLS: has("REQUIRETLS")}
 }
 
 // Extension tells whether the server offered the EHLO keyword, given in upper case,
@@ -311,7 +312,7 @@ func (c *Client) queueRcpt(to Recipient) error {
 	if to.Path.NeedsUTF8() && !c.utf8 {
 		return needsUTF8(553)
 	}
-	return c.queue(func(b []byte) []byte { return appendRcpt(b, to) })
+	return c.queue(func(b []byte) []byte { return appendRcpt(b, to, c.offers) })
 }
 
 // sendable refuses an address that this server cannot be given. RFC 6531, Section

@@ -82,7 +82,7 @@ func talkTo(ctx context.Context, o ClientOptions, script []string, do func(c *Cl
 func send(ctx context.Context, c *Client) (string, error) {
 	var to []Recipient
 	for _, local := range []string{"b", "c", "d"} {
-		to = append(to, Recipient{Path{local, Domain{"mx.test"}}})
+		to = append(to, Recipient{Path: Path{local, Domain{"mx.test"}}})
 	}
 	rcpts, err := c.Envelope(ctx, Sender{Path: Path{"a", Domain{"client.test"}}}, to)
 	if err != nil {
@@ -290,7 +290,7 @@ func TestClientContext(t *testing.T) {
 					go func() { done <- badServer(theirs, tt.script...) }()
 					c, err := NewClient(ctx, ours, ClientOptions{LocalName: "client.test"})
 					if err == nil {
-						to := []Recipient{{Path{"b", Domain{"mx.test"}}}, {Path{"c", Domain{"mx.test"}}}, {Path{"d", Domain{"mx.test"}}}}
+						to := []Recipient{{Path: Path{"b", Domain{"mx.test"}}}, {Path: Path{"c", Domain{"mx.test"}}}, {Path: Path{"d", Domain{"mx.test"}}}}
 						if _, err = c.Envelope(ctx, Sender{Path: Path{"a", Domain{"client.test"}}}, to); err == nil {
 							_, err = c.Data(ctx, big)
 						}
@@ -367,7 +367,7 @@ func TestClientCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Envelope(t.Context(), Sender{}, []Recipient{{mustPath(t, "<b@mx.test>")}}); err != nil {
+	if _, err := c.Envelope(t.Context(), Sender{}, []Recipient{{Path: mustPath(t, "<b@mx.test>")}}); err != nil {
 		t.Fatal(err)
 	}
 	content := &slowContent{chunk: bytes.Repeat([]byte("text\r\n"), 10000), n: 1000}
@@ -419,7 +419,7 @@ func TestClientContentFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Mail(t.Context(), Sender{})
-	c.Rcpt(t.Context(), Recipient{mustPath(t, "<b@mx.test>")})
+	c.Rcpt(t.Context(), Recipient{Path: mustPath(t, "<b@mx.test>")})
 	if _, err := c.Data(t.Context(), failingContent{}); !errors.Is(err, io.ErrNoProgress) || !c.Broken() {
 		t.Errorf("Data: got %v, broken %v, want %v", err, c.Broken(), io.ErrNoProgress)
 	}
@@ -469,7 +469,7 @@ func TestClientAddresses(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := nc.out.Len()
-			rcpts, err := c.Envelope(t.Context(), tt.from, []Recipient{{tt.to}})
+			rcpts, err := c.Envelope(t.Context(), tt.from, []Recipient{{Path: tt.to}})
 			got := fmt.Sprint(codeOf(err), " ")
 			if err == nil {
 				got = fmt.Sprint(codeOf(err), " ", codeOf(rcpts[0]), " ")
@@ -486,7 +486,7 @@ func TestClientAddresses(t *testing.T) {
 	c := replyReader("250 ok\r\n")
 	c.offers.utf8 = true
 	c.Mail(t.Context(), Sender{})
-	if err := c.Rcpt(t.Context(), Recipient{utf8}); codeOf(err) != 553 {
+	if err := c.Rcpt(t.Context(), Recipient{Path: utf8}); codeOf(err) != 553 {
 		t.Errorf("Rcpt in UTF-8 after a MAIL without: got %v, want 553", err)
 	}
 }
@@ -513,7 +513,7 @@ func TestClientManyRecipients(t *testing.T) {
 	}
 	to := make([]Recipient, 5*pipelined+1)
 	for i := range to {
-		to[i] = Recipient{Path{fmt.Sprint("b", i), Domain{"mx.test"}}}
+		to[i] = Recipient{Path: Path{fmt.Sprint("b", i), Domain{"mx.test"}}}
 	}
 	before := counted.writes
 	rcpts, err := c.Envelope(ctx, Sender{}, to)
@@ -581,7 +581,7 @@ func TestClientAndServer(t *testing.T) {
 				t.Errorf("MaxSize: got %d", n)
 			}
 			from := Sender{Path: mustPath(t, "<a@client.test>"), Size: 5, Body: BodyEightBit}
-			to := []Recipient{{mustPath(t, "<b@mx.test>")}, {mustPath(t, "<rcpt-550@mx.test>")}}
+			to := []Recipient{{Path: mustPath(t, "<b@mx.test>")}, {Path: mustPath(t, "<rcpt-550@mx.test>")}}
 			big := bytes.Repeat([]byte(".text\n"), 50000)
 			for range 2 {
 				rcpts, err := c.Envelope(ctx, from, to)

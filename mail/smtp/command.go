@@ -17,6 +17,8 @@ type Body string
 const (
 	BodySevenBit Body = "7BIT"     // RFC 6152, Section 2
 	BodyEightBit Body = "8BITMIME" // RFC 6152, Section 2
+	// BodyBinary is any octets, which only BDAT can carry (RFC 3030, Section 3).
+	BodyBinary Body = "BINARYMIME"
 )
 
 // Sender is what MAIL says: who sends, and what the message will need.
@@ -31,12 +33,27 @@ type Sender struct {
 	// UTF8 tells that the envelope or the header may hold UTF-8 (RFC 6531, Section
 	// 3.4).
 	UTF8 bool
+	// RequireTLS tells that the message must not travel unprotected (RFC 8689, Section 2).
+	RequireTLS bool
+	// Return is how much of the message a report of failure brings back.
+	Return Return
+	// EnvID is the sender's own name for this sending, printable; empty if there is none
+	// (RFC 3461, Section 4.4).
+	EnvID string
+	// Auth is who handed the message in first, as the client says: an address, "<>" for one
+	// that is not known, empty if the client did not say (RFC 4954, Section 5). It is worth
+	// as much as the client.
+	Auth string
 }
 
 // Recipient is what RCPT says.
 type Recipient struct {
 	// Path is the forward-path.
 	Path Path
+	// Notify is when the sender wants a report.
+	Notify Notify
+	// Original is the address that the message was first sent to.
+	Original OriginalRecipient
 }
 
 // command is one line of the client: verb in upper case, and the rest as it came.
@@ -48,7 +65,7 @@ type command struct {
 // verbs lets the server compare and log verbs without allocating; a verb that is
 // not here is unknown.
 var verbs = [...]string{"HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP",
-	"STARTTLS", "EXPN", "TURN", "ETRN", "BDAT", "AUTH"}
+	"STARTTLS", "EXPN", "TURN", "ETRN", "BDAT", "AUTH", "XCLIENT", "XFORWARD"}
 
 // parseCommand splits a line, without its CRLF, at the first space. The verb of an
 // unknown command is empty.
@@ -115,6 +132,27 @@ func eachParam(s string, f func(key, value string, hasValue bool) error) error {
 	return nil
 }
 
+// maxParams is how many parameters one command can have: there are no more that we know.
+const maxParams = 8
+
+// eachOnce is eachParam for parameters of which each may be there once. One that f takes
+// counts as known.
+func eachOnce(s string, f func(key, value string, hasValue bool) error) error {
+	var seen [maxParams]string
+	n := 0
+	return eachParam(s, func(key, value string, hasValue bool) error {
+		if slices.Contains(seen[:n], key) {
+			return syntaxError("parameter " + key + " is given twice")
+		}
+		if err := f(key, value, hasValue); err != nil {
+			return err
+		}
+		seen[n] = key
+		n++
+		return nil
+	})
+}
+
 func isKeyword(s string) bool {
 	if s == "" || !isLetDig(s[0]) {
 		return false
@@ -140,7 +178,9 @@ func isParamValue(s string) bool {
 
 // extensions is what a server offers; it decides which parameters it knows.
 type extensions struct {
-	eightBit, utf8, size bool
+	eightBit, utf8, size, dsn, chunking, binary, auth bool
+	// requireTLS is REQUIRETLS; without secure it is known but refused.
+	requireTLS, secure bool
 }
 
 // parseMail reads what follows "MAIL ".
@@ -158,18 +198,8 @@ func parseMail(args string, ext extensions) (Sender, error) {
 		return m, Refuse(501, Enhanced{5, 1, 7}, "bad sender address syntax").Because(err)
 	}
 	m.Path = path
-	var seen [3]string // there are no more that we know
-	n := 0
-	err = eachParam(rest, func(key, value string, hasValue bool) error {
-		if slices.Contains(seen[:n], key) {
-			return syntaxError("parameter " + key + " is given twice")
-		}
-		if err := m.setParam(ext, key, value, hasValue); err != nil {
-			return err
-		}
-		seen[n] = key
-		n++
-		return nil
+	err = eachOnce(rest, func(key, value string, hasValue bool) error {
+		return m.setParam(ext, key, value, hasValue)
 	})
 	if err != nil {
 		return m, err
@@ -194,25 +224,76 @@ func (m *Sender) setParam(ext extensions, key, value string, hasValue bool) erro
 		}
 		m.Size = n
 	case key == "BODY" && ext.eightBit:
-		switch b := Body(strings.ToUpper(value)); b {
-		case BodySevenBit, BodyEightBit:
+		switch b := Body(strings.ToUpper(value)); {
+		case b == BodySevenBit, b == BodyEightBit, b == BodyBinary && ext.binary:
 			m.Body = b
 		default:
-			return syntaxError("BODY is 7BIT or 8BITMIME")
+			return syntaxError("BODY is 7BIT, 8BITMIME, or BINARYMIME where it is offered")
 		}
 	case key == "SMTPUTF8" && ext.utf8:
 		if hasValue {
 			return syntaxError("SMTPUTF8 has no value")
 		}
 		m.UTF8 = true
+	case key == "REQUIRETLS" && ext.requireTLS:
+		if hasValue {
+			return syntaxError("REQUIRETLS has no value")
+		}
+		if !ext.secure {
+			return Refuse(530, Enhanced{5, 7, 0}, "REQUIRETLS needs TLS, say STARTTLS first")
+		}
+		m.RequireTLS = true
+	case (key == "RET" || key == "ENVID") && ext.dsn:
+		return m.setReport(key, value)
+	case key == "AUTH" && ext.auth:
+		return m.setAuth(value)
 	default:
-		return Refuse(555, Enhanced{5, 5, 4}, "parameter "+printable(key)+" is not known here")
+		return unknownParam(key)
 	}
 	return nil
 }
 
+func unknownParam(key string) error {
+	return Refuse(555, Enhanced{5, 5, 4}, "parameter "+printable(key)+" is not known here")
+}
+
+// setReport reads the parameters of RFC 3461.
+func (m *Sender) setReport(key, value string) error {
+	if key == "RET" {
+		switch r := Return(strings.ToUpper(value)); r {
+		case ReturnFull, ReturnHeaders:
+			m.Return = r
+			return nil
+		}
+		return syntaxError("RET is FULL or HDRS")
+	}
+	id, err := decodeXtext(value)
+	if err != nil || value == "" || len(value) > maxEnvID {
+		return syntaxError("ENVID is up to 100 characters of xtext").Because(err)
+	}
+	m.EnvID = id
+	return nil
+}
+
+// setAuth reads the parameter of RFC 4954, Section 5.
+func (m *Sender) setAuth(value string) error {
+	if value == "<>" {
+		m.Auth = value
+		return nil
+	}
+	address, err := decodeXtext(value)
+	if err == nil {
+		_, err = ParseAddress(address)
+	}
+	if err != nil || len(value) > maxORcpt {
+		return syntaxError("AUTH is an address in xtext or <>").Because(err)
+	}
+	m.Auth = address
+	return nil
+}
+
 // parseRcpt reads what follows "RCPT ". utf8 tells that MAIL said SMTPUTF8.
-func parseRcpt(args string, utf8 bool) (Recipient, error) {
+func parseRcpt(args string, utf8 bool, ext extensions) (Recipient, error) {
 	var r Recipient
 	rest, ok := cutKeyword(args, "TO:")
 	if !ok {
@@ -229,8 +310,16 @@ func parseRcpt(args string, utf8 bool) (Recipient, error) {
 		return r, needsUTF8(553)
 	}
 	r.Path = path
-	err = eachParam(rest, func(key, _ string, _ bool) error {
-		return Refuse(555, Enhanced{5, 5, 4}, "parameter "+printable(key)+" is not known here")
+	err = eachOnce(rest, func(key, value string, _ bool) (err error) {
+		switch {
+		case key == "NOTIFY" && ext.dsn:
+			r.Notify, err = parseNotify(value)
+		case key == "ORCPT" && ext.dsn:
+			r.Original, err = parseOriginal(value)
+		default:
+			err = unknownParam(key)
+		}
+		return err
 	})
 	return r, err
 }
@@ -251,19 +340,39 @@ func appendMail(b []byte, m Sender, ext extensions) []byte {
 		b = append(b, " SIZE="...)
 		b = strconv.AppendInt(b, m.Size, 10)
 	}
-	if ext.eightBit && (m.Body == BodySevenBit || m.Body == BodyEightBit) {
+	if ext.eightBit && (m.Body == BodySevenBit || m.Body == BodyEightBit) || ext.binary && m.Body == BodyBinary {
 		b = append(b, " BODY="...)
 		b = append(b, m.Body...)
 	}
 	if m.UTF8 && ext.utf8 {
 		b = append(b, " SMTPUTF8"...)
 	}
+	if m.RequireTLS && ext.requireTLS {
+		b = append(b, " REQUIRETLS"...)
+	}
+	if (m.Return == ReturnFull || m.Return == ReturnHeaders) && ext.dsn {
+		b = append(append(b, " RET="...), m.Return...)
+	}
+	if m.EnvID != "" && ext.dsn {
+		b = appendXtext(append(b, " ENVID="...), m.EnvID)
+	}
+	if m.Auth == "<>" && ext.auth {
+		b = append(b, " AUTH=<>"...)
+	} else if m.Auth != "" && ext.auth {
+		b = appendXtext(append(b, " AUTH="...), m.Auth)
+	}
 	return append(b, '\r', '\n')
 }
 
-// appendRcpt writes the RCPT command.
-func appendRcpt(b []byte, r Recipient) []byte {
+// appendRcpt writes the RCPT command for a server that offers ext.
+func appendRcpt(b []byte, r Recipient, ext extensions) []byte {
 	b = append(b, "RCPT TO:"...)
 	b = appendPath(b, r.Path)
+	if r.Notify != 0 && ext.dsn {
+		b = append(append(b, " NOTIFY="...), r.Notify.String()...)
+	}
+	if r.Original.sound() && ext.dsn {
+		b = r.Original.append(append(b, " ORCPT="...))
+	}
 	return append(b, '\r', '\n')
 }

@@ -27,6 +27,10 @@ func TestParseCommand(t *testing.T) {
 	}
 }
 
+// offered is all that a server can offer.
+var offered = extensions{eightBit: true, utf8: true, size: true, dsn: true, chunking: true, binary: true, auth: true,
+	requireTLS: true, secure: true}
+
 func TestParseMail(t *testing.T) {
 	a := mustPath(t, "<a@x.test>")
 	for _, tt := range []struct {
@@ -38,7 +42,7 @@ func TestParseMail(t *testing.T) {
 		{"from:<a@x.test>", Sender{Path: a}, 0},
 		{"FROM: <a@x.test>", Sender{Path: a}, 0}, // not in the grammar, but in the world
 		{"FROM:<>", Sender{}, 0},
-		{"FROM:<a@x.test> SIZE=4096  BODY=8bitmime SMTPUTF8", Sender{a, 4096, BodyEightBit, true}, 0},
+		{"FROM:<a@x.test> SIZE=4096  BODY=8bitmime SMTPUTF8", Sender{Path: a, Size: 4096, Body: BodyEightBit, UTF8: true}, 0},
 		{"FROM:<a@x.test> body=7BIT", Sender{Path: a, Body: BodySevenBit}, 0},
 		{"FROM:<a@x.test> SIZE=0", Sender{Path: a}, 0},
 		{"FROM:<a@x.test> SIZE=99999999999999999999", Sender{Path: a, Size: math.MaxInt64}, 0}, // RFC 1870, Section 6.1
@@ -61,14 +65,30 @@ func TestParseMail(t *testing.T) {
 		{"FROM:<a@x.test> SIZE=999999999999999999999", Sender{}, 501}, // 21 digits
 		{"FROM:<a@x.test> SIZE=1 size=2", Sender{}, 501},              // twice
 		{"FROM:<a@x.test> BODY", Sender{}, 501},                       //
-		{"FROM:<a@x.test> BODY=BINARYMIME", Sender{}, 501},            // RFC 3030 is not offered
-		{"FROM:<a@x.test> SMTPUTF8=yes", Sender{}, 501},               //
-		{"FROM:<a@x.test> =1", Sender{}, 501},                         //
-		{"FROM:<a@x.test> -A=1", Sender{}, 501},                       //
-		{"FROM:<a@x.test> SIZE=1=2", Sender{}, 501},                   //
-		{"FROM:<a@x.test> SIZE=\x01", Sender{}, 501},                  //
-		{"FROM:<a@x.test> RET=FULL", Sender{}, 555},                   // RFC 5321, Section 4.1.1.11
-		{"FROM:<a@x.test> X", Sender{}, 555},                          //
+		{"FROM:<a@x.test> BODY=binarymime", Sender{Path: a, Body: BodyBinary}, 0},
+		{"FROM:<a@x.test> BODY=9BIT", Sender{}, 501},
+		{"FROM:<a@x.test> RET=full ENVID=a+2Bb+20c", Sender{Path: a, Return: ReturnFull, EnvID: "a+b c"}, 0},
+		{"FROM:<a@x.test> RET=HDRS REQUIRETLS", Sender{Path: a, Return: ReturnHeaders, RequireTLS: true}, 0},
+		{"FROM:<a@x.test> AUTH=<>", Sender{Path: a, Auth: "<>"}, 0},
+		{"FROM:<a@x.test> AUTH=b+2Bc@y.test", Sender{Path: a, Auth: "b+c@y.test"}, 0},
+		{"FROM:<a@x.test> AUTH=b", Sender{}, 501},                            // no address
+		{"FROM:<a@x.test> AUTH=b@y.test+0A", Sender{}, 501},                  //
+		{"FROM:<a@x.test> RET", Sender{}, 501},                               //
+		{"FROM:<a@x.test> RET=BODY", Sender{}, 501},                          //
+		{"FROM:<a@x.test> ENVID", Sender{}, 501},                             //
+		{"FROM:<a@x.test> ENVID=a+0D+0Ab", Sender{}, 501},                    // RFC 3461, Section 4.4: printable
+		{"FROM:<a@x.test> ENVID=a+2b", Sender{}, 501},                        // lower case
+		{"FROM:<a@x.test> ENVID=a+2", Sender{}, 501},                         //
+		{"FROM:<a@x.test> ENVID=" + strings.Repeat("a", 101), Sender{}, 501}, //
+		{"FROM:<a@x.test> RET=FULL ENVID=1 RET=HDRS", Sender{}, 501},         //
+		{"FROM:<a@x.test> REQUIRETLS=1", Sender{}, 501},                      //
+		{"FROM:<a@x.test> NOTIFY=NEVER", Sender{}, 555},                      // belongs to RCPT
+		{"FROM:<a@x.test> SMTPUTF8=yes", Sender{}, 501},                      //
+		{"FROM:<a@x.test> =1", Sender{}, 501},                                //
+		{"FROM:<a@x.test> -A=1", Sender{}, 501},                              //
+		{"FROM:<a@x.test> SIZE=1=2", Sender{}, 501},                          //
+		{"FROM:<a@x.test> SIZE=\x01", Sender{}, 501},                         //
+		{"FROM:<a@x.test> X", Sender{}, 555},                                 // RFC 5321, Section 4.1.1.11
 	} {
 		got, err := parseMail(tt.args, offered)
 		if code := codeOf(err); code != tt.code || code == 0 && got != tt.want {
@@ -78,6 +98,15 @@ func TestParseMail(t *testing.T) {
 	// What is not offered is not known.
 	if _, err := parseMail("FROM:<a@x.test> SIZE=1", extensions{}); codeOf(err) != 555 {
 		t.Errorf("parseMail with a parameter that was not offered: got %v, want 555", err)
+	}
+	for _, p := range []string{"RET=FULL", "ENVID=1", "REQUIRETLS", "AUTH=<>"} {
+		if _, err := parseMail("FROM:<a@x.test> "+p, extensions{}); codeOf(err) != 555 {
+			t.Errorf("parseMail with %s, which was not offered: got %v, want 555", p, err)
+		}
+	}
+	// RFC 8689, Section 4.1: it is only offered on TLS.
+	if _, err := parseMail("FROM:<a@x.test> REQUIRETLS", extensions{requireTLS: true}); codeOf(err) != 530 {
+		t.Errorf("parseMail with REQUIRETLS in clear: got %v, want 530", err)
 	}
 }
 
@@ -99,13 +128,60 @@ func TestParseRcpt(t *testing.T) {
 		{"TO:a@x.test", false, "", 501},
 		{"TO:<a@x.test>,<b@x.test>", false, "", 501},
 		{"FROM:<a@x.test>", false, "", 501},
-		{"TO:<a@x.test> NOTIFY=NEVER", false, "", 555},
 		{"TO:<a@x.test> SMTPUTF8", true, "", 555}, // it belongs to MAIL
 	} {
-		got, err := parseRcpt(tt.args, tt.utf8)
+		got, err := parseRcpt(tt.args, tt.utf8, offered)
 		if code := codeOf(err); code != tt.code || code == 0 && got.Path.String() != tt.want {
 			t.Errorf("parseRcpt(%q, %v): got %+v, %v, want %q, code %d", tt.args, tt.utf8, got, err, tt.want, tt.code)
 		}
+	}
+}
+
+// RFC 3461: what a report is asked for, and for whom.
+func TestParseRcptReports(t *testing.T) {
+	for _, tt := range []struct {
+		params   string
+		notify   Notify
+		original string
+		code     int
+	}{
+		{"NOTIFY=NEVER", NotifyNever, "", 0},
+		{"NOTIFY=success,DELAY", NotifySuccess | NotifyDelay, "", 0},
+		{"NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=RFC822;b+2Bc@y.test", NotifySuccess | NotifyFailure | NotifyDelay, "rfc822;b+c@y.test", 0},
+		{`ORCPT=utf-8;j\x{F6}rg@y.test`, 0, `utf-8;j\x{F6}rg@y.test`, 0}, // RFC 6533, Section 3
+		{"ORCPT=utf-8;jörg@y.test", 0, "utf-8;jörg@y.test", 0},
+		{"NOTIFY", 0, "", 501},
+		{"NOTIFY=", 0, "", 501},
+		{"NOTIFY=NEVER,FAILURE", 0, "", 501}, // RFC 3461, Section 4.1: it stands alone
+		{"NOTIFY=FAILURE,FAILURE", 0, "", 501},
+		{"NOTIFY=FAILURE,", 0, "", 501},
+		{"NOTIFY=ALWAYS", 0, "", 501},
+		{"NOTIFY=NEVER NOTIFY=NEVER", 0, "", 501},
+		{"ORCPT=b@y.test", 0, "", 501},
+		{"ORCPT=rfc822;", 0, "", 501},
+		{"ORCPT=;b@y.test", 0, "", 501},
+		{"ORCPT=rfc822;b+0A", 0, "", 501},
+		{`ORCPT=utf-8;j\x{f6}rg`, 0, "", 501},
+		{`ORCPT=utf-8;j\rg`, 0, "", 501},
+		{"ORCPT=utf-8;j+2B", 0, "", 501},
+		{"ORCPT=rfc822;" + strings.Repeat("a", 500), 0, "", 501},
+		{"RET=FULL", 0, "", 555},
+	} {
+		got, err := parseRcpt("TO:<a@x.test> "+tt.params, true, offered)
+		if code := codeOf(err); code != tt.code || code == 0 && (got.Notify != tt.notify || got.Original.String() != tt.original) {
+			t.Errorf("parseRcpt with %s: got %v %q, %v, want %v %q, code %d",
+				tt.params, got.Notify, got.Original, err, tt.notify, tt.original, tt.code)
+		}
+		if tt.code != 0 {
+			continue
+		}
+		if _, err := parseRcpt("TO:<a@x.test> "+tt.params, true, extensions{}); codeOf(err) != 555 {
+			t.Errorf("parseRcpt with %s, which was not offered: got %v, want 555", tt.params, err)
+		}
+	}
+	hand := Recipient{Path: mustPath(t, "<a@x.test>"), Original: OriginalRecipient{"utf-8", "b\r\nDATA"}}
+	if got := string(appendRcpt(nil, hand, offered)); got != "RCPT TO:<a@x.test>\r\n" {
+		t.Errorf("an address put together by hand: got %q", got)
 	}
 }
 
@@ -118,7 +194,7 @@ func codeOf(err error) int {
 
 // The client writes what the server reads, and leaves out what it must.
 func TestAppendMail(t *testing.T) {
-	full := Sender{mustPath(t, `<"a b"@x.test>`), 42, BodyEightBit, true}
+	full := Sender{Path: mustPath(t, `<"a b"@x.test>`), Size: 42, Body: BodyEightBit, UTF8: true}
 	for _, tt := range []struct {
 		from Sender
 		ext  extensions
@@ -128,6 +204,9 @@ func TestAppendMail(t *testing.T) {
 		{full, extensions{}, `MAIL FROM:<"a b"@x.test>`},
 		{Sender{}, offered, "MAIL FROM:<>"},
 		{Sender{Body: "7BIT\r\nDATA"}, offered, "MAIL FROM:<>"}, // only what is known is sent
+		{Sender{Return: "FULL\r\nDATA", EnvID: "\r\nDATA"}, offered, "MAIL FROM:<> ENVID=+0D+0ADATA"},
+		{Sender{Body: BodyBinary, RequireTLS: true, Return: ReturnHeaders, EnvID: "a=b", Auth: "c d"}, offered,
+			"MAIL FROM:<> BODY=BINARYMIME REQUIRETLS RET=HDRS ENVID=a+3Db AUTH=c+20d"},
 	} {
 		got := string(appendMail(nil, tt.from, tt.ext))
 		if got != tt.want+"\r\n" {
@@ -140,7 +219,8 @@ func TestAppendMail(t *testing.T) {
 // and read again as the same, and a refusal is one line that tells nothing but ASCII.
 func FuzzCommand(f *testing.F) {
 	for _, s := range []string{"MAIL FROM:<a@x.test> SIZE=1 BODY=8BITMIME SMTPUTF8", "MAIL FROM:<>", "RCPT TO:<a@x.test>",
-		"rcpt to: <@h.test:\"a b\"@[IPv6:::1]>", "EHLO a", "MAIL FROM:<\xff@x>", "MAIL FROM:<jörg@ü.test> SMTPUTF8"} {
+		"rcpt to: <@h.test:\"a b\"@[IPv6:::1]>", "EHLO a", "MAIL FROM:<\xff@x>", "MAIL FROM:<a@x.test> RET=FULL ENVID=a+20b REQUIRETLS AUTH=<>",
+		"RCPT TO:<a@x.test> NOTIFY=DELAY,FAILURE ORCPT=utf-8;a\\x{2B}b", "RCPT TO:<a@x.test> ORCPT=rfc822;a+2Bb", "MAIL FROM:<jörg@ü.test> SMTPUTF8"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
@@ -158,9 +238,9 @@ func FuzzCommand(f *testing.F) {
 			}
 		case "RCPT":
 			var r Recipient
-			if r, err = parseRcpt(cmd.args, true); err == nil {
-				written := parseCommand(appendRcpt(nil, r)).args
-				if again, err := parseRcpt(strings.TrimSuffix(written, "\r\n"), true); err != nil || again != r {
+			if r, err = parseRcpt(cmd.args, true, offered); err == nil {
+				written := parseCommand(appendRcpt(nil, r, offered)).args
+				if again, err := parseRcpt(strings.TrimSuffix(written, "\r\n"), true, offered); err != nil || again != r {
 					t.Errorf("%q: read %+v, wrote %q, read %+v, %v", line, r, written, again, err)
 				}
 				err = r.Path.check()

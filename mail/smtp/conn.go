@@ -378,7 +378,8 @@ func (c *conn) canStartTLS() bool {
 	return c.tls == nil && c.srv.opts.TLS != nil && !c.srv.opts.Implicit
 }
 
-var offered = extensions{eightBit: true, utf8: true, size: true}
+// offers is what this connection's MAIL and RCPT may say now.
+func (c *conn) offers() extensions { return extensions{eightBit: true, utf8: true, size: true} }
 
 func (c *conn) mail(args string) error {
 	switch {
@@ -391,7 +392,7 @@ func (c *conn) mail(args string) error {
 	case time.Now().After(c.expires):
 		return c.last(Refuse(421, Enhanced{4, 4, 2}, "session is too old, connect again"))
 	}
-	sender, err := parseMail(args, offered)
+	sender, err := parseMail(args, c.offers())
 	if err != nil {
 		return c.offence(err)
 	}
@@ -418,7 +419,7 @@ func (c *conn) rcpt(args string) error {
 		return c.refuse(Refuse(452, Enhanced{4, 5, 3}, "too many recipients, send the rest in another message"))
 	}
 	c.asked = true
-	to, err := parseRcpt(args, c.sender.UTF8)
+	to, err := parseRcpt(args, c.sender.UTF8, c.offers())
 	if err != nil {
 		return c.offence(err)
 	}
