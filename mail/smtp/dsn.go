@@ -163,8 +163,20 @@ func isEncodedUTF8(s string) bool {
 // hexadecimal digits stand for an octet. What it means is printable ASCII here: nothing
 // that a client says there may put a line of its own into a report or a log.
 func decodeXtext(s string) (string, error) {
+	text, err := unquoteXtext(s)
+	if err == nil {
+		err = checkPrintable(text)
+	}
+	if err != nil {
+		return "", err
+	}
+	return text, nil
+}
+
+// unquoteXtext returns the octets that an xtext stands for, whatever they are.
+func unquoteXtext(s string) (string, error) {
 	if strings.IndexByte(s, '+') < 0 {
-		return s, checkPrintable(s)
+		return s, nil
 	}
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
@@ -183,7 +195,7 @@ func decodeXtext(s string) (string, error) {
 		b = append(b, high<<4|low)
 		i += 2
 	}
-	return string(b), checkPrintable(string(b))
+	return string(b), nil
 }
 
 var errXtext = errors.New("smtp: bad xtext")
