@@ -105,7 +105,7 @@ func (s *backendSession) Rcpt(_ context.Context, to smtp.Recipient) error {
 	return nil
 }
 
-func (s *backendSession) Message(ctx context.Context, body *smtp.DataReader) (*smtp.Reply, error) {
+func (s *backendSession) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.Reply, error) {
 	if s.b.forgets {
 		return s.Accept.Message(ctx, body)
 	}
@@ -115,14 +115,14 @@ func (s *backendSession) Message(ctx context.Context, body *smtp.DataReader) (*s
 	}
 	if s.b.message != nil {
 		if r, err := s.b.message(content.Bytes()); err != nil {
-			return r, err
+			return []*smtp.Reply{r}, err
 		}
 	}
 	s.e.content = content.Bytes()
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	s.b.got = append(s.b.got, s.e)
-	return smtp.Refuse(250, smtp.Enhanced{2, 6, 0}, fmt.Sprintf("backend has it as %d", len(s.b.got))), nil
+	return []*smtp.Reply{smtp.Refuse(250, smtp.Enhanced{2, 6, 0}, fmt.Sprintf("backend has it as %d", len(s.b.got)))}, nil
 }
 
 // transport is the delivery half in the words of the gateway.

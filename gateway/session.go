@@ -258,11 +258,15 @@ func (s *session) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	err := s.decide(ctx, policy.StageRcpt)
 	if err == nil && !tx.dropCandidate {
 		if err = tx.offerCandidate(ctx); err == nil {
+			tx.promised = append(tx.promised, to.Path)
 			return nil
 		}
 	}
 	tx.removeCandidate()
-	tx.discarded = tx.discarded || err == nil
+	if err == nil {
+		tx.discarded = true
+		tx.promised = append(tx.promised, to.Path)
+	}
 	return err
 }
 
@@ -281,9 +285,9 @@ func (s *session) Data(ctx context.Context) error {
 }
 
 // Message implements smtp.Session.
-func (s *session) Message(ctx context.Context, body *smtp.DataReader) (*smtp.Reply, error) {
+func (s *session) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.Reply, error) {
 	defer s.endTransaction()
-	reply, err := s.tx.message(ctx, body)
+	replies, err := s.tx.message(ctx, body)
 	switch {
 	case err == nil:
 		s.done.accepted++
@@ -291,7 +295,7 @@ func (s *session) Message(ctx context.Context, body *smtp.DataReader) (*smtp.Rep
 		s.done.refused++
 		s.l.gw.Stats.Refused.Add(1)
 	}
-	return reply, err
+	return replies, err
 }
 
 // Reset implements smtp.Session.

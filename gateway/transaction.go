@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,6 +24,9 @@ type transaction struct {
 	back    *handover // the session's
 	backend string    // takes the recipients so far; empty before the first
 	changes []change  // of recipients, by filters
+	// promised are the recipients that the client was told 250 for, as it named them. With
+	// LMTP each is owed an answer.
+	promised []smtp.Path
 
 	dropCandidate bool // a filter discards the recipient at hand
 	discarded     bool // a filter has discarded a recipient
@@ -142,7 +146,7 @@ func (tx *transaction) failed(r policy.Recipient, stage policy.Stage, err error)
 }
 
 // message takes the content in, asks policy, and hands on.
-func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) (*smtp.Reply, error) {
+func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*smtp.Reply, error) {
 	s := tx.s
 	sp := newSpool(s.l.gw.opts.SpoolDir, s.l.MaxHeader, func(h message.Header) error { return tx.headers(ctx, h) })
 	defer sp.Close()
@@ -160,7 +164,7 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) (*smt
 	switch {
 	case tx.dropped, len(tx.Rcpts) == 0 && tx.discarded:
 		s.l.gw.Stats.Discarded.Add(1)
-		return smtp.Refuse(250, smtp.Enhanced{2, 6, 0}, "message accepted"), nil
+		return nil, nil
 	case tx.held:
 		return nil, errHeld
 	case len(tx.Rcpts) == 0:
@@ -180,7 +184,7 @@ func (tx *transaction) headers(ctx context.Context, h message.Header) error {
 }
 
 // deliver hands the message to the backend, and logs the attempt.
-func (tx *transaction) deliver(ctx context.Context) (*smtp.Reply, error) {
+func (tx *transaction) deliver(ctx context.Context) ([]*smtp.Reply, error) {
 	h := tx.back
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -194,9 +198,53 @@ func (tx *transaction) deliver(ctx context.Context) (*smtp.Reply, error) {
 	m := *tx.Message
 	m.Header = m.Header.Insert(0, tx.received().Field())
 	replies, err := h.take().Data(ctx, &m) // which ends it
+	if tx.s.l.Server.LMTP && err == nil && len(replies) == len(tx.Rcpts) {
+		replies = tx.outcomes(replies)
+		tx.logAttempt(m.Size(), worst(replies), nil, time.Since(start))
+		return replies, nil
+	}
 	reply, err := tx.outcome(replies, err)
 	tx.logAttempt(m.Size(), reply, err, time.Since(start))
-	return reply, err
+	if err != nil {
+		return nil, err
+	}
+	return []*smtp.Reply{reply}, nil
+}
+
+// outcomes gives each recipient that the client named the answer of what became of it. Those
+// that filters took out are served; those that they added have nobody to hear of them.
+func (tx *transaction) outcomes(replies []*smtp.Reply) []*smtp.Reply {
+	named := make(map[smtp.Path][]*smtp.Reply, len(replies))
+	for i, r := range tx.Rcpts {
+		if r.AddedBy != "" {
+			own, ok := tx.original(r)
+			if !ok {
+				continue
+			}
+			r = own
+		}
+		named[r.Path] = append(named[r.Path], replies[i])
+	}
+	owed := make([]*smtp.Reply, len(tx.promised))
+	for i, p := range tx.promised {
+		owed[i] = &smtp.Reply{Code: 250, Enh: smtp.Enhanced{2, 6, 0}, Text: "message accepted"}
+		if answers := named[p]; len(answers) > 0 {
+			owed[i] = answers[0]
+			named[p] = answers[1:]
+		}
+		if owed[i].Code/100 != 2 {
+			owed[i] = smtp.ReplyOf(refusal(owed[i]))
+		}
+	}
+	if worst(replies).Code/100 == 2 {
+		tx.s.l.gw.Stats.Relayed.Add(1)
+	}
+	return owed
+}
+
+// worst is the reply that a log should tell of.
+func worst(replies []*smtp.Reply) *smtp.Reply {
+	return slices.MaxFunc(replies, func(a, b *smtp.Reply) int { return a.Code - b.Code })
 }
 
 func (tx *transaction) logAttempt(size int64, reply *smtp.Reply, err error, took time.Duration) {

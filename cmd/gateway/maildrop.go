@@ -42,7 +42,7 @@ type dropSession struct {
 }
 
 // Message writes the message to a file of its own and says which.
-func (s *dropSession) Message(_ context.Context, body *smtp.DataReader) (*smtp.Reply, error) {
+func (s *dropSession) Message(_ context.Context, body *smtp.DataReader) ([]*smtp.Reply, error) {
 	name := fmt.Sprintf("%04d.eml", s.drop.last.Add(1))
 	path := filepath.Join(s.drop.dir, name)
 	f, err := os.CreateTemp(s.drop.dir, ".incoming-*")
@@ -56,5 +56,5 @@ func (s *dropSession) Message(_ context.Context, body *smtp.DataReader) (*smtp.R
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(f.Name()))
 	}
-	return &smtp.Reply{Code: 250, Enh: smtp.Enhanced{2, 0, 0}, Text: "kept as " + name}, nil
+	return []*smtp.Reply{{Code: 250, Enh: smtp.Enhanced{2, 0, 0}, Text: "kept as " + name}}, nil
 }

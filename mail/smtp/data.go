@@ -157,6 +157,7 @@ type DataReader struct {
 	mended    []byte // what mend returned last
 	err       error  // sticky
 	oversized bool
+	chunks    *chunks // not nil: the content comes with BDAT
 }
 
 // newDataReader reads content from w. max is the largest size in octets, 0 is none.
@@ -242,6 +243,9 @@ func (d *DataReader) next() ([]byte, error) {
 // step looks at the front of the input and takes one decision: content, a line end
 // to mend, a dot to drop, the end, or that more input is needed.
 func (d *DataReader) step() ([]byte, error) {
+	if d.chunks != nil {
+		return d.stepChunk()
+	}
 	in := d.w.unread()
 	if !d.mid && len(in) > 0 && in[0] == '.' {
 		return nil, d.dot(in)

@@ -74,7 +74,7 @@ func parseDialogue(tb testing.TB, text string) dialogue {
 // dialogueOptions: the words of an options line. newSession makes the session they ask for.
 func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession func() *scripted) {
 	var script scripted
-	o = ServerOptions{Hostname: "mx.test", MinRate: -1}
+	o = ServerOptions{Hostname: "mx.test", MinRate: -1, ErrorDelay: -1, Auth: AuthOptions{FailureDelay: -1}}
 	for _, word := range words {
 		key, value, _ := strings.Cut(word, "=")
 		n, _ := strconv.Atoi(value)
@@ -97,6 +97,31 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession
 			o.MaxCommands = n
 		case "bad":
 			o.MaxBadCommands = n
+		case "errors":
+			o.MaxErrors = n
+		case "lmtp":
+			o.LMTP, script.each = true, true
+		case "offer":
+			o.Offer = Extensions{DSN: true, BinaryMIME: true, RequireTLS: true}
+		case "disabled":
+			o.Disabled = strings.Split(value, ",")
+		case "without":
+			o.Without = strings.Split(value, ",")
+		case "banner":
+			o.Banner = value
+		case "hello":
+			o.HelloText = value
+		case "auth":
+			o.Auth.Mechanisms = strings.Split(value, ",")
+		case "insecure":
+			o.Auth.Insecure = true
+		case "required":
+			o.Auth.Required = true
+		case "unauthenticated":
+			o.MaxUnauthenticated = n
+		case "proxy":
+			o.XClient = func(net.Addr) bool { return true }
+			o.XForward = o.XClient
 		case "connect":
 			script.connect = verdict("connect", "connect-"+value)
 			if value == "insecure" { // in clear it is let in
@@ -106,7 +131,7 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession
 			tb.Fatalf("option %q is not known", word)
 		}
 	}
-	return o, func() *scripted { return &scripted{connect: script.connect, secure: script.secure} }
+	return o, func() *scripted { return &scripted{connect: script.connect, secure: script.secure, each: script.each} }
 }
 
 var repeated = regexp.MustCompile(`\$\{(.+?)\*(\d+)\}`)

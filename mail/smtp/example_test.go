@@ -23,7 +23,7 @@ func (inbox) Rcpt(_ context.Context, to smtp.Recipient) error {
 	return nil
 }
 
-func (inbox) Message(_ context.Context, body *smtp.DataReader) (*smtp.Reply, error) {
+func (inbox) Message(_ context.Context, body *smtp.DataReader) ([]*smtp.Reply, error) {
 	content, err := io.ReadAll(body)
 	if err != nil {
 		return nil, err

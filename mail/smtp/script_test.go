@@ -86,6 +86,8 @@ type scripted struct {
 	closed  chan struct{} // closed by Close; may be nil
 	secure  error         // what Secure says
 	connect error         // what the handler says
+	each    bool          // Message answers for each recipient: "msg-CODE" is refused
+	replies []*Reply      // of the recipients so far
 }
 
 func (s *scripted) note(format string, args ...any) {
@@ -127,14 +129,76 @@ func (s *scripted) Helo(_ context.Context, name string) error {
 }
 
 func (s *scripted) Mail(_ context.Context, from Sender) error {
-	s.note("mail <%s> size=%d body=%s utf8=%v with %s", from.Path, from.Size, from.Body, from.UTF8, s.conn.Protocol())
-	s.sender = from
+	if x, ok := s.conn.XForward(); ok {
+		s.note("for %s", x.Addr)
+	}
+	s.note("mail <%s> size=%d body=%s utf8=%v with %s%s", from.Path, from.Size, from.Body, from.UTF8, s.conn.Protocol(), wishes(from))
+	s.sender, s.replies = from, nil
 	return verdict("mail", from.Path.Local)
 }
 
+// wishes are the parameters of MAIL that are rare.
+func wishes(from Sender) string {
+	text := ""
+	for _, w := range []struct{ key, value string }{
+		{"ret", string(from.Return)}, {"envid", from.EnvID}, {"auth", from.Auth},
+	} {
+		if w.value != "" {
+			text += fmt.Sprintf(" %s=%s", w.key, w.value)
+		}
+	}
+	if from.RequireTLS {
+		text += " requiretls"
+	}
+	return text
+}
+
+// Auth implements AuthSession: see echo.
+func (s *scripted) Auth(_ context.Context, mechanism string) (Mechanism, error) {
+	s.note("auth %s", mechanism)
+	if mechanism == "BROKEN" {
+		return nil, io.ErrNoProgress
+	}
+	return &echo{note: s.note}, nil
+}
+
+// echo is a mechanism that decides by what it is told: "yes" is let in, "late" with a last
+// challenge, "again" asks once more; anything else is refused, "error" by a fault of ours.
+type echo struct{ note func(string, ...any) }
+
+func (e *echo) Next(response []byte) ([]byte, bool, error) {
+	if response == nil {
+		return []byte("who?"), false, nil
+	}
+	e.note("response %q", response)
+	switch string(response) {
+	case "yes":
+		return nil, true, nil
+	case "late":
+		return []byte("fine"), true, nil
+	case "again":
+		return nil, false, nil
+	case "error":
+		return nil, false, io.ErrNoProgress
+	}
+	return nil, false, Refuse(535, Enhanced{5, 7, 8}, "no")
+}
+
 func (s *scripted) Rcpt(_ context.Context, to Recipient) error {
-	s.note("rcpt <%s>", to.Path)
-	return verdict("rcpt", to.Path.Local)
+	note := fmt.Sprintf("rcpt <%s>", to.Path)
+	if to.Notify != 0 || !to.Original.IsZero() {
+		note += fmt.Sprintf(" notify=%s original=%s", to.Notify, to.Original)
+	}
+	s.note("%s", note)
+	if err := verdict("rcpt", to.Path.Local); err != nil {
+		return err
+	}
+	r := &Reply{Code: 250, Enh: Enhanced{2, 6, 0}, Text: "for " + to.Path.Local}
+	if err := verdict("msg", to.Path.Local); err != nil {
+		r = ReplyOf(err)
+	}
+	s.replies = append(s.replies, r)
+	return nil
 }
 
 func (s *scripted) Data(context.Context) error {
@@ -142,7 +206,7 @@ func (s *scripted) Data(context.Context) error {
 	return verdict("data", s.sender.Path.Local)
 }
 
-func (s *scripted) Message(_ context.Context, body *DataReader) (*Reply, error) {
+func (s *scripted) Message(_ context.Context, body *DataReader) ([]*Reply, error) {
 	if err := verdict("early", s.sender.Path.Local); err != nil {
 		return nil, err
 	}
@@ -152,8 +216,11 @@ func (s *scripted) Message(_ context.Context, body *DataReader) (*Reply, error) 
 		return nil, err
 	}
 	s.note("message %q", content)
+	if s.each {
+		return s.replies, nil
+	}
 	if err := verdict("reply", s.sender.Path.Local); err != nil {
-		return ReplyOf(err), nil
+		return []*Reply{ReplyOf(err)}, nil
 	}
 	return nil, verdict("msg", s.sender.Path.Local)
 }
@@ -180,6 +247,9 @@ func serveScript(o ServerOptions, chunks ...[]byte) (said string, events []strin
 func (s *scripted) serve(o ServerOptions, nc net.Conn) error {
 	srv, err := NewServer(HandlerFunc(func(_ context.Context, conn *Conn) (Session, error) {
 		s.conn = conn
+		if x, ok := conn.XClient(); ok && x.Addr.IsValid() {
+			s.note("from %s", conn.RemoteAddr())
+		}
 		return s, s.connect
 	}), o)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,37 @@ import (
 type ServerOptions struct {
 	// Hostname is our name in the greeting and in the answer to EHLO. Required.
 	Hostname string
+	// Banner is what the greeting says behind the name and the protocol. HelloText is what
+	// the answer to HELO and EHLO says behind the name; "%s" in it is the name that the
+	// client gave itself. Default "greets %s". Both are one line of printable ASCII.
+	Banner, HelloText string
+	// LMTP speaks LMTP (RFC 2033): LHLO, and a reply for each recipient after the data.
+	LMTP bool
+	// Disabled are commands that are answered with 502, in any case, such as "VRFY". What
+	// no mail can go without cannot be disabled. The extension of AUTH, BDAT, STARTTLS,
+	// XCLIENT or XFORWARD is not offered then.
+	Disabled []string
+	// Without are extensions that are not offered, by their EHLO keywords. Their parameters
+	// are then not known. STARTTLS and PIPELINING are only not spoken of, as if a client
+	// had not been told: they work.
+	Without []string
+	// Offer are those extensions that bind the receiver. Conn.Offer may say otherwise for a
+	// connection.
+	Offer Extensions
+	// Auth is about logins. The zero value offers none.
+	Auth AuthOptions
+	// XClient and XForward tell whether a peer may say XCLIENT and XFORWARD, by the address
+	// that it connected from. Nil is nobody.
+	XClient, XForward func(peer net.Addr) bool
+	// Prepare, if not nil, is called for each connection, from its goroutine, before all
+	// else. It may read a preface off it and returns the connection to talk on, whose
+	// addresses count from then on. It must return soon when a read fails with a deadline:
+	// that is how a shutdown wakes it. With an error the connection is closed without a
+	// word.
+	Prepare func(ctx context.Context, nc net.Conn) (net.Conn, error)
+	// MaxConnections is how many connections may be open. Those beyond are told 421. 0 is no
+	// limit.
+	MaxConnections int
 	// TLS enables STARTTLS (RFC 3207), or TLS from the first byte with Implicit.
 	TLS *tls.Config
 	// Implicit starts every connection with the handshake (RFC 8314, Section 3.3).
@@ -43,6 +76,15 @@ type ServerOptions struct {
 	// MaxBadCommands ends a connection after so many commands that were unknown, out
 	// of sequence or malformed. Default 10.
 	MaxBadCommands int
+	// MaxErrors ends a connection after so many refusals of any kind without a message that
+	// was accepted between them. Default 100.
+	MaxErrors int
+	// ErrorDelay is how long the answer waits to each refusal after the first ten. Default 1
+	// s; negative is off. It slows who tries addresses or passwords one after the other.
+	ErrorDelay time.Duration
+	// MaxUnauthenticated is how many commands other than AUTH a client may send before it
+	// logs in, where it must. Default 20.
+	MaxUnauthenticated int
 	// IdleTimeout is the wait for a command or for more mail data, and for a peer to
 	// take our reply. Default 5 minutes (RFC 5321, Section 4.5.3.2.7).
 	IdleTimeout time.Duration
@@ -50,8 +92,14 @@ type ServerOptions struct {
 	// transaction may take until DATA. It is not looked at while mail data comes, and
 	// an open transaction is not cut by the age of its connection. Default 30 minutes.
 	SessionTimeout time.Duration
-	// HandshakeTimeout is for one TLS handshake. Default 30 s.
+	// HandshakeTimeout is for one TLS handshake; that of implicit TLS has to be over so long
+	// after the connection was accepted. Default 30 s.
 	HandshakeTimeout time.Duration
+	// Stressed, if not nil, tells that connections are short: a client may then be silent
+	// for StressTimeout instead of IdleTimeout between two commands. It is asked before
+	// each wait. StressTimeout defaults to 10 s.
+	Stressed      func() bool
+	StressTimeout time.Duration
 	// MinRate is the least speed of mail data in octets per second over five minutes.
 	// Default 1024; negative is off.
 	MinRate int64
@@ -59,6 +107,20 @@ type ServerOptions struct {
 	LineEndings LineEndings
 	// Log gets the dialogue at debug level and broken connections. Nil discards.
 	Log *slog.Logger
+}
+
+// Extensions are those that bind the receiver to more than to take the message in, so that
+// they are offered only where that is seen to.
+type Extensions struct {
+	// DSN (RFC 3461): the session heeds Sender.Return and EnvID, and Recipient.Notify and
+	// Original, or carries them on.
+	DSN bool
+	// BinaryMIME (RFC 3030, Section 3): the session takes content that is not text. It is
+	// offered beside CHUNKING alone.
+	BinaryMIME bool
+	// RequireTLS (RFC 8689): the session carries Sender.RequireTLS on. It is offered on TLS
+	// alone.
+	RequireTLS bool
 }
 
 // Validate returns every problem, joined.
@@ -79,6 +141,11 @@ func (o ServerOptions) Validate() error {
 		{"messages", int64(o.MaxMessages)},
 		{"commands", int64(o.MaxCommands)},
 		{"bad commands", int64(o.MaxBadCommands)},
+		{"errors", int64(o.MaxErrors)},
+		{"commands before a login", int64(o.MaxUnauthenticated)},
+		{"connections", int64(o.MaxConnections)},
+		{"login failures", int64(o.Auth.MaxFailures)},
+		{"stress timeout", int64(o.StressTimeout)},
 		{"idle timeout", int64(o.IdleTimeout)},
 		{"session timeout", int64(o.SessionTimeout)},
 		{"handshake timeout", int64(o.HandshakeTimeout)},
@@ -93,7 +160,42 @@ func (o ServerOptions) Validate() error {
 	if o.MaxLine != 0 && (o.MaxLine < 512 || o.MaxLine > 32<<10) {
 		errs = append(errs, errors.New("line length: must be between 512 and 32768 octets"))
 	}
+	errs = append(errs, o.checkWords()...)
 	return errors.Join(errs...)
+}
+
+// needed are the commands that cannot be disabled.
+var needed = []string{"EHLO", "LHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT"}
+
+// extensionKeywords are those that Without may name.
+var extensionKeywords = []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE", "ENHANCEDSTATUSCODES", "STARTTLS", "AUTH",
+	"DSN", "CHUNKING", "BINARYMIME", "REQUIRETLS", "LIMITS", "XCLIENT", "XFORWARD"}
+
+// checkWords returns what is wrong with the options that are text.
+func (o ServerOptions) checkWords() []error {
+	var errs []error
+	for _, t := range []struct{ name, text string }{
+		{"banner", o.Banner}, {"hello text", o.HelloText}, {"text of the demand for a login", o.Auth.RequiredText},
+	} {
+		if len(t.text) > 200 || strings.IndexFunc(t.text, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
+			errs = append(errs, fmt.Errorf("%s: must be at most 200 characters of printable ASCII", t.name))
+		}
+	}
+	for _, d := range o.Disabled {
+		verb := strings.ToUpper(strings.TrimSpace(d))
+		switch {
+		case slices.Contains(needed, verb):
+			errs = append(errs, fmt.Errorf("disabled commands: without %s there is no mail", verb))
+		case !slices.Contains(verbs[:], verb):
+			errs = append(errs, fmt.Errorf("disabled commands: %q is no command", d))
+		}
+	}
+	for _, w := range o.Without {
+		if !slices.Contains(extensionKeywords, strings.ToUpper(strings.TrimSpace(w))) {
+			errs = append(errs, fmt.Errorf("disabled extensions: %q is none of %s", w, strings.Join(extensionKeywords, ", ")))
+		}
+	}
+	return errs
 }
 
 func (o ServerOptions) withDefaults() ServerOptions {
@@ -107,6 +209,12 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	setDefault(&o.MaxLine, 4096)
 	setDefault(&o.MaxCommands, 1000)
 	setDefault(&o.MaxBadCommands, 10)
+	setDefault(&o.MaxErrors, 100)
+	setDefault(&o.ErrorDelay, time.Second)
+	setDefault(&o.MaxUnauthenticated, 20)
+	setDefault(&o.StressTimeout, 10*time.Second)
+	setDefault(&o.HelloText, "greets %s")
+	o.Auth = o.Auth.withDefaults()
 	setDefault(&o.IdleTimeout, 5*time.Minute)
 	setDefault(&o.SessionTimeout, 30*time.Minute)
 	setDefault(&o.HandshakeTimeout, 30*time.Second)
@@ -131,6 +239,8 @@ func setDefault[T comparable](p *T, v T) {
 type Server struct {
 	opts    ServerOptions
 	handler Handler
+	lacks   map[string]bool // commands and EHLO keywords that are switched off
+	open    atomic.Int64    // connections
 	closing atomic.Bool
 	// ctx is the parent of every connection's; kill ends it when a shutdown runs out
 	// of patience.
@@ -151,7 +261,10 @@ func NewServer(h Handler, o ServerOptions) (*Server, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("smtp: server options: %w", err)
 	}
-	s := &Server{opts: o.withDefaults(), handler: h}
+	s := &Server{opts: o.withDefaults(), handler: h, lacks: make(map[string]bool)}
+	for _, word := range slices.Concat(o.Disabled, o.Without) {
+		s.lacks[strings.ToUpper(strings.TrimSpace(word))] = true
+	}
 	s.ctx, s.kill = context.WithCancel(context.Background())
 	s.listeners = make(map[net.Listener]struct{})
 	s.conns = make(map[*conn]struct{})
@@ -259,11 +372,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Connections returns how many connections are open.
-func (s *Server) Connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
-}
+func (s *Server) Connections() int { return int(s.open.Load()) }
 
 func (s *Server) addListener(l net.Listener) bool {
 	s.mu.Lock()
@@ -289,6 +398,7 @@ func (s *Server) addConn(nc net.Conn) (*conn, bool) {
 		return nil, false
 	}
 	s.conns[c] = struct{}{}
+	s.open.Add(1)
 	s.running.Add(1)
 	return c, true
 }
@@ -297,6 +407,7 @@ func (s *Server) removeConn(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
+	s.open.Add(-1)
 	s.running.Done()
 }
 

@@ -238,7 +238,7 @@ type slowSession struct {
 	pause time.Duration
 }
 
-func (s slowSession) Message(ctx context.Context, body *DataReader) (*Reply, error) {
+func (s slowSession) Message(ctx context.Context, body *DataReader) ([]*Reply, error) {
 	for {
 		select {
 		case <-time.After(s.pause):
@@ -363,7 +363,7 @@ type heedless struct {
 	body *DataReader
 }
 
-func (h *heedless) Message(_ context.Context, body *DataReader) (*Reply, error) {
+func (h *heedless) Message(_ context.Context, body *DataReader) ([]*Reply, error) {
 	h.body = body
 	body.WriteTo(io.Discard)
 	return nil, nil

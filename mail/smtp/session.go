@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"time"
 )
 
 // session.go: what a program that receives mail implements.
@@ -52,11 +53,13 @@ type Session interface {
 	// Data is called when the client asks to send the message, before the 354.
 	Data(ctx context.Context) error
 	// Message is called with the content; body ends with the call. The transaction is
-	// over when it returns. The returned reply answers for all recipients, nil means
-	// 250. What is left of body is read away first; where that fails, the client gets
+	// over when it returns. No reply at all means 250, one answers for all recipients.
+	// With LMTP (RFC 2033, Section 4.2) there may also be one for each accepted
+	// recipient, in the order of acceptance, duplicates included. An error answers for
+	// all. What is left of body is read away first; where that fails, the client gets
 	// no reply, or that of the failure. So a session that keeps the message reads body
 	// to its end.
-	Message(ctx context.Context, body *DataReader) (*Reply, error)
+	Message(ctx context.Context, body *DataReader) ([]*Reply, error)
 	// Reset forgets the transaction: RSET, a new HELO, or STARTTLS. It is called only
 	// if there is one.
 	Reset(ctx context.Context)
@@ -64,6 +67,27 @@ type Session interface {
 	// succeeded and was followed by a failed handshake. err is nil after QUIT, else
 	// says why the connection ended.
 	Close(err error)
+}
+
+// AuthSession is a Session that can find out who a client is (RFC 4954). Where a Session
+// is none, nothing is offered, whatever [AuthOptions] say.
+type AuthSession interface {
+	Session
+	// Auth begins an exchange with a mechanism out of AuthOptions.Mechanisms, which the
+	// server has found usable on this connection. The client is logged in when the
+	// Mechanism is done without error; the Session learns who it is from the Mechanism
+	// that it made. Errors of Auth and of the Mechanism are answered with ReplyOf; what
+	// is no *Reply becomes 454 4.7.0.
+	Auth(ctx context.Context, mechanism string) (Mechanism, error)
+}
+
+// Mechanism is the server's side of one exchange of SASL (RFC 4422). Its shape is the one
+// that SASL libraries for Go have agreed on.
+type Mechanism interface {
+	// Next takes what the client said, nil if it said nothing yet. It returns the next
+	// challenge, or done, or why the login failed. A challenge beside done is sent to the
+	// client before it hears that it is logged in (RFC 4422, Section 3.6).
+	Next(response []byte) (challenge []byte, done bool, err error)
 }
 
 // Accept is a Session that accepts everything and throws messages away. It is to be
@@ -86,7 +110,7 @@ func (Accept) Rcpt(context.Context, Recipient) error { return nil }
 func (Accept) Data(context.Context) error { return nil }
 
 // Message reads the content to its end and accepts.
-func (Accept) Message(_ context.Context, body *DataReader) (*Reply, error) {
+func (Accept) Message(_ context.Context, body *DataReader) ([]*Reply, error) {
 	_, err := body.WriteTo(io.Discard)
 	return nil, err
 }
@@ -127,18 +151,26 @@ type Content interface {
 	Size() int64
 }
 
-// Conn is what a Session may know of its connection. Its methods are for the
-// goroutine of the connection, RemoteAddr and LocalAddr for any.
+// Conn is what a Session may know of its connection, and what it may say about it. Its
+// methods are for the goroutine of the connection: for Connect and the Session's methods.
 type Conn struct{ c *conn }
 
 // ID names the connection in logs: 16 characters, random, unique.
 func (c *Conn) ID() string { return c.c.id }
 
-// RemoteAddr is the client's address.
+// RemoteAddr is the client's address: the connection's own, or what ServerOptions.Prepare
+// or XCLIENT put in its place.
 func (c *Conn) RemoteAddr() net.Addr { return c.c.remote }
 
 // LocalAddr is the address that the client connected to.
 func (c *Conn) LocalAddr() net.Addr { return c.c.local }
+
+// Peer is the address that the connection came from, whoever it speaks for by XCLIENT.
+func (c *Conn) Peer() net.Addr { return c.c.nc.RemoteAddr() }
+
+// NetConn is what ServerOptions.Prepare returned, or else the accepted connection. It must
+// be neither read from nor written to.
+func (c *Conn) NetConn() net.Conn { return c.c.nc }
 
 // TLS returns the state of TLS; ok is false on a clear connection.
 func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
@@ -151,19 +183,53 @@ func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
 // Helo returns the name that the client gave itself, empty before HELO.
 func (c *Conn) Helo() string { return c.c.helo }
 
-// Protocol returns the name of RFC 3848 for the "with" clause of a Received field:
-// SMTP, ESMTP, ESMTPS, and UTF8SMTP and UTF8SMTPS when the transaction says
-// SMTPUTF8 (RFC 6531, Section 4.3).
+// Authenticated tells whether the client has logged in, or XCLIENT said so.
+func (c *Conn) Authenticated() bool { return c.c.authed }
+
+// XClient returns what XCLIENT said; ok is false if there was none. It holds from the
+// Connect that follows XCLIENT to the end of the connection.
+func (c *Conn) XClient() (x Forwarded, ok bool) { return c.c.xclient, c.c.xclientTold }
+
+// XForward returns what XFORWARD said about the origin of the transaction at hand, or of
+// the one to come; ok is false if it said nothing.
+func (c *Conn) XForward() (x Forwarded, ok bool) { return c.c.xforward, c.c.xforwardTold }
+
+// Offer sets which of the extensions that bind the receiver are offered on this
+// connection, from the next EHLO on. It is for Connect and Helo.
+func (c *Conn) Offer(e Extensions) { c.c.offer = e }
+
+// GreetDelay makes the server wait before its greeting, and refuse a client that speaks
+// meanwhile (RFC 5321, Section 3.1 has the server speak first; who does not wait for that
+// does not listen either). It is for Connect, and for Secure before the greeting. Zero, the
+// default, does not wait.
+func (c *Conn) GreetDelay(d time.Duration) { c.c.greetDelay = d }
+
+// LastRefusal is the last reply of 400 or above that the client was sent, nil if there was
+// none.
+func (c *Conn) LastRefusal() *Reply { return c.c.refused }
+
+// Protocol returns the name for the "with" clause of a Received field, of RFC 3848 and RFC
+// 6531, Section 4.3: SMTP, ESMTP or LMTP, with UTF8 in front when the transaction says
+// SMTPUTF8, and behind it S on TLS and A for a client that has logged in.
 func (c *Conn) Protocol() string {
-	name := "SMTP"
-	switch {
-	case c.c.sender.UTF8:
-		name = "UTF8SMTP"
-	case c.c.esmtp:
-		name = "ESMTP"
+	k := c.c
+	if !k.esmtp {
+		return "SMTP"
 	}
-	if c.c.tls != nil && c.c.esmtp {
+	name := "ESMTP"
+	switch {
+	case k.srv.opts.LMTP && k.sender.UTF8:
+		name = "UTF8LMTP"
+	case k.srv.opts.LMTP:
+		name = "LMTP"
+	case k.sender.UTF8:
+		name = "UTF8SMTP"
+	}
+	if k.tls != nil {
 		name += "S"
+	}
+	if k.authed {
+		name += "A"
 	}
 	return name
 }

@@ -1,0 +1,63 @@
+package smtp
+
+import (
+	"net"
+	"net/netip"
+)
+
+// xclient.go: the server's side of XCLIENT and XFORWARD, by which a proxy that is trusted
+// says whom it speaks for. XCLIENT makes the dialogue start over, as the client's own: a new
+// Session is opened, which finds the client's address and name in its Conn.
+
+// trusts tells whether the peer may say verb.
+func (c *conn) trusts(verb string) bool {
+	may := c.srv.opts.XClient
+	if verb == "XFORWARD" {
+		may = c.srv.opts.XForward
+	}
+	return may != nil && !c.srv.lacks[verb] && may(c.nc.RemoteAddr())
+}
+
+// forward answers XCLIENT and XFORWARD.
+func (c *conn) forward(verb, args string) error {
+	switch {
+	case !c.trusts(verb):
+		return c.offence(Refuse(550, Enhanced{5, 7, 1}, "you may not say this here"))
+	case c.inMail:
+		return c.offence(badSequence("not within a transaction"))
+	}
+	allowed := xclientSet
+	if verb == "XFORWARD" {
+		allowed = xforwardSet
+	}
+	f, set, err := parseForwarded(args, allowed)
+	if err != nil {
+		return c.offence(err)
+	}
+	if verb == "XFORWARD" {
+		c.xforward.take(f, set)
+		c.xforwardTold = true
+		return c.say(250, Enhanced{2, 0, 0}, "OK")
+	}
+	return c.impersonate(f, set)
+}
+
+// impersonate starts the dialogue over for the client that XCLIENT tells of. The peer stays
+// who it is: what it may say is still decided by its own address.
+func (c *conn) impersonate(f Forwarded, set forwardedSet) error {
+	c.xclient.take(f, set)
+	c.xclientTold = true
+	if x := &c.xclient; x.Addr.IsValid() {
+		c.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.Addr, x.Port))
+	}
+	if x := &c.xclient; x.DestAddr.IsValid() {
+		c.local = net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.DestAddr, x.DestPort))
+	}
+	old := c.sess
+	c.sess = nil
+	c.guard(func() error { old.Close(nil); return nil })
+	c.helo, c.esmtp, c.authed = "", false, c.xclient.Login != ""
+	c.skips, c.xforward, c.xforwardTold = false, Forwarded{}, false
+	c.offer = c.srv.opts.Offer
+	return c.begin()
+}
