@@ -150,11 +150,11 @@ func (p Pattern) wider(yield func(Pattern) bool) bool {
 
 // A ListenAddress is what a listener listens on.
 type ListenAddress struct {
-	Network string // "tcp" or "unix", as for net.Listen
-	Address string // host:port, or the path of the socket
+	Network string // "tcp" or "unix", as for net.Listen, or "systemd"
+	Address string // host:port, the path of the socket, or the name that systemd has for it
 }
 
-// UnmarshalText reads host:port, :port or unix:/path. Port 0 asks the system for a
+// UnmarshalText reads host:port, :port, unix:/path or systemd:NAME. Port 0 asks the system for a
 // free one.
 func (l *ListenAddress) UnmarshalText(text []byte) error {
 	t := string(text)
@@ -165,9 +165,16 @@ func (l *ListenAddress) UnmarshalText(text []byte) error {
 		*l = ListenAddress{Network: "unix", Address: path}
 		return nil
 	}
+	if name, systemd := strings.CutPrefix(t, "systemd:"); systemd {
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
+			return fmt.Errorf("%s lacks the name that systemd has for the socket", quote(t))
+		}
+		*l = ListenAddress{Network: "systemd", Address: name}
+		return nil
+	}
 	host, port, err := net.SplitHostPort(t)
 	if err != nil {
-		return fmt.Errorf("%s is not an address to listen on: write host:port, :port or unix:/path", quote(t))
+		return fmt.Errorf("%s is not an address to listen on: write host:port, :port, unix:/path or systemd:NAME", quote(t))
 	}
 	if host != "" {
 		if host, err = parseHost(host); err != nil {
@@ -183,10 +190,10 @@ func (l *ListenAddress) UnmarshalText(text []byte) error {
 
 // String returns the address as it is written in the file.
 func (l ListenAddress) String() string {
-	if l.Network == "unix" {
-		return "unix:" + l.Address
+	if l.Network == "tcp" {
+		return l.Address
 	}
-	return l.Address
+	return l.Network + ":" + l.Address
 }
 
 func (ListenAddress) describe() string { return "listen address" }

@@ -85,14 +85,85 @@ func (k *checker) listeners() {
 		} else if l.Name != "" {
 			k.errorf(child(at, "name"), "%s is the name of listeners[%d] too", quote(l.Name), j)
 		}
-		if j, ok := l.Address.overlapping(taken); ok {
-			k.errorf(child(at, "address"), "%s cannot be had next to %s of listeners[%d]", l.Address, k.c.Listeners[j].Address, j)
-		}
-		l.Address.take(taken, i)
+		k.listenAddresses(at, i, l, taken)
 		k.refer(child(at, "chain"), "filters.chains", "chain", l.Chain, chains)
-		k.socket(child(at, "address"), l.Address.Network, l.Address.Address)
 		k.relaying(at, l)
+		k.listenerTLS(at, l)
+		k.auth(child(at, "auth"), l)
+		k.frontends(at, l)
 		k.limits(child(at, "limits"), l.Limits)
+	}
+}
+
+// listenAddresses checks those of listener i, and enters them into taken.
+func (k *checker) listenAddresses(at string, i int, l Listener, taken map[ListenAddress]int) {
+	for n, a := range l.Address {
+		key := child(at, "address")
+		if len(l.Address) > 1 {
+			key = item(key, n)
+		}
+		if j, ok := a.overlapping(taken); ok {
+			k.errorf(key, "%s cannot be had next to %s of listeners[%d]", a, k.c.Listeners[j].Address[0], j)
+		}
+		a.take(taken, i)
+		k.socket(key, a.Network, a.Address)
+	}
+}
+
+// listenerTLS checks what is asked of a listener's TLS.
+func (k *checker) listenerTLS(at string, l Listener) {
+	cc := l.ClientCertificates
+	key := child(at, "client_certificates")
+	verifies := cc.Mode == ClientAuthVerify || cc.Mode == ClientAuthVerifyIfGiven
+	switch {
+	case verifies && cc.CAFile == "":
+		k.errorf(child(key, "ca_file"), "is required with mode: %s", cc.Mode)
+	case !verifies && cc.CAFile != "":
+		k.warnf(child(key, "ca_file"), "has no effect without mode: verify or verify_if_given")
+	case cc.Mode != ClientAuthOff && cc.Mode != "" && l.TLS == ListenerTLSOff:
+		k.warnf(key, "has no effect with tls: off")
+	}
+}
+
+// auth checks who may log in.
+func (k *checker) auth(at string, l Listener) {
+	a := l.Auth
+	names := slices.Sorted(maps.Keys(k.c.Backends))
+	k.refer(child(at, "users"), "backends", "backend", a.Users.Backend, names)
+	has := func(m Mechanism) bool { return slices.Contains(a.Mechanisms, m) }
+	switch {
+	case a.Users == (Users{}):
+		if a.Required == True || len(a.Mechanisms) > 0 {
+			k.errorf(child(at, "users"), "is required: it says who decides about logins")
+		}
+		return
+	case a.Users.Filter && l.Chain == "":
+		k.errorf(child(at, "users"), "a filter is to decide, and the listener has no chain")
+	case a.Users.File != "" && (has("XOAUTH2") || has("OAUTHBEARER")):
+		k.errorf(child(at, "mechanisms"), "no file can judge tokens: XOAUTH2 and OAUTHBEARER need users: backend:NAME or filter")
+	case a.Users.File == "" && (has("CRAM-MD5") || has("SCRAM-SHA-256") || has("SCRAM-SHA-256-PLUS")):
+		k.errorf(child(at, "mechanisms"), "CRAM-MD5 and SCRAM need users: file:PATH, since the password does not come over")
+	}
+	if has("EXTERNAL") && l.ClientCertificates.Mode != ClientAuthVerify && l.ClientCertificates.Mode != ClientAuthVerifyIfGiven {
+		k.errorf(child(at, "mechanisms"), "EXTERNAL needs client_certificates with mode: verify or verify_if_given")
+	}
+	if l.TLS == ListenerTLSOff && a.Insecure != True {
+		k.warnf(at, "nobody can log in: tls is off and insecure is not set")
+	}
+}
+
+// frontends checks whom a listener believes about others.
+func (k *checker) frontends(at string, l Listener) {
+	for _, f := range []struct {
+		key     string
+		trusted Networks
+	}{{"proxy_protocol", l.ProxyProtocol.Trusted}, {"xclient", l.XClient.Trusted}, {"xforward", l.XForward.Trusted}} {
+		if all := f.trusted.everyone(); all != "" {
+			k.errorf(child(child(at, f.key), "trusted"), "%s is every %s address: anybody could be anybody", shorten(f.trusted.list()), all)
+		}
+	}
+	if l.XClient.Relay == True && l.Accept != AcceptAny {
+		k.warnf(child(child(at, "xclient"), "relay"), "has no effect without accept: any")
 	}
 }
 
@@ -134,10 +205,10 @@ func (k *checker) socket(key, network, path string) {
 func (k *checker) relaying(at string, l Listener) {
 	key := child(at, "trusted_networks")
 	switch all := l.TrustedNetworks.everyone(); {
-	case l.Accept != AcceptAny && len(l.TrustedNetworks) > 0:
-		k.warnf(key, "has no effect without accept: any")
-	case l.Accept == AcceptAny && len(l.TrustedNetworks) == 0:
-		k.warnf(child(at, "accept"), "any relays for nobody while trusted_networks is empty")
+	case l.Accept == AcceptAny && len(l.TrustedNetworks) == 0 && l.Auth.Users == (Users{}):
+		k.warnf(child(at, "accept"), "any relays for nobody while trusted_networks is empty and nobody can log in")
+	case l.Accept != AcceptAny && all != "":
+		k.warnf(key, "%s is every %s address: nobody is held to the rates and the greet delay", shorten(l.TrustedNetworks.list()), all)
 	case l.Accept == AcceptAny && all != "":
 		k.errorf(key, "%s is every %s address: with accept: any this would be an open relay", shorten(l.TrustedNetworks.list()), all)
 	}
@@ -249,6 +320,12 @@ func (k *checker) backends() {
 			k.warnf(child(at, "tls_name"), "has no effect without tls: verify")
 		}
 		k.addresses(child(at, "addresses"), b)
+		if b.Separator != "" && b.Recipients.File == "" {
+			k.warnf(child(at, "recipient_separator"), "has no effect without recipients: file:PATH")
+		}
+		if len(b.Separator) > 1 {
+			k.errorf(child(at, "recipient_separator"), "must be one character")
+		}
 	}
 }
 

@@ -40,6 +40,8 @@ type Config struct {
 	Listeners       []Listener         `key:"listeners" required:"true" doc:"Where mail is taken in."`
 	Routes          []Route            `key:"routes" doc:"Which recipients are ours, and where their mail goes. The first match wins; a recipient without a route is refused."`
 	Backends        map[string]Backend `key:"backends" doc:"The mail servers behind us, by name."`
+	Overload        Overload           `key:"overload" doc:"When the gateway as a whole has too much to do: from 80 % of a limit on clients may be silent for a shorter time, at the limit new ones are told 421."`
+	Delivery        Delivery           `key:"delivery" doc:"How we find out about others."`
 	Filters         Filters            `key:"filters" doc:"WebAssembly filters, and the chains they form."`
 	Certificates    Certificates       `key:"certificates" doc:"The certificates we show to clients."`
 	Log             Log                `key:"log" doc:"What is logged, on standard error."`
@@ -48,35 +50,98 @@ type Config struct {
 	origins origins // where each value was written; nil in a Config made by hand
 }
 
-// A Listener is one address on which mail is taken in, and its rules.
+// A Listener is where mail is taken in, on one or more addresses, and its rules.
 type Listener struct {
-	Name            string        `key:"name" required:"true" doc:"Its name in the log; each listener has its own."`
-	Address         ListenAddress `key:"address" required:"true" doc:"What to listen on: host:port, or unix:/path. Without a host, all addresses of the machine."`
-	Protocol        Protocol      `key:"protocol" default:"smtp" doc:"The protocol spoken."`
-	TLS             ListenerTLS   `key:"tls" default:"starttls" doc:"starttls offers STARTTLS (RFC 3207); implicit begins with the TLS handshake (RFC 8314); off has neither."`
-	Chain           string        `key:"chain" doc:"The chain in filters.chains that judges the mail; empty for none."`
-	Accept          Accept        `key:"accept" default:"routes" doc:"routes takes recipients that have a route; any also relays for the peers in trusted_networks, and for nobody else."`
-	TrustedNetworks Networks      `key:"trusted_networks" doc:"Whose mail is relayed with accept: any."`
-	LineEndings     LineEndings   `key:"line_endings" default:"normalize" doc:"A bare CR or LF in the message: normalize makes it CRLF, and only CRLF.CRLF ends the message; reject answers 550 5.5.2 and closes."`
-	Limits          Limits        `key:"limits" doc:"What one client, one session and one message may use. 0 means the default."`
+	Name               string             `key:"name" required:"true" doc:"Its name in the log; each listener has its own."`
+	Address            ListenAddresses    `key:"address" required:"true" doc:"What to listen on: host:port, unix:/path, or systemd:NAME for a socket that systemd opened; or a list of such. Without a host, all addresses of the machine."`
+	SocketMode         FileMode           `key:"socket_mode" default:"0660" doc:"Who may connect to a unix socket, as chmod writes it."`
+	Protocol           Protocol           `key:"protocol" default:"smtp" doc:"The protocol spoken. lmtp (RFC 2033) answers for each recipient of a message."`
+	Banner             string             `key:"banner" doc:"What the greeting says behind our name and the protocol."`
+	HelloText          string             `key:"hello_text" doc:"What the answer to HELO and EHLO says behind our name; %s is the name that the client gave itself. Empty is greets %s."`
+	TLS                ListenerTLS        `key:"tls" default:"starttls" doc:"starttls offers STARTTLS (RFC 3207); implicit begins with the TLS handshake (RFC 8314); off has neither."`
+	TLSMinVersion      TLSVersion         `key:"tls_min_version" doc:"The lowest version of TLS that is spoken here; empty for that of certificates.min_version."`
+	ClientCertificates ClientCertificates `key:"client_certificates" doc:"Whether clients are asked for a certificate."`
+	Chain              string             `key:"chain" doc:"The chain in filters.chains that judges the mail; empty for none."`
+	Accept             Accept             `key:"accept" default:"routes" doc:"routes takes recipients that have a route; any also relays for the peers in trusted_networks and for users who logged in, and for nobody else."`
+	TrustedNetworks    Networks           `key:"trusted_networks" doc:"Whose mail is relayed with accept: any. They are not held to the rates and the greet delay either."`
+	Auth               Auth               `key:"auth" doc:"Who may log in, and how (RFC 4954)."`
+	ProxyProtocol      ProxyProtocol      `key:"proxy_protocol" doc:"Load balancers in front of us that say for whom they connect, in version 1 or 2 of the PROXY protocol."`
+	XClient            XClient            `key:"xclient" doc:"Proxies that say with XCLIENT whose connection theirs is to be taken for."`
+	XForward           XForward           `key:"xforward" doc:"Proxies that say with XFORWARD where mail came from, for the log and the backend. It never grants anything."`
+	ReverseDNS         ReverseDNS         `key:"reverse_dns" doc:"Looking up the name of a client's address."`
+	LineEndings        LineEndings        `key:"line_endings" default:"normalize" doc:"A bare CR or LF in the message: normalize makes it CRLF, and only CRLF.CRLF ends the message; reject answers 550 5.5.2 and closes."`
+	DisabledCommands   []string           `key:"disabled_commands" doc:"Commands that are answered with 502, such as VRFY, AUTH or STARTTLS."`
+	DisabledExtensions []string           `key:"disabled_extensions" doc:"Extensions that are not offered, by their EHLO keywords, such as CHUNKING or SMTPUTF8. STARTTLS and PIPELINING are then only not spoken of."`
+	Limits             Limits             `key:"limits" doc:"What one client, one session and one message may use. 0 means the default."`
+}
+
+// ClientCertificates says whether clients are asked for a certificate.
+type ClientCertificates struct {
+	Mode   ClientAuth `key:"mode" default:"off" doc:"off does not ask; request asks and takes any or none; require takes any; verify_if_given takes none, or one of an authority in ca_file; verify takes only such a one."`
+	CAFile Path       `key:"ca_file" doc:"PEM file with the authorities whose certificates count; required with verify and verify_if_given."`
+}
+
+// Auth says who may log in.
+type Auth struct {
+	Required     Bool        `key:"required" default:"false" doc:"true refuses mail before a login, with 530."`
+	Mechanisms   []Mechanism `key:"mechanisms" doc:"What is offered, in this order: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, EXTERNAL. Empty is what users can serve, without CRAM-MD5. What cannot work on a connection is not offered there."`
+	Users        Users       `key:"users" doc:"Who decides: file:PATH of lines name:hash, as gateway user add writes them; backend:NAME to try the login there; or filter, where a filter of the chain decides at stage auth. Nobody can log in while this is not set."`
+	Insecure     Bool        `key:"insecure" default:"false" doc:"true allows logins without TLS. Passwords can then be read on the way."`
+	RequiredText string      `key:"required_text" doc:"What a client is told that must log in first. Empty is log in first."`
+}
+
+// ProxyProtocol names the load balancers in front of a listener.
+type ProxyProtocol struct {
+	Trusted Networks      `key:"trusted" doc:"Whose connections begin with the header, always: without it they are closed. From others it is an unknown command."`
+	Timeout time.Duration `key:"timeout" default:"5s" doc:"How long the header may take."`
+}
+
+// XClient names the proxies that may say XCLIENT.
+type XClient struct {
+	Trusted Networks `key:"trusted" doc:"Who may say it."`
+	Relay   Bool     `key:"relay" default:"false" doc:"true lets the address and the login that it tells of grant relaying as the client's own would."`
+}
+
+// XForward names the proxies that may say XFORWARD.
+type XForward struct {
+	Trusted Networks `key:"trusted" doc:"Who may say it."`
+}
+
+// ReverseDNS says how the name of a client's address is found.
+type ReverseDNS struct {
+	Enabled Bool          `key:"enabled" default:"true" doc:"false looks up nothing."`
+	Timeout time.Duration `key:"timeout" default:"1500ms" doc:"How long it may take; the client waits for its greeting meanwhile."`
 }
 
 // Limits bounds what a listener's clients may use. Load replaces zeros by the
 // defaults.
 type Limits struct {
-	MessageSize      Size          `key:"message_size" default:"50MiB" doc:"The largest message, as announced by SIZE (RFC 1870)."`
-	Recipients       int           `key:"recipients" default:"1000" doc:"Recipients of one message. RFC 5321, Section 4.5.3.1.8 asks for at least 100."`
-	Connections      int           `key:"connections" default:"10000" doc:"Connections open at one time."`
-	ConnectionsPerIP int           `key:"connections_per_ip" default:"100" doc:"Connections open at one time from one address."`
-	IdleTimeout      time.Duration `key:"idle_timeout" default:"5m" doc:"How long a client may be silent. RFC 5321, Section 4.5.3.2.7 asks for at least 5m."`
-	SessionTimeout   time.Duration `key:"session_timeout" default:"30m" doc:"How long a session may last; looked at between messages, so that none is cut off."`
-	DataMinRate      Size          `key:"data_min_rate" default:"1KiB" doc:"The least a client must send per second of a message, over 5 minutes."`
-	HandshakeTimeout time.Duration `key:"handshake_timeout" default:"30s" doc:"How long a TLS handshake may take."`
-	BadCommands      int           `key:"bad_commands" default:"10" doc:"Commands in error before the session is closed."`
-	Messages         int           `key:"messages" default:"1000" doc:"Messages in one session."`
-	LineLength       Size          `key:"line_length" default:"0" doc:"The longest command line with its CRLF, 512 to 32768; 0 leaves the 4KiB that are built in."`
-	Hops             int           `key:"hops" default:"50" doc:"Received fields before a message counts as looping (RFC 5321, Section 6.3)."`
-	HeaderSize       Size          `key:"header_size" default:"1MiB" doc:"The largest header section of a message."`
+	MessageSize             Size          `key:"message_size" default:"50MiB" doc:"The largest message, as announced by SIZE (RFC 1870)."`
+	Recipients              int           `key:"recipients" default:"1000" doc:"Recipients of one message. RFC 5321, Section 4.5.3.1.8 asks for at least 100."`
+	Connections             int           `key:"connections" default:"10000" doc:"Connections open at one time."`
+	ConnectionsPerIP        int           `key:"connections_per_ip" default:"100" doc:"Connections open at one time from one address."`
+	ConnectionRate          Rate          `key:"connection_rate" default:"off" doc:"Connections of one address in a time, such as 60/1m, or off. With IPv6 an address is its network of 64 bits."`
+	ConnectionRateNetwork   Rate          `key:"connection_rate_network" default:"off" doc:"The same for a network: 24 bits of IPv4, 48 of IPv6."`
+	MessageRate             Rate          `key:"message_rate" default:"off" doc:"Messages of one address in a time."`
+	MessageRateNetwork      Rate          `key:"message_rate_network" default:"off" doc:"The same for a network."`
+	GreetDelay              Pause         `key:"greet_delay" default:"100ms" doc:"How long the greeting waits for clients that speak before it, which are refused; or off. Addresses whose mail was accepted before are not held up."`
+	IdleTimeout             time.Duration `key:"idle_timeout" default:"5m" doc:"How long a client may be silent. RFC 5321, Section 4.5.3.2.7 asks for at least 5m."`
+	StressTimeout           time.Duration `key:"stress_timeout" default:"10s" doc:"How long a client may be silent between commands while connections or memory are short."`
+	SessionTimeout          time.Duration `key:"session_timeout" default:"30m" doc:"How long a session may last; looked at between messages, so that none is cut off."`
+	DataMinRate             Size          `key:"data_min_rate" default:"1KiB" doc:"The least a client must send per second of a message, over 5 minutes."`
+	HandshakeTimeout        time.Duration `key:"handshake_timeout" default:"30s" doc:"How long a TLS handshake may take."`
+	Commands                int           `key:"commands" default:"1000" doc:"Commands before a message, and between two, recipients that are accepted not counted."`
+	BadCommands             int           `key:"bad_commands" default:"10" doc:"Commands in error before the session is closed."`
+	Errors                  int           `key:"errors" default:"100" doc:"Refusals of any kind, without a message accepted between them, before the session is closed."`
+	ErrorDelay              Pause         `key:"error_delay" default:"1s" doc:"How long the answer waits to each refusal after the first ten; or off."`
+	UnauthenticatedCommands int           `key:"unauthenticated_commands" default:"20" doc:"Commands before the login, where one is required."`
+	AuthFailures            int           `key:"auth_failures" default:"3" doc:"Failed logins before the session is closed."`
+	AuthFailureRate         Rate          `key:"auth_failure_rate" default:"20/10m" doc:"Failed logins of one address in a time, after which it may not try."`
+	AuthDelay               Pause         `key:"auth_delay" default:"1s" doc:"How long the answer to a failed login waits; it doubles with each in a session. Or off."`
+	Messages                int           `key:"messages" default:"1000" doc:"Messages in one session."`
+	LineLength              Size          `key:"line_length" default:"0" doc:"The longest command line with its CRLF, 512 to 32768; 0 leaves the 4KiB that are built in."`
+	Hops                    int           `key:"hops" default:"50" doc:"Received fields before a message counts as looping (RFC 5321, Section 6.3)."`
+	HeaderSize              Size          `key:"header_size" default:"1MiB" doc:"The largest header section of a message."`
 }
 
 // A Route sends the mail of some domains to a backend.
@@ -91,11 +156,24 @@ type Backend struct {
 	TLS         BackendTLS         `key:"tls" default:"opportunistic" doc:"opportunistic takes STARTTLS when it is offered; required insists on it; verify also insists on a certificate for the right name; off never asks."`
 	Mode        Mode               `key:"mode" default:"direct" doc:"direct: the client gets its 250 after the backend has given its own."`
 	WhenDown    WhenDown           `key:"when_down" default:"tempfail" doc:"When no address answers: tempfail makes the client try again later."`
-	Recipients  Recipients         `key:"recipients" default:"pass" doc:"pass asks the backend about each recipient at once; accept takes all of a route's domains unasked."`
+	Recipients  Recipients         `key:"recipients" default:"pass" doc:"Who knows which recipients exist: pass asks the backend about each at once; callout asks it in a conversation of its own and remembers the answer; file:PATH is a list of addresses, a line each, @domain for all of a domain; accept takes all of a route's domains unasked."`
+	Separator   string             `key:"recipient_separator" doc:"What begins the part of a local part that file: ignores, such as +. Empty for none."`
+	Callout     Callout            `key:"callout" doc:"How recipients: callout asks and remembers."`
+	XClient     Bool               `key:"xclient" default:"false" doc:"true tells the backend with XCLIENT who the client is, if it offers that: it then judges the client as if it were connected itself."`
+	XForward    Bool               `key:"xforward" default:"false" doc:"true tells the backend with XFORWARD who the client is, if it offers that, for its log."`
 	Connections int                `key:"connections" default:"50" doc:"Connections open to it at one time."`
 	CAFile      Path               `key:"ca_file" doc:"PEM file with the authorities that tls: verify trusts; empty for those of the system."`
 	TLSName     Domain             `key:"tls_name" doc:"The name that tls: verify looks for in the certificate; empty for the host of the address."`
 	Timeouts    Timeouts           `key:"timeouts" doc:"How long we wait for it."`
+}
+
+// Callout says how a backend is asked whether recipients exist.
+type Callout struct {
+	Positive time.Duration `key:"positive" default:"1h" doc:"How long it is remembered that a recipient exists."`
+	Negative time.Duration `key:"negative" default:"5m" doc:"How long it is remembered that one does not."`
+	Timeout  time.Duration `key:"timeout" default:"10s" doc:"How long the backend may take to answer."`
+	Stale    time.Duration `key:"stale" default:"24h" doc:"How long after its time a recipient that existed is still taken while the backend does not answer."`
+	Entries  int           `key:"entries" default:"100000" doc:"Recipients that are remembered at one time."`
 }
 
 // Timeouts bounds the waits of one conversation with a backend.
@@ -103,6 +181,24 @@ type Timeouts struct {
 	Connect time.Duration `key:"connect" default:"30s" doc:"For the connection and the TLS handshake."`
 	Command time.Duration `key:"command" default:"5m" doc:"For the answer to a command (RFC 5321, Section 4.5.3.2)."`
 	Data    time.Duration `key:"data" default:"10m" doc:"For the answer to the message (RFC 5321, Section 4.5.3.2.6)."`
+}
+
+// Overload bounds what all listeners may use together. 0 means the default.
+type Overload struct {
+	Sessions int  `key:"sessions" default:"20000" doc:"Sessions open at one time."`
+	Memory   Size `key:"memory" default:"0" doc:"Memory of the process; 0 for 80 % of what the machine, its control group or GOMEMLIMIT allows."`
+	Spool    Size `key:"spool" default:"4GiB" doc:"Messages that are on their way in at one time, in memory and on disk; those beyond are told 452."`
+}
+
+// Delivery says how we find out about others.
+type Delivery struct {
+	Resolver Resolver `key:"resolver" doc:"Who answers our questions to the DNS."`
+}
+
+// Resolver names the DNS server that we ask.
+type Resolver struct {
+	Address string `key:"address" default:"auto" doc:"auto takes 127.0.0.1:53 if it answers, else the servers of /etc/resolv.conf; or an address with its port."`
+	Trusted Trust  `key:"trusted" default:"auto" doc:"Whether its word counts that an answer was authenticated by DNSSEC: auto for loopback alone, true or false."`
 }
 
 // Filters names where filters are and the chains they form.

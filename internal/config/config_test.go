@@ -23,7 +23,31 @@ listeners:
     accept: any
     trusted_networks: [10.0.0.1/8, "::ffff:192.0.2.1", 2001:db8::/32, unix]
     line_endings: reject
+    banner: ready
+    hello_text: "hello, %s"
+    tls_min_version: 1.3
+    client_certificates: {mode: verify, ca_file: clients.pem}
+    auth: {required: true, mechanisms: [PLAIN, EXTERNAL], users: "file:users.txt", insecure: true, required_text: who are you}
+    proxy_protocol: {trusted: [127.0.0.1], timeout: 1s}
+    xclient: {trusted: [127.0.0.2], relay: true}
+    xforward: {trusted: [127.0.0.3]}
+    reverse_dns: {enabled: false, timeout: 1s}
+    disabled_commands: [VRFY]
+    disabled_extensions: [CHUNKING]
     limits:
+      connection_rate: 60/1m
+      connection_rate_network: 600/1h
+      message_rate: 10/1s
+      message_rate_network: 20/1s
+      greet_delay: off
+      stress_timeout: 5s
+      commands: 99
+      errors: 50
+      error_delay: 2s
+      unauthenticated_commands: 9
+      auth_failures: 2
+      auth_failure_rate: off
+      auth_delay: 3s
       message_size: 10MiB
       recipients: 200
       connections: 20
@@ -37,7 +61,7 @@ listeners:
       line_length: 2000
       hops: 20
       header_size: 64KiB
-  - {name: local, address: "unix:run/mx.sock", tls: off}
+  - {name: local, address: ["unix:run/mx.sock", "systemd:mx"], socket_mode: 0600, protocol: lmtp, tls: off}
 routes:
   - {domains: [Example.COM, "*.example.com"], backend: mail-store}
   - {domains: [example.org], backend: other}
@@ -51,9 +75,17 @@ backends:
     connections: 5
     ca_file: ca.pem
     tls_name: mail.example.com
+    xclient: true
+    xforward: true
     timeouts: {connect: 1s, command: 2s, data: 3s}
   other:
     addresses: ["smtp://[2001:db8::1]:2525"]
+    recipients: file:list.txt
+    recipient_separator: +
+    callout: {positive: 1m, negative: 2m, timeout: 3s, stale: 4m, entries: 5}
+overload: {sessions: 1, memory: 2KiB, spool: 3KiB}
+delivery:
+  resolver: {address: "127.0.0.1:53", trusted: false}
 filters:
   dir: filters
   cache: compiled
@@ -74,15 +106,29 @@ shutdown_timeout: 2d
 `
 
 func fullConfig() *Config {
+	off := Rate{Count: -1}
 	defaults := Limits{
 		MessageSize: 50 << 20, Recipients: 1000, Connections: 10000, ConnectionsPerIP: 100,
 		IdleTimeout: 5 * time.Minute, SessionTimeout: 30 * time.Minute, DataMinRate: 1 << 10,
 		HandshakeTimeout: 30 * time.Second, BadCommands: 10, Messages: 1000, Hops: 50, HeaderSize: 1 << 20,
+		ConnectionRate: off, ConnectionRateNetwork: off, MessageRate: off, MessageRateNetwork: off,
+		GreetDelay: Pause(100 * time.Millisecond), StressTimeout: 10 * time.Second, Commands: 1000, Errors: 100,
+		ErrorDelay: Pause(time.Second), UnauthenticatedCommands: 20, AuthFailures: 3, AuthFailureRate: Rate{20, 10 * time.Minute},
+		AuthDelay: Pause(time.Second),
 	}
+	callout := Callout{time.Hour, 5 * time.Minute, 10 * time.Second, 24 * time.Hour, 100000}
 	return &Config{
 		Hostname: "mx1.xn--bcher-kva.example",
 		Listeners: []Listener{{
-			Name: "mx", Address: ListenAddress{"tcp", "127.0.0.1:2525"}, Protocol: ProtocolSMTP,
+			Name: "mx", Address: ListenAddresses{{"tcp", "127.0.0.1:2525"}}, SocketMode: 0o660, Protocol: ProtocolSMTP,
+			Banner: "ready", HelloText: "hello, %s", TLSMinVersion: TLS13,
+			ClientCertificates: ClientCertificates{ClientAuthVerify, "/etc/p/clients.pem"},
+			Auth:               Auth{True, []Mechanism{"PLAIN", "EXTERNAL"}, Users{File: "/etc/p/users.txt"}, True, "who are you"},
+			ProxyProtocol:      ProxyProtocol{Networks{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}}, time.Second},
+			XClient:            XClient{Networks{{Prefix: netip.MustParsePrefix("127.0.0.2/32")}}, True},
+			XForward:           XForward{Networks{{Prefix: netip.MustParsePrefix("127.0.0.3/32")}}},
+			ReverseDNS:         ReverseDNS{False, time.Second},
+			DisabledCommands:   []string{"VRFY"}, DisabledExtensions: []string{"CHUNKING"},
 			TLS: ListenerTLSImplicit, Chain: "inbound", Accept: AcceptAny, LineEndings: LineEndingsReject,
 			TrustedNetworks: Networks{
 				{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("192.0.2.1/32")},
@@ -92,9 +138,16 @@ func fullConfig() *Config {
 				MessageSize: 10 << 20, Recipients: 200, Connections: 20, ConnectionsPerIP: 2,
 				IdleTimeout: time.Minute, SessionTimeout: 90 * time.Minute, DataMinRate: 2000,
 				HandshakeTimeout: 10 * time.Second, BadCommands: 3, Messages: 7, LineLength: 2000, Hops: 20, HeaderSize: 64 << 10,
+				ConnectionRate: Rate{60, time.Minute}, ConnectionRateNetwork: Rate{600, time.Hour},
+				MessageRate: Rate{10, time.Second}, MessageRateNetwork: Rate{20, time.Second},
+				GreetDelay: -1, StressTimeout: 5 * time.Second, Commands: 99, Errors: 50, ErrorDelay: Pause(2 * time.Second),
+				UnauthenticatedCommands: 9, AuthFailures: 2, AuthFailureRate: off, AuthDelay: Pause(3 * time.Second),
 			},
 		}, {
-			Name: "local", Address: ListenAddress{"unix", "/etc/p/run/mx.sock"}, Protocol: ProtocolSMTP,
+			Name: "local", Address: ListenAddresses{{"unix", "/etc/p/run/mx.sock"}, {"systemd", "mx"}}, SocketMode: 0o600,
+			Protocol: ProtocolLMTP, ClientCertificates: ClientCertificates{Mode: ClientAuthOff},
+			Auth: Auth{Required: False, Insecure: False}, ProxyProtocol: ProxyProtocol{Timeout: 5 * time.Second},
+			XClient: XClient{Relay: False}, ReverseDNS: ReverseDNS{True, 1500 * time.Millisecond},
 			TLS: ListenerTLSOff, Accept: AcceptRoutes, LineEndings: LineEndingsNormalize, Limits: defaults,
 		}},
 		Routes: []Route{
@@ -107,16 +160,20 @@ func fullConfig() *Config {
 					{{ProtocolLMTP, false, "tcp", "10.0.0.5:24"}, {ProtocolSMTP, true, "tcp", "mail.example.com:465"}},
 					{{ProtocolSMTP, false, "unix", "/run/lmtp.sock"}},
 				},
-				TLS: BackendTLSVerify, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: RecipientsAccept,
+				TLS: BackendTLSVerify, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{Word: RecipientsAccept},
+				Callout: callout, XClient: True, XForward: True,
 				Connections: 5, CAFile: "/etc/p/ca.pem", TLSName: "mail.example.com",
 				Timeouts: Timeouts{time.Second, 2 * time.Second, 3 * time.Second},
 			},
 			"other": {
 				Addresses: [][]BackendAddress{{{ProtocolSMTP, false, "tcp", "[2001:db8::1]:2525"}}},
-				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: RecipientsPass,
+				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{File: "/etc/p/list.txt"}, Separator: "+",
+				Callout: Callout{time.Minute, 2 * time.Minute, 3 * time.Second, 4 * time.Minute, 5}, XClient: False, XForward: False,
 				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
 			},
 		},
+		Overload: Overload{1, 2 << 10, 3 << 10},
+		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}},
 		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Chains: map[string][]Filter{"inbound": {
 			{
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrorAccept,
@@ -234,7 +291,7 @@ func TestLayers(t *testing.T) {
 		{"PENSTOCK_LOG__LEVEL=", "", "Log.Level", "info"},                                    // empty is the default, not the file's
 		{"PENSTOCK_HOSTNAME=mx2.example.net", "", "Hostname", "mx2.example.net"},
 		{"PENSTOCK_SHUTDOWN_TIMEOUT=1m", "", "ShutdownTimeout", "1m0s"},
-		{"PENSTOCK_LISTENERS=[{name: a, address: ':2525'}, {name: b, address: ':2526'}]", "", "Listeners.1.Address", ":2526"}, // a list is one value
+		{"PENSTOCK_LISTENERS=[{name: a, address: ':2525'}, {name: b, address: ':2526'}]", "", "Listeners.1.Address.0", ":2526"}, // a list is one value
 		{"PENSTOCK_ROUTES=", "", "Routes", "[]"},                                                                              // and can be emptied
 		{"PENSTOCK_BACKENDS__M__TLS=off", "", "Backends.m.TLS", "off"},
 		{"PENSTOCK_BACKENDS__M__ADDRESSES=[smtp://a.test, [smtp://b.test]]", "", "Backends.m.Addresses", "[[smtp://a.test:25] [smtp://b.test:25]]"},

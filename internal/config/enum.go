@@ -49,18 +49,13 @@ func orList(words []string) string {
 // Protocol is the protocol spoken with a peer.
 type Protocol string
 
-// The protocols. A listener speaks SMTP; a backend may also be spoken to in LMTP
-// (RFC 2033).
+// The protocols: SMTP, and LMTP (RFC 2033), which answers for each recipient.
 const (
 	ProtocolSMTP Protocol = "smtp"
 	ProtocolLMTP Protocol = "lmtp"
 )
 
-func (Protocol) words() []string { return []string{"smtp"} }
-
-func (Protocol) later() map[string]string {
-	return map[string]string{"lmtp": "is not there yet for listeners"}
-}
+func (Protocol) words() []string { return []string{"smtp", "lmtp"} }
 
 // ListenerTLS says how clients come to TLS.
 type ListenerTLS string
@@ -130,21 +125,40 @@ func (WhenDown) words() []string { return []string{"tempfail"} }
 
 func (WhenDown) later() map[string]string { return map[string]string{"queue": needsStore} }
 
-// Recipients says who decides whether a recipient exists.
-type Recipients string
+// ClientAuth says whether clients are asked for a certificate.
+type ClientAuth string
 
-// Who decides whether a recipient exists: the backend when asked at RCPT, or
-// nobody.
+// Whether clients are asked for a certificate, and what becomes of those without a good one.
 const (
-	RecipientsPass   Recipients = "pass"
-	RecipientsAccept Recipients = "accept"
+	ClientAuthOff           ClientAuth = "off"
+	ClientAuthRequest       ClientAuth = "request"
+	ClientAuthRequire       ClientAuth = "require"
+	ClientAuthVerifyIfGiven ClientAuth = "verify_if_given"
+	ClientAuthVerify        ClientAuth = "verify"
 )
 
-func (Recipients) words() []string { return []string{"pass", "accept"} }
-
-func (Recipients) later() map[string]string {
-	return map[string]string{"callout": "is not there yet"}
+func (ClientAuth) words() []string {
+	return []string{"off", "request", "require", "verify_if_given", "verify"}
 }
+
+// Mechanism is a mechanism of SASL.
+type Mechanism string
+
+func (Mechanism) words() []string {
+	return []string{"PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL"}
+}
+
+// Trust says whether a resolver's word about DNSSEC counts.
+type Trust string
+
+// Whether a resolver's word about DNSSEC counts.
+const (
+	TrustAuto Trust = "auto"
+	TrustYes  Trust = "true"
+	TrustNo   Trust = "false"
+)
+
+func (Trust) words() []string { return []string{"auto", "true", "false"} }
 
 // OnError says what becomes of a message whose filter failed.
 type OnError string
@@ -183,3 +197,16 @@ const (
 )
 
 func (LogFormat) words() []string { return []string{"text", "json"} }
+
+// TLSVersion is a version of TLS.
+type TLSVersion string
+
+// The versions. RFC 8996 has retired the first two.
+const (
+	TLS10 TLSVersion = "1.0"
+	TLS11 TLSVersion = "1.1"
+	TLS12 TLSVersion = "1.2"
+	TLS13 TLSVersion = "1.3"
+)
+
+func (TLSVersion) words() []string { return []string{"1.0", "1.1", "1.2", "1.3"} }

@@ -58,9 +58,9 @@ penstock.yaml:4: listeners[0].message_size: unknown key; there is listeners[].li
 		{"unknown key like no other", "certificates:\n  acme: {}\n", `
 penstock.yaml:2: certificates.acme: unknown key; the keys here are files, dir`},
 		{"unknown key that would break a terminal", "\"a\\nb\\e[2J\\u202e\": 1\n", `
-penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, filters, certificates, log, shutdown_timeout`},
+penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, log, shutdown_timeout`},
 		{"unknown key that is very long", strings.Repeat("x", 300) + ": 1\n", `
-penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, filters, certificates, log, shutdown_timeout`},
+penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, log, shutdown_timeout`},
 		{"duplicate key", "log: {level: info}\nshutdown_timeout: 1s\nlog: {format: json}\n", `
 penstock.yaml:3: log: is given twice in one mapping, in line 1 and in line 3`},
 		{"duplicate key, spelt otherwise", "log:\n  level: info\n  \"level\": warn\n", `
@@ -130,7 +130,7 @@ penstock.yaml:5: listeners[3].address: [::]:26 cannot be had next to 0.0.0.0:26 
 		{"listener: same socket", "listeners:\n  - {name: a, address: 'unix:x'}\n  - {name: b, address: 'unix:./x'}\n", `
 penstock.yaml:3: listeners[1].address: unix:x cannot be had next to unix:x of listeners[0]`},
 		{"listener: no port", "listeners: [{name: a, address: localhost}]\n", `
-penstock.yaml:1: listeners[0].address: "localhost" is not an address to listen on: write host:port, :port or unix:/path`},
+penstock.yaml:1: listeners[0].address: "localhost" is not an address to listen on: write host:port, :port, unix:/path or systemd:NAME`},
 		{"listener: port", "listeners: [{name: a, address: ':smtp'}, {name: b, address: ':65536'}]\n", `
 penstock.yaml:1: listeners[0].address: "smtp" is not a port number
 penstock.yaml:1: listeners[1].address: "65536" is not a port number`},
@@ -138,8 +138,8 @@ penstock.yaml:1: listeners[1].address: "65536" is not a port number`},
 penstock.yaml:1: listeners[0].address: "unix:" lacks the path of the socket`},
 		{"listener: long path", "listeners: [{name: a, address: 'unix:/" + strings.Repeat("x", 110) + "'}]\n", `
 penstock.yaml:1: listeners[0].address: the path of the socket has 111 bytes; at most 103 work on every system`},
-		{"listener: words", listener("protocol: lmtp\ntls: startls\naccept: all\nline_endings: fix"), `
-penstock.yaml:4: listeners[0].protocol: "lmtp" is not there yet for listeners; use smtp
+		{"listener: words", listener("protocol: imap\ntls: startls\naccept: all\nline_endings: fix"), `
+penstock.yaml:4: listeners[0].protocol: must be smtp or lmtp, not "imap"
 penstock.yaml:5: listeners[0].tls: must be off, starttls or implicit, not "startls"; did you mean "starttls"?
 penstock.yaml:6: listeners[0].accept: must be routes or any, not "all"
 penstock.yaml:7: listeners[0].line_endings: must be normalize or reject, not "fix"`},
@@ -167,9 +167,8 @@ penstock.yaml:6: listeners[0].limits.session_timeout: 1m0s is too short for mess
 		{"limits: largest message", listener("limits:\n  message_size: 9223372036854775807"), `
 penstock.yaml:4: listeners[0].limits.session_timeout: 30m0s is too short for message_size: to send 9223372036854775807B takes 737869762948 s on a link of 100 Mbit/s`},
 		{"relay: nobody", listener("accept: any"), `
-penstock.yaml:4: warning: listeners[0].accept: any relays for nobody while trusted_networks is empty`},
-		{"relay: no effect", listener("trusted_networks: [127.0.0.1]"), `
-penstock.yaml:4: warning: listeners[0].trusted_networks: has no effect without accept: any`},
+penstock.yaml:4: warning: listeners[0].accept: any relays for nobody while trusted_networks is empty and nobody can log in`},
+		{"relay: trusted for the rates alone", listener("trusted_networks: [127.0.0.1]"), ``},
 		{"relay: not networks", listener("accept: any\ntrusted_networks: [10.0.0.0/33, 10.0.0, '', fe80::1%eth0, UNIX]"), `
 penstock.yaml:5: listeners[0].trusted_networks[0]: "10.0.0.0/33" is not a network: write 192.0.2.0/24, 2001:db8::/32, an address, or the word unix
 penstock.yaml:5: listeners[0].trusted_networks[1]: "10.0.0" is not a network: write 192.0.2.0/24, 2001:db8::/32, an address, or the word unix
@@ -192,7 +191,7 @@ penstock.yaml:5: listeners[0].trusted_networks: 8000::/1, ::/1 is every IPv6 add
 penstock.yaml:5: listeners[0].trusted_networks: 0.0.0.0/2, 64.0.0.0/2, 128.0.0.0/2, 192.0.0.0/2 is every IPv4 address: with accept: any this would be an open relay`},
 		{"relay: half is the operator's affair", listener("accept: any\ntrusted_networks: [0.0.0.0/1, 192.0.0.0/2, '::/3']"), ``},
 		{"relay: but not with accept: routes", listener("trusted_networks: [0.0.0.0/0]"), `
-penstock.yaml:4: warning: listeners[0].trusted_networks: has no effect without accept: any`},
+penstock.yaml:4: warning: listeners[0].trusted_networks: 0.0.0.0/0 is every IPv4 address: nobody is held to the rates and the greet delay`},
 
 		{"route: no backend", "routes:\n  - domains: [a.test]\n", `
 penstock.yaml:2: routes[0].backend: is required
@@ -253,13 +252,41 @@ penstock.yaml:3: backends.m.addresses[0]: lmtp+unix:///a has no host whose certi
 		{"backend: without effect", backend("addresses: ['smtp://a.test']\nca_file: a\ntls_name: a.test"), `
 penstock.yaml:4: warning: backends.m.ca_file: has no effect without tls: verify
 penstock.yaml:5: warning: backends.m.tls_name: has no effect without tls: verify`},
-		{"backend: not there yet", backend("addresses: ['smtp://a.test']\nmode: queue\nwhen_down: queue\nrecipients: callout"), `
+		{"listener: rates and pauses", listener("limits: {connection_rate: 60, message_rate: 0/1m, greet_delay: never}"), `
+penstock.yaml:4: listeners[0].limits.connection_rate: "60" is not a rate: write a number and a time, such as 60/1m, or off
+penstock.yaml:4: listeners[0].limits.message_rate: "0/1m" is not a rate: write a number and a time, such as 60/1m, or off
+penstock.yaml:4: listeners[0].limits.greet_delay: "never" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d`},
+		{"auth: nobody decides", listener("auth: {required: true}"), `
+penstock.yaml:4: listeners[0].auth.users: is required: it says who decides about logins`},
+		{"auth: no such backend", listener("auth: {users: 'backend:n'}"), `
+penstock.yaml:4: listeners[0].auth.users: there is no backend "n" in backends; did you mean "m"?`},
+		{"auth: no chain", listener("auth: {users: filter}"), `
+penstock.yaml:4: listeners[0].auth.users: a filter is to decide, and the listener has no chain`},
+		{"auth: words", listener("auth: {users: 'ldap:x', mechanisms: [DIGEST-MD5]}"), `
+penstock.yaml:4: listeners[0].auth.users: "ldap:x" is none of file:PATH, backend:NAME and filter
+penstock.yaml:4: listeners[0].auth.mechanisms[0]: must be PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER, SCRAM-SHA-256, SCRAM-SHA-256-PLUS or EXTERNAL, not "DIGEST-MD5"`},
+		{"auth: what cannot be judged", listener("auth: {users: 'backend:m', mechanisms: [SCRAM-SHA-256]}"), `
+penstock.yaml:4: listeners[0].auth.mechanisms: CRAM-MD5 and SCRAM need users: file:PATH, since the password does not come over`},
+		{"auth: nobody shows a certificate", listener("auth: {users: 'backend:m', mechanisms: [EXTERNAL]}"), `
+penstock.yaml:4: listeners[0].auth.mechanisms: EXTERNAL needs client_certificates with mode: verify or verify_if_given`},
+		{"auth: only in clear", listener("tls: off\nauth: {users: 'backend:m'}"), `
+penstock.yaml:5: warning: listeners[0].auth: nobody can log in: tls is off and insecure is not set`},
+		{"client certificates", listener("client_certificates: {mode: verify}"), `
+penstock.yaml:4: listeners[0].client_certificates.ca_file: is required with mode: verify`},
+		{"frontends: everybody", listener("proxy_protocol: {trusted: ['0.0.0.0/0']}\nxclient: {trusted: ['::/0'], relay: true}"), `
+penstock.yaml:4: listeners[0].proxy_protocol.trusted: 0.0.0.0/0 is every IPv4 address: anybody could be anybody
+penstock.yaml:5: listeners[0].xclient.trusted: ::/0 is every IPv6 address: anybody could be anybody
+penstock.yaml:5: warning: listeners[0].xclient.relay: has no effect without accept: any`},
+		{"backend: list", backend("addresses: ['smtp://a.test']\nrecipients: 'file:'\nrecipient_separator: '+-'"), `
+penstock.yaml:4: backends.m.recipients: must be pass, callout, accept or file:PATH, not "file:"
+penstock.yaml:5: warning: backends.m.recipient_separator: has no effect without recipients: file:PATH
+penstock.yaml:5: backends.m.recipient_separator: must be one character`},
+		{"backend: not there yet", backend("addresses: ['smtp://a.test']\nmode: queue\nwhen_down: queue"), `
 penstock.yaml:4: backends.m.mode: "queue" needs the store, which is not there yet; use direct
-penstock.yaml:5: backends.m.when_down: "queue" needs the store, which is not there yet; use tempfail
-penstock.yaml:6: backends.m.recipients: "callout" is not there yet; use pass`},
+penstock.yaml:5: backends.m.when_down: "queue" needs the store, which is not there yet; use tempfail`},
 		{"backend: words", backend("addresses: ['smtp://a.test']\nmode: indirect\nrecipients: pas"), `
 penstock.yaml:4: backends.m.mode: must be direct, not "indirect"
-penstock.yaml:5: backends.m.recipients: must be pass or accept, not "pas"; did you mean "pass"?`},
+penstock.yaml:5: backends.m.recipients: must be pass, callout, accept or file:PATH, not "pas"; did you mean "pass"?`},
 
 		{"filter: module", filter("{}") + "      - module: 'builtin:'\n      - module: a@1\n      - module: sha256:aa\n      - module: a/b\n      - module: .wasm\n      - module: here\n", `
 penstock.yaml:5: filters.chains.c[0].module: is required

@@ -29,8 +29,8 @@ type schema struct {
 	typ    reflect.Type
 	fields []field // of kindMapping
 	elem   *schema // of kindNamed and kindList
-	// group is true for a list inside a list, where one word stands for a list of
-	// that word.
+	// group is true for a list inside a list, and for those that say so: one word stands
+	// for a list of that word.
 	group bool
 }
 
@@ -61,6 +61,7 @@ func schemaOf(t reflect.Type) *schema {
 		s.kind, s.elem = kindNamed, schemaOf(t.Elem())
 	case t.Kind() == reflect.Slice:
 		s.kind, s.elem = kindList, schemaOf(t.Elem())
+		_, s.group = reflect.Zero(t).Interface().(interface{ oneOrMore() })
 		s.elem.group = s.elem.kind == kindList
 	default:
 		panic(fmt.Sprintf("config: no key can be a %s", t))
