@@ -12,12 +12,9 @@ import (
 // exchange of challenges and responses. What a mechanism does with them is no business of
 // the dialogue.
 
-// AuthOptions say whether and how clients may log in.
+// AuthOptions say when clients may log in, and what becomes of those who cannot. With what
+// they log in is said by an AuthSession.
 type AuthOptions struct {
-	// Mechanisms are offered in this order, in upper case. Empty offers no AUTH at all. One
-	// that cannot work on a connection is not offered there: EXTERNAL without a client
-	// certificate that was verified, those whose name ends in -PLUS without TLS.
-	Mechanisms []string
 	// Required refuses MAIL, RCPT, DATA, BDAT, VRFY and EXPN with 530 before a login.
 	// RequiredText is what the client is told. Default "log in first".
 	Required     bool
@@ -36,44 +33,27 @@ func (o AuthOptions) withDefaults() AuthOptions {
 	setDefault(&o.MaxFailures, 3)
 	setDefault(&o.FailureDelay, time.Second)
 	setDefault(&o.RequiredText, "log in first")
-	o.Mechanisms = slices.Clone(o.Mechanisms)
-	for i, m := range o.Mechanisms {
-		o.Mechanisms[i] = strings.ToUpper(m)
-	}
 	return o
 }
 
 // maxResponse is the longest line of an exchange with its CRLF. RFC 4954, Section 4.
 const maxResponse = 12288
 
-// mechanisms returns those that this connection may use now. The list is the server's own.
+// mechanisms returns what may be offered to a client that says EHLO.
 func (c *conn) mechanisms() []string {
-	o := &c.srv.opts.Auth
-	if _, ok := c.sess.(AuthSession); !ok || c.authed || len(o.Mechanisms) == 0 || c.srv.lacks["AUTH"] || !o.Insecure && c.tls == nil {
+	sess, ok := c.sess.(AuthSession)
+	if !ok || c.authed || c.srv.lacks["AUTH"] || !c.srv.opts.Auth.Insecure && c.tls == nil {
 		return nil
 	}
-	if !slices.ContainsFunc(o.Mechanisms, func(m string) bool { return !c.canUse(m) }) {
-		return o.Mechanisms
-	}
-	return slices.DeleteFunc(slices.Clone(o.Mechanisms), func(m string) bool { return !c.canUse(m) })
-}
-
-func (c *conn) canUse(mechanism string) bool {
-	switch {
-	case mechanism == "EXTERNAL":
-		return c.tls != nil && len(c.tls.ConnectionState().VerifiedChains) > 0
-	case strings.HasSuffix(mechanism, "-PLUS"):
-		return c.tls != nil
-	}
-	return true
+	return sess.Mechanisms()
 }
 
 // auth answers AUTH.
 func (c *conn) auth(args string) error {
 	sess, ok := c.sess.(AuthSession)
 	switch {
-	case !ok || len(c.srv.opts.Auth.Mechanisms) == 0:
-		return c.offence(Refuse(502, Enhanced{5, 5, 1}, "there are no logins here"))
+	case !ok:
+		return c.offence(errUnimplemented)
 	case c.helo == "":
 		return c.offence(badSequence("say EHLO first"))
 	case c.authed:
@@ -89,7 +69,7 @@ func (c *conn) auth(args string) error {
 	if name == "" {
 		return c.offence(syntaxError("syntax: AUTH mechanism"))
 	}
-	if !slices.Contains(c.mechanisms(), name) {
+	if !slices.Contains(c.offered, name) {
 		return c.refuse(Refuse(504, Enhanced{5, 5, 4}, "this mechanism is not offered here"))
 	}
 	var response []byte
@@ -179,7 +159,7 @@ func decodeResponse(s string) ([]byte, error) {
 }
 
 func (c *conn) loggedIn() error {
-	c.authed = true
+	c.authed, c.offered = true, nil
 	return c.say(235, Enhanced{2, 7, 0}, "logged in")
 }
 

@@ -41,6 +41,7 @@ type conn struct {
 
 	tls      *tls.Conn // nil in clear
 	authed   bool      // the client has logged in
+	offered  []string  // mechanisms, at the last EHLO
 	helo     string    // empty before HELO
 	esmtp    bool      // the client said EHLO
 	inMail   bool      // MAIL was accepted

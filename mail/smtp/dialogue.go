@@ -96,7 +96,7 @@ func (c *conn) hello(verb, name string) error {
 	}
 	c.reset()
 	c.skips = false
-	c.helo, c.esmtp = name, verb != "HELO"
+	c.helo, c.esmtp, c.offered = name, verb != "HELO", c.mechanisms()
 	greeting := c.srv.opts.Hostname + " " + strings.ReplaceAll(c.srv.opts.HelloText, "%s", name)
 	if len(greeting) > maxReplyText {
 		greeting = c.srv.opts.Hostname
@@ -144,9 +144,7 @@ func (c *conn) appendEhlo(b []byte, greeting string) []byte {
 	line(ext.eightBit, "8BITMIME")
 	line(ext.utf8, "SMTPUTF8")
 	line(c.canStartTLS() && !c.srv.lacks["STARTTLS"], "STARTTLS")
-	if m := c.mechanisms(); len(m) > 0 {
-		line(true, "AUTH", m...)
-	}
+	line(len(c.offered) > 0, "AUTH", c.offered...)
 	line(ext.dsn, "DSN")
 	line(ext.chunking, "CHUNKING")
 	line(ext.binary, "BINARYMIME")
@@ -173,7 +171,7 @@ func (c *conn) offers() extensions {
 		eightBit: !lacks["8BITMIME"], utf8: !lacks["SMTPUTF8"], size: !lacks["SIZE"], chunking: chunking,
 		dsn: c.offer.DSN && !lacks["DSN"], binary: chunking && c.offer.BinaryMIME && !lacks["BINARYMIME"],
 		requireTLS: c.offer.RequireTLS && !lacks["REQUIRETLS"], secure: c.tls != nil,
-		auth: len(c.srv.opts.Auth.Mechanisms) > 0 && !lacks["AUTH"],
+		auth: (c.authed || len(c.offered) > 0) && !lacks["AUTH"],
 	}
 }
 

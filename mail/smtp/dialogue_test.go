@@ -112,7 +112,7 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession
 		case "hello":
 			o.HelloText = value
 		case "auth":
-			o.Auth.Mechanisms = strings.Split(value, ",")
+			script.mechs = strings.Split(value, ",")
 		case "insecure":
 			o.Auth.Insecure = true
 		case "required":
@@ -131,7 +131,9 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession
 			tb.Fatalf("option %q is not known", word)
 		}
 	}
-	return o, func() *scripted { return &scripted{connect: script.connect, secure: script.secure, each: script.each} }
+	return o, func() *scripted {
+		return &scripted{connect: script.connect, secure: script.secure, each: script.each, mechs: script.mechs}
+	}
 }
 
 var repeated = regexp.MustCompile(`\$\{(.+?)\*(\d+)\}`)

@@ -88,6 +88,7 @@ type scripted struct {
 	connect error         // what the handler says
 	each    bool          // Message answers for each recipient: "msg-CODE" is refused
 	replies []*Reply      // of the recipients so far
+	mechs   []string
 }
 
 func (s *scripted) note(format string, args ...any) {
@@ -152,6 +153,9 @@ func wishes(from Sender) string {
 	}
 	return text
 }
+
+// Mechanisms implements AuthSession.
+func (s *scripted) Mechanisms() []string { return s.mechs }
 
 // Auth implements AuthSession: see echo.
 func (s *scripted) Auth(_ context.Context, mechanism string) (Mechanism, error) {

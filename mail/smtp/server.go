@@ -40,7 +40,7 @@ type ServerOptions struct {
 	// Offer are those extensions that bind the receiver. Conn.Offer may say otherwise for a
 	// connection.
 	Offer Extensions
-	// Auth is about logins. The zero value offers none.
+	// Auth is about logins; see AuthSession.
 	Auth AuthOptions
 	// XClient and XForward tell whether a peer may say XCLIENT and XFORWARD, by the address
 	// that it connected from. Nil is nobody.

@@ -70,14 +70,16 @@ type Session interface {
 }
 
 // AuthSession is a Session that can find out who a client is (RFC 4954). Where a Session
-// is none, nothing is offered, whatever [AuthOptions] say.
+// is none, nothing is offered.
 type AuthSession interface {
 	Session
-	// Auth begins an exchange with a mechanism out of AuthOptions.Mechanisms, which the
-	// server has found usable on this connection. The client is logged in when the
-	// Mechanism is done without error; the Session learns who it is from the Mechanism
-	// that it made. Errors of Auth and of the Mechanism are answered with ReplyOf; what
-	// is no *Reply becomes 454 4.7.0.
+	// Mechanisms returns the names of those that can work on the connection as it is, in
+	// upper case and the order in which they are offered. It is asked at each EHLO.
+	Mechanisms() []string
+	// Auth begins an exchange with one of them. The client is logged in when the Mechanism
+	// is done without error; the Session learns who it is from the Mechanism that it made.
+	// Errors of Auth and of the Mechanism are answered with ReplyOf; what is no *Reply
+	// becomes 454 4.7.0.
 	Auth(ctx context.Context, mechanism string) (Mechanism, error)
 }
 
