@@ -30,15 +30,16 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -67,29 +68,91 @@ const (
 type Listener struct {
 	// Name is for logs and filters. Required.
 	Name string
-	// Network is "tcp" or "unix", Address "host:port" or a path. Required.
-	Network, Address string
+	// Addresses are what to listen on. At least one.
+	Addresses []Address
 	// TLS is how the listener uses TLS. Default TLSStart.
 	TLS TLSMode
+	// MinTLS is the lowest version, as crypto/tls counts; 0 is that of Options.TLS. ClientAuth
+	// says whether clients are asked for a certificate, and ClientCAs who may have issued it.
+	MinTLS     uint16
+	ClientAuth tls.ClientAuthType
+	ClientCAs  *x509.CertPool
 	// Chain names the filter chain in Rules; empty asks no filter.
 	Chain string
-	// Relay lets clients of Trusted send to any domain that has a route, the route "*"
-	// included. Others may only send to the domains that are routed by name.
+	// Relay lets clients of Trusted, and those who have logged in, send to any domain that has
+	// a route, the route "*" included. Others may only send to the domains that are routed by
+	// name.
 	Relay bool
-	// Trusted are the networks whose clients may relay, TrustUnix adds local sockets.
-	Trusted   []netip.Prefix
-	TrustUnix bool
+	// Trusted are those whose clients may relay. They are not held to rates either.
+	Trusted Networks
+	// Logins say who may log in.
+	Logins Logins
+	// Proxies begin their connections with a header of the PROXY protocol, for which they
+	// have ProxyTimeout. Default 5 s.
+	Proxies      Networks
+	ProxyTimeout time.Duration
+	// XClient may say XCLIENT, XForward XFORWARD. With XClientRelay what XCLIENT tells of
+	// address and login grants relaying as the client's own would.
+	XClient, XForward Networks
+	XClientRelay      bool
+	// ReverseDNS is how long the look-up of a client's name may take. Default 1.5 s;
+	// negative looks up nothing.
+	ReverseDNS time.Duration
 	// Connections is the most at a time, ConnectionsPerIP of one address, which with IPv6
 	// is one network of 64 bits: it is the least that a site has (RFC 6177), and has
 	// addresses without end. Defaults 10000 and 100; negative is no limit.
 	Connections, ConnectionsPerIP int
+	// Rates of one address, and of its network of 24 bits (IPv6: 48). Zero is no limit.
+	ConnectionRate, ConnectionRateNetwork Rate
+	MessageRate, MessageRateNetwork       Rate
+	// AuthFailureRate is how many logins of one address may fail. Zero is no limit.
+	AuthFailureRate Rate
+	// GreetDelay is how long the greeting waits for clients that speak before it, unless
+	// their address has a good record. Zero does not wait.
+	GreetDelay time.Duration
 	// Hops is how many Received fields a message may have before it is taken for one that
 	// goes in circles. Default 50.
 	Hops int
 	// MaxHeader is the largest header section in octets. Default 1 MiB.
 	MaxHeader int
-	// Server are the dialogue's own limits. Hostname and TLS are filled in.
+	// Server are the dialogue's own limits. What the listener knows itself is filled in:
+	// Hostname, TLS, MaxConnections, Prepare, XClient, XForward, Stressed.
 	Server smtp.ServerOptions
+}
+
+// Address is one thing to listen on.
+type Address struct {
+	// Network is "tcp", "unix", or "systemd" for a socket that the service manager opened.
+	Network string
+	// Address is host:port, a path, or the socket's name or number.
+	Address string
+	// Mode is the permissions of a unix socket; 0 leaves them to the umask.
+	Mode fs.FileMode
+}
+
+// String returns the address as it is configured.
+func (a Address) String() string { return a.listen().String() }
+
+func (a Address) listen() listenAddress { return listenAddress{a.Network, a.Address, a.Mode} }
+
+// Rate is so many in a time; the zero value is no limit.
+type Rate struct {
+	Count int
+	Per   time.Duration
+}
+
+func (r Rate) limit() rateLimit { return rateLimit{count: r.Count, per: r.Per} }
+
+// Overload are the limits of all listeners together. The zero value of each field means its
+// default, negative is no limit.
+type Overload struct {
+	// Sessions is how many may be open. Default 10000.
+	Sessions int
+	// Memory is what the process may use, in octets. Default 80 % of what the machine, its
+	// control group or GOMEMLIMIT allows.
+	Memory int64
+	// Spool is how many octets of messages may be on their way in. Default 4 GiB.
+	Spool int64
 }
 
 // Options are the settings of a Gateway. The zero value of each field means its default.
@@ -105,6 +168,13 @@ type Options struct {
 	// SpoolDir holds what of large messages does not fit into memory. Default: the
 	// system's directory for temporary files.
 	SpoolDir string
+	// LookUpName, if not nil, finds the verified name of a client's address, empty if there is
+	// none, in the time that ctx leaves. It is called by all sessions.
+	LookUpName func(ctx context.Context, a netip.Addr) string
+	// Overload says when there is too much to do.
+	Overload Overload
+	// Sockets are those that the service manager opened; nil is none.
+	Sockets *Sockets
 	// Observe, if not nil, is told what every filter said. It is called by all sessions.
 	Observe func(*policy.Session, policy.Step)
 	// Log. Nil discards.
@@ -136,11 +206,14 @@ func (o Options) Validate() error {
 // check returns what is wrong with one listener.
 func (l Listener) check(o Options) []error {
 	var errs []error
-	if l.Network != "tcp" && l.Network != "unix" {
-		errs = append(errs, fmt.Errorf("network %q is neither tcp nor unix", l.Network))
-	}
-	if l.Address == "" {
+	if len(l.Addresses) == 0 {
 		errs = append(errs, errors.New("no address"))
+	}
+	for _, a := range l.Addresses {
+		errs = append(errs, a.listen().validate())
+	}
+	for _, r := range []Rate{l.ConnectionRate, l.ConnectionRateNetwork, l.MessageRate, l.MessageRateNetwork, l.AuthFailureRate} {
+		errs = append(errs, r.limit().validate())
 	}
 	switch l.tls() {
 	case TLSOff:
@@ -151,6 +224,9 @@ func (l Listener) check(o Options) []error {
 	default:
 		errs = append(errs, fmt.Errorf("tls %q is none of off, starttls, implicit", l.TLS))
 	}
+	if (l.ClientAuth == tls.VerifyClientCertIfGiven || l.ClientAuth == tls.RequireAndVerifyClientCert) && l.ClientCAs == nil {
+		errs = append(errs, errors.New("client certificates are to be verified, and no authority is trusted"))
+	}
 	if l.Hops < 0 || l.MaxHeader < 0 {
 		errs = append(errs, errors.New("hops and the size of the header section must not be negative"))
 	}
@@ -159,7 +235,7 @@ func (l Listener) check(o Options) []error {
 	if err := so.Validate(); err != nil {
 		errs = append(errs, err)
 	}
-	return errs
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
 func (l Listener) tls() TLSMode {
@@ -175,10 +251,24 @@ func (l Listener) server(o Options) smtp.ServerOptions {
 	so.Hostname = o.Hostname
 	so.Log = o.Log
 	if l.tls() != TLSOff {
-		so.TLS = o.TLS
+		so.TLS = l.tlsConfig(o.TLS)
 		so.Implicit = l.tls() == TLSImplicit
 	}
 	return so
+}
+
+// tlsConfig is the configuration for one listener. What is asked of clients is its own, and
+// so are then its session tickets: one of another listener must not stand for a certificate.
+func (l Listener) tlsConfig(base *tls.Config) *tls.Config {
+	if base == nil || l.MinTLS == 0 && l.ClientAuth == tls.NoClientCert {
+		return base
+	}
+	c := base.Clone()
+	if l.MinTLS != 0 {
+		c.MinVersion = l.MinTLS
+	}
+	c.ClientAuth, c.ClientCAs = l.ClientAuth, l.ClientCAs
+	return c
 }
 
 // Gateway receives mail. It is safe for concurrent use.
@@ -188,6 +278,9 @@ type Gateway struct {
 	listeners []*listener
 	rules     atomic.Pointer[ruleSet]
 	number    atomic.Uint64 // of the last connection
+	load      *overload
+	record    *reputation
+	closing   atomic.Bool // Shutdown has begun
 	Stats     Stats
 
 	mu     sync.Mutex // guards what follows, and that rules are not replaced when closed
@@ -197,6 +290,9 @@ type Gateway struct {
 
 // Stats counts what happened since the start. All fields may be read at any time.
 type Stats struct {
+	Logins, LoginsFailed atomic.Int64
+	EarlyTalkers         atomic.Int64 // clients that spoke before the greeting
+	Limited              atomic.Int64 // connections and messages that a rate refused
 	Sessions   atomic.Int64 // connections that were greeted or turned away
 	Relayed    atomic.Int64 // messages that a backend took for all recipients
 	Refused    atomic.Int64 // messages that were answered 4xx or 5xx after DATA
@@ -209,8 +305,10 @@ type listener struct {
 	Listener
 	gw    *Gateway
 	srv   *smtp.Server
-	net   net.Listener
-	conns atomic.Int64
+	open  []net.Listener
+	proxy proxySettings
+	// Nil is no limit.
+	connectionRate, messageRate, authFailures *rates
 }
 
 type ipKey struct {
@@ -227,11 +325,13 @@ func New(o Options, rules Rules) (*Gateway, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{opts: o, perIP: make(map[ipKey]int)}
+	g := &Gateway{opts: o, perIP: make(map[ipKey]int), record: newReputation(reputationSettings{}, time.Now)}
+	g.load = newOverload(overloadSettings{sessions: int64(o.Overload.Sessions), memory: o.Overload.Memory,
+		spool: o.Overload.Spool, log: o.Log})
 	g.own, _ = smtp.ParseDomain(o.Hostname) // every listener has checked it
 	for _, lo := range o.Listeners {
-		l := &listener{Listener: lo.withDefaults(), gw: g}
-		srv, err := smtp.NewServer(l, lo.server(o))
+		l := newListener(g, lo.withDefaults())
+		srv, err := smtp.NewServer(l, l.serverOptions(o))
 		if err != nil {
 			return nil, fmt.Errorf("gateway: listener %s: %w", lo.Name, err)
 		}
@@ -244,6 +344,56 @@ func New(o Options, rules Rules) (*Gateway, error) {
 	return g, nil
 }
 
+func newListener(g *Gateway, o Listener) *listener {
+	l := &listener{Listener: o, gw: g}
+	l.proxy = proxySettings{trusted: o.Proxies.Prefixes, unix: o.Proxies.Unix, timeout: o.ProxyTimeout, closing: g.closing.Load}
+	l.connectionRate = newRates(o.ConnectionRate.limit(), o.ConnectionRateNetwork.limit(), 0, time.Now)
+	l.messageRate = newRates(o.MessageRate.limit(), o.MessageRateNetwork.limit(), 0, time.Now)
+	l.authFailures = newRates(o.AuthFailureRate.limit(), rateLimit{}, 0, time.Now)
+	return l
+}
+
+// serverOptions are those of the dialogue, with what the listener does in it.
+func (l *listener) serverOptions(o Options) smtp.ServerOptions {
+	so := l.server(o)
+	so.MaxConnections = max(l.Connections, 0)
+	so.Stressed = func() bool { return l.gw.load.level() >= loadStressed }
+	if !l.Proxies.empty() {
+		so.Prepare = l.prepare
+	}
+	if !l.XClient.empty() {
+		so.XClient = l.XClient.holds
+	}
+	if !l.XForward.empty() {
+		so.XForward = l.XForward.holds
+	}
+	return so
+}
+
+// prepare reads the header of a proxy.
+func (l *listener) prepare(ctx context.Context, nc net.Conn) (net.Conn, error) {
+	nc, info, err := l.proxy.accept(ctx, nc)
+	if err != nil || info.version == 0 {
+		return nc, err
+	}
+	return &announced{nc, info}, nil
+}
+
+// announced is a connection whose proxy has said something about it.
+type announced struct {
+	net.Conn
+	info proxyInfo
+}
+
+// RemoteAddr is no address where the proxy did not say whose connection it is: its own must
+// grant nothing to a stranger.
+func (a *announced) RemoteAddr() net.Addr {
+	if a.info.unnamed {
+		return &net.TCPAddr{}
+	}
+	return a.Conn.RemoteAddr()
+}
+
 func (l Listener) withDefaults() Listener {
 	def := func(p *int, v int) {
 		if *p == 0 {
@@ -254,6 +404,9 @@ func (l Listener) withDefaults() Listener {
 	def(&l.ConnectionsPerIP, 100)
 	def(&l.Hops, 50)
 	def(&l.MaxHeader, 1<<20)
+	if l.ReverseDNS == 0 {
+		l.ReverseDNS = 1500 * time.Millisecond
+	}
 	return l
 }
 
@@ -261,50 +414,34 @@ func (l Listener) withDefaults() Listener {
 // and Shutdown.
 func (g *Gateway) Listen() error {
 	for _, l := range g.listeners {
-		if l.Network == "unix" {
-			removeStale(l.Address)
+		var addresses []listenAddress
+		for _, a := range l.Addresses {
+			addresses = append(addresses, a.listen())
 		}
-		nl, err := net.Listen(l.Network, l.Address)
+		open, err := openListeners(addresses, g.opts.Sockets.inner())
 		if err != nil {
 			g.closeListeners()
 			return fmt.Errorf("gateway: listener %s: %w", l.Name, err)
 		}
-		l.net = nl
+		l.open = open
 	}
 	return nil
 }
 
 func (g *Gateway) closeListeners() {
 	for _, l := range g.listeners {
-		if l.net != nil {
-			l.net.Close()
+		for _, nl := range l.open {
+			nl.Close()
 		}
 	}
 }
 
-// removeStale removes a socket that a process left behind which is gone: nobody listens
-// to it. Any other stays, also one that is too busy to answer or that we may not connect
-// to, and listening fails.
-func removeStale(path string) {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		c.Close()
-	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		os.Remove(path)
-	}
-}
-
-// Addr returns the address that the listener of that name listens on, nil if there is
+// Addr returns the first address that the listener of that name listens on, nil if there is
 // none or Listen was not called.
 func (g *Gateway) Addr(name string) net.Addr {
 	for _, l := range g.listeners {
-		if l.Name == name && l.net != nil {
-			return l.net.Addr()
+		if l.Name == name && len(l.open) > 0 {
+			return l.open[0].Addr()
 		}
 	}
 	return nil
@@ -314,22 +451,34 @@ func (g *Gateway) Addr(name string) net.Addr {
 // If one listener fails for good, the others go on and Serve returns its error at the
 // end.
 func (g *Gateway) Serve() error {
-	errs := make([]error, len(g.listeners))
-	var wg sync.WaitGroup
-	for i, l := range g.listeners {
-		wg.Go(func() {
-			if l.net == nil {
-				errs[i] = fmt.Errorf("gateway: listener %s: does not listen", l.Name)
-				return
-			}
-			g.opts.Log.Info("listening", "listener", l.Name, "addr", l.net.Addr().String(), "tls", string(l.tls()))
-			if err := l.srv.Serve(l.net); !errors.Is(err, smtp.ErrServerClosed) {
-				g.opts.Log.Error("listener failed", "listener", l.Name, "err", err)
-				errs[i] = fmt.Errorf("gateway: listener %s: %w", l.Name, err)
-			}
-		})
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { g.load.run(ctx) })
+	var mu sync.Mutex // guards errs
+	var errs []error
+	fail := func(l *listener, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, fmt.Errorf("gateway: listener %s: %w", l.Name, err))
 	}
-	wg.Wait()
+	var serving sync.WaitGroup
+	for _, l := range g.listeners {
+		if len(l.open) == 0 {
+			fail(l, errors.New("does not listen"))
+		}
+		for _, nl := range l.open {
+			serving.Go(func() {
+				g.opts.Log.Info("listening", "listener", l.Name, "addr", nl.Addr().String(), "tls", string(l.tls()))
+				if err := l.srv.Serve(nl); !errors.Is(err, smtp.ErrServerClosed) {
+					g.opts.Log.Error("listener failed", "listener", l.Name, "err", err)
+					fail(l, err)
+				}
+			})
+		}
+	}
+	serving.Wait()
+	stop()
+	watching.Wait()
 	return errors.Join(errs...)
 }
 
@@ -337,6 +486,7 @@ func (g *Gateway) Serve() error {
 // their reply, and cuts off what is left when ctx ends, whose error it returns then. The
 // rules are released. It may be called again, and ends a Gateway that never served.
 func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.closing.Store(true)
 	errs := make([]error, len(g.listeners))
 	var wg sync.WaitGroup
 	for i, l := range g.listeners {

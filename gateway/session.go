@@ -24,10 +24,13 @@ type session struct {
 	facts   policy.Session
 	log     *slog.Logger
 	start   time.Time
-	counted bool   // among the listener's connections
+	counted bool   // among the sessions
 	ip      *ipKey // it is counted by; nil if it is not
 	unix    bool
-	relays  bool // may send to any routed domain
+	trusted bool // by its address
+	loggedIn bool
+	offered  []string // mechanisms, at the last EHLO
+	proxy    proxyInfo
 
 	seq  uint64
 	tx   *transaction // nil outside of a transaction
@@ -47,8 +50,7 @@ func (l *listener) Connect(ctx context.Context, conn *smtp.Conn) (smtp.Session, 
 	s := &session{l: l, conn: conn, rules: rules, log: l.gw.opts.Log, start: time.Now()}
 	s.facts = policy.Session{ID: conn.ID(), Number: l.gw.number.Add(1), Listener: l.Name,
 		Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
-	s.unix = conn.RemoteAddr().Network() == "unix"
-	s.relays = l.Relay && l.trusts(s.facts.Remote.Addr(), s.unix)
+	s.identify()
 	s.run = rules.Chains[l.Chain].Open(&s.facts, s.observe)
 	l.gw.Stats.Sessions.Add(1)
 	end := errFault
@@ -67,12 +69,60 @@ func (l *listener) Connect(ctx context.Context, conn *smtp.Conn) (smtp.Session, 
 // errFault is why a session ends that its own code ended.
 var errFault = errors.New("gateway: session panicked")
 
+// identify finds out whose connection it is and what that grants.
+func (s *session) identify() {
+	s.unix = s.conn.RemoteAddr().Network() == "unix"
+	s.trusted = s.l.Trusted.holds(s.conn.RemoteAddr())
+	if a, ok := s.conn.NetConn().(*announced); ok {
+		s.proxy = a.info
+	}
+	if st, ok := s.conn.TLS(); ok {
+		s.facts.TLS = tlsFacts(st)
+	}
+	x, ok := s.conn.XClient()
+	if !ok {
+		return
+	}
+	// What a proxy may do is not what those may whom it speaks for.
+	s.trusted = s.l.XClientRelay && s.trusted && x.Addr.IsValid()
+	s.facts.User = x.Login
+	s.facts.RDNS = x.Name
+	if x.Addr.IsValid() {
+		s.unix = false
+	}
+}
+
+// relays tells whether the client may send to any domain that has a route.
+func (s *session) relays() bool {
+	if !s.l.Relay {
+		return false
+	}
+	x, _ := s.conn.XClient()
+	return s.trusted || s.loggedIn || s.l.XClientRelay && x.Login != ""
+}
+
 // open asks whether the client may connect.
 func (s *session) open(ctx context.Context) error {
 	if err := s.count(); err != nil {
 		return err
 	}
+	s.lookUpName(ctx)
+	if !s.trusted {
+		s.conn.GreetDelay(greetDelay(s.l.GreetDelay, s.l.gw.record, s.facts.Remote.Addr()))
+	}
 	return s.decide(ctx, policy.StageConnect)
+}
+
+// lookUpName finds the client's name, if nobody has said it. The loopback addresses are this
+// machine's own and have no owner to ask.
+func (s *session) lookUpName(ctx context.Context) {
+	find, a := s.l.gw.opts.LookUpName, s.facts.Remote.Addr()
+	if find == nil || s.l.ReverseDNS < 0 || s.facts.RDNS != "" || !a.IsValid() || a.IsLoopback() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.l.ReverseDNS)
+	defer cancel()
+	s.facts.RDNS = find(ctx, a)
 }
 
 // addrPort is the zero value for what is not TCP.
@@ -84,30 +134,26 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-func (l *listener) trusts(a netip.Addr, unix bool) bool {
-	if unix {
-		return l.TrustUnix
-	}
-	a = a.WithZone("") // a Prefix contains no address with a zone
-	for _, p := range l.Trusted {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
+// errRate is the answer to those who come too often.
+var errRate = smtp.Refuse(421, smtp.Enhanced{4, 7, 0}, "too many connections from your network, try again later")
 
-// count holds the connection against the listener's limits.
+// count holds the connection against the limits.
 func (s *session) count() error {
-	l := s.l
+	l, addr := s.l, s.facts.Remote.Addr()
 	s.counted = true
-	if n := l.conns.Add(1); l.Connections > 0 && n > int64(l.Connections) {
-		return smtp.Refuse(421, smtp.Enhanced{4, 3, 2}, "too many connections, try again later")
+	if !l.gw.load.enter() {
+		return smtp.Refuse(421, smtp.Enhanced{4, 3, 2}, "too much to do, try again later")
 	}
-	if s.unix {
+	if s.unix || !addr.IsValid() {
 		return nil
 	}
-	s.ip = &ipKey{l, site(s.facts.Remote.Addr())}
+	if !s.trusted {
+		if ok, _ := l.connectionRate.take(addr, 1); !ok {
+			l.gw.Stats.Limited.Add(1)
+			return errRate
+		}
+	}
+	s.ip = &ipKey{l, site(addr)}
 	if n := l.gw.addIP(*s.ip, 1); l.ConnectionsPerIP > 0 && n > l.ConnectionsPerIP {
 		return smtp.Refuse(421, smtp.Enhanced{4, 7, 0}, "too many connections from your address, try again later")
 	}
@@ -131,7 +177,7 @@ func (s *session) uncount() {
 	}
 	if s.counted {
 		s.counted = false
-		s.l.conns.Add(-1)
+		s.l.gw.load.leave()
 	}
 }
 
@@ -182,8 +228,11 @@ func (s *session) logVerdict(step policy.Step) {
 
 // remote is the client's address for the log.
 func (s *session) remote() string {
-	if s.unix {
+	switch {
+	case s.unix:
 		return "unix"
+	case !s.facts.Remote.IsValid():
+		return "unknown"
 	}
 	return s.facts.Remote.String()
 }
@@ -218,12 +267,17 @@ func (s *session) heed(v policy.Verdict, stage policy.Stage) error {
 
 // Secure implements smtp.Session.
 func (s *session) Secure(ctx context.Context, st tls.ConnectionState) error {
-	s.facts.Helo = ""
-	s.facts.TLS = &policy.TLS{Version: st.Version, Cipher: st.CipherSuite, ServerName: st.ServerName, ALPN: st.NegotiatedProtocol}
-	if len(st.PeerCertificates) > 0 {
-		s.facts.TLS.Peer = st.PeerCertificates[0].Subject.String()
-	}
+	s.facts.Helo, s.facts.User, s.loggedIn = "", "", false
+	s.facts.TLS = tlsFacts(st)
 	return s.decide(ctx, policy.StageSecure)
+}
+
+func tlsFacts(st tls.ConnectionState) *policy.TLS {
+	t := &policy.TLS{Version: st.Version, Cipher: st.CipherSuite, ServerName: st.ServerName, ALPN: st.NegotiatedProtocol}
+	if len(st.PeerCertificates) > 0 {
+		t.Peer = st.PeerCertificates[0].Subject.String()
+	}
+	return t
 }
 
 // Helo implements smtp.Session.
@@ -234,11 +288,21 @@ func (s *session) Helo(ctx context.Context, name string) error {
 		s.facts.Helo = before // RFC 5321, Section 4.1.4: a refused EHLO changes nothing
 		return err
 	}
+	s.conn.Offer(s.rules.offers(s.l.gw.opts.Relay))
 	return nil
 }
 
+// errMessageRate is the answer to those who send too much.
+var errMessageRate = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages from your network, try again later")
+
 // Mail implements smtp.Session.
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
+	if !s.trusted && !s.loggedIn {
+		if ok, _ := s.l.messageRate.take(s.facts.Remote.Addr(), 1); !ok {
+			s.l.gw.Stats.Limited.Add(1)
+			return errMessageRate
+		}
+	}
 	s.seq++
 	s.back.reset()
 	s.tx = &transaction{s: s, back: &s.back, start: time.Now()}
@@ -291,6 +355,7 @@ func (s *session) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.R
 	switch {
 	case err == nil:
 		s.done.accepted++
+		s.l.gw.record.good(s.facts.Remote.Addr())
 	case !s.tx.broken:
 		s.done.refused++
 		s.l.gw.Stats.Refused.Add(1)
@@ -323,6 +388,12 @@ func (s *session) Close(err error) {
 	defer s.rules.release()
 	defer s.uncount()
 	defer s.logEnd(err)
+	if errors.Is(err, smtp.ErrAbuse) && !s.trusted {
+		s.l.gw.record.bad(s.facts.Remote.Addr())
+	}
+	if errors.Is(err, smtp.ErrEarlyTalker) {
+		s.l.gw.Stats.EarlyTalkers.Add(1)
+	}
 	s.endTransaction()
 	ctx, cancel := context.Background(), context.CancelFunc(func() {})
 	if s.rules.Chains[s.l.Chain].Stages().Has(policy.StageClose) {
@@ -336,10 +407,19 @@ func (s *session) logEnd(err error) {
 	if !s.log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs, slog.String("conn", s.facts.ID), slog.String("listener", s.l.Name), slog.String("remote", s.remote()),
-		slog.String("helo", s.facts.Helo), slog.Int("accepted", s.done.accepted), slog.Int("refused", s.done.refused),
+		slog.String("rdns", s.facts.RDNS), slog.String("helo", s.facts.Helo), slog.Int("accepted", s.done.accepted), slog.Int("refused", s.done.refused),
 		slog.Duration("dur", time.Since(s.start)))
+	if s.facts.User != "" {
+		attrs = append(attrs, slog.String("user", s.facts.User))
+	}
+	if s.proxy.proxy.IsValid() {
+		attrs = append(attrs, slog.String("proxy", s.proxy.proxy.String()))
+	}
+	if s.proxy.uniqueID != "" {
+		attrs = append(attrs, slog.String("proxy_id", s.proxy.uniqueID))
+	}
 	if s.facts.TLS != nil {
 		attrs = append(attrs, slog.String("tls", tls.VersionName(s.facts.TLS.Version)))
 	}

@@ -85,7 +85,7 @@ var (
 
 // route finds where a recipient's mail goes.
 func (tx *transaction) route(p smtp.Path) (*Route, error) {
-	if r := tx.s.rules.route(p, tx.s.l.gw.own, tx.s.relays); r != nil {
+	if r := tx.s.rules.route(p, tx.s.l.gw.own, tx.s.relays()); r != nil {
 		return r, nil
 	}
 	return nil, errRelay

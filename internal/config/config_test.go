@@ -292,7 +292,7 @@ func TestLayers(t *testing.T) {
 		{"PENSTOCK_HOSTNAME=mx2.example.net", "", "Hostname", "mx2.example.net"},
 		{"PENSTOCK_SHUTDOWN_TIMEOUT=1m", "", "ShutdownTimeout", "1m0s"},
 		{"PENSTOCK_LISTENERS=[{name: a, address: ':2525'}, {name: b, address: ':2526'}]", "", "Listeners.1.Address.0", ":2526"}, // a list is one value
-		{"PENSTOCK_ROUTES=", "", "Routes", "[]"},                                                                              // and can be emptied
+		{"PENSTOCK_ROUTES=", "", "Routes", "[]"},                                                                                // and can be emptied
 		{"PENSTOCK_BACKENDS__M__TLS=off", "", "Backends.m.TLS", "off"},
 		{"PENSTOCK_BACKENDS__M__ADDRESSES=[smtp://a.test, [smtp://b.test]]", "", "Backends.m.Addresses", "[[smtp://a.test:25] [smtp://b.test:25]]"},
 		{"PENSTOCK_BACKENDS__NEW__ADDRESSES=[smtp://a.test]", "", "Backends.new.Addresses", "[[smtp://a.test:25]]"},                                             // a new name is in small letters

@@ -171,6 +171,9 @@ func (c *conn) loginFailed(err error) error {
 		r = &Reply{Code: 454, Enh: Enhanced{4, 7, 0}, Text: "login is not possible now, try again later", Cause: err}
 	}
 	o := &c.srv.opts.Auth
+	if !r.Permanent() {
+		return c.refuse(r) // no fault of the client
+	}
 	c.failures++
 	if o.FailureDelay > 0 {
 		c.pause(min(o.FailureDelay<<min(c.failures-1, 8), maxPause))

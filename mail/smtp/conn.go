@@ -208,7 +208,7 @@ func (c *conn) holdBack() error {
 	switch {
 	case err == nil:
 		c.wire.r = c.wire.w // nothing of it counts
-		return c.last(Refuse(421, Enhanced{4, 7, 0}, "you spoke before the greeting, try again later"))
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "you spoke before the greeting, try again later").Because(ErrEarlyTalker))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil
 	}
@@ -251,7 +251,7 @@ func (c *conn) turn() error {
 		c.logCommand(cmd, line)
 	}
 	if cmd.verb == "" && isHTTP(line) {
-		return c.last(Refuse(421, Enhanced{4, 7, 0}, "this is no HTTP server"))
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "this is no HTTP server").Because(ErrAbuse))
 	}
 	if c.count++; c.count > c.srv.opts.MaxCommands {
 		return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many commands without a message"))
@@ -366,7 +366,7 @@ func (c *conn) refuse(err error) error {
 		c.pause(c.srv.opts.ErrorDelay)
 	}
 	if c.errors >= c.srv.opts.MaxErrors {
-		return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many errors").Because(r))
+		return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many errors").Because(fmt.Errorf("%w: %w", ErrAbuse, r)))
 	}
 	if r.Code == 421 || r.Code == 521 || r.Hangup {
 		return c.last(r)
@@ -397,6 +397,18 @@ func (c *conn) offence(err error) error {
 	return c.refuse(err)
 }
 
-func tooManyBad(err error) *Reply {
-	return Refuse(421, Enhanced{4, 7, 0}, "too many bad commands").Because(err)
+func tooManyBad(last error) *Reply {
+	cause := ErrAbuse
+	if last != nil {
+		cause = fmt.Errorf("%w: %w", ErrAbuse, last)
+	}
+	return Refuse(421, Enhanced{4, 7, 0}, "too many bad commands").Because(cause)
 }
+
+// ErrAbuse is behind the error that Session.Close is told when a client was sent away for
+// what no mail server does: it broke the protocol too often, was refused too often, or
+// spoke another protocol. ErrEarlyTalker is one of that kind: it spoke before the greeting.
+var (
+	ErrAbuse       = errors.New("smtp: client abuses the protocol")
+	ErrEarlyTalker = fmt.Errorf("%w: it spoke before the greeting", ErrAbuse)
+)
