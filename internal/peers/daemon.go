@@ -44,6 +44,13 @@ type daemon struct {
 // returns the running server and the time from its start to the greeting.
 func launch(t testing.TB, name, dir, host string, configure func() (addr string), path string, args ...string) (*daemon, time.Duration) {
 	t.Helper()
+	ready := func(addr string, deadline time.Time) error { return greets(addr, host, deadline) }
+	return launchUntil(t, name, dir, ready, configure, path, args...)
+}
+
+// launchUntil is launch for a server that shows in another way that it is ready.
+func launchUntil(t testing.TB, name, dir string, ready readiness, configure func() (addr string), path string, args ...string) (*daemon, time.Duration) {
+	t.Helper()
 	const tries = 3
 	for try := 1; ; try++ {
 		addr := configure()
@@ -52,7 +59,7 @@ func launch(t testing.TB, name, dir, host string, configure func() (addr string)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err = d.awaitGreeting(addr, host); err == nil {
+		if err = d.await(addr, ready); err == nil {
 			return d, time.Since(began)
 		}
 		d.stop()
@@ -91,15 +98,17 @@ func startDaemon(name, out, path string, args ...string) (*daemon, error) {
 	return d, nil
 }
 
-// awaitGreeting waits until the address answers with a line that begins with
-// "220 " and the host name, the time limit passes or the process ends. The name
-// tells our server from a stranger's that was quicker to take the port.
-func (d *daemon) awaitGreeting(addr, host string) error {
+// readiness asks the server at the address whether it is ours and ready. It returns
+// by the deadline.
+type readiness func(addr string, deadline time.Time) error
+
+// await waits until the server is ready, the time limit passes or the process ends.
+func (d *daemon) await(addr string, ready readiness) error {
 	deadline := time.Now().Add(startLimit)
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		err := greets(addr, host, deadline)
+		err := ready(addr, deadline)
 		if err == nil {
 			return nil
 		}
@@ -114,7 +123,8 @@ func (d *daemon) awaitGreeting(addr, host string) error {
 	}
 }
 
-// greets connects and reads one line.
+// greets connects and reads a line, which must begin with "220 " and the host name.
+// The name tells our server from a stranger's that was quicker to take the port.
 func greets(addr, host string, deadline time.Time) error {
 	conn, err := net.DialTimeout("tcp", addr, time.Until(deadline))
 	if err != nil {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need on a Debian machine that has Go: mail servers and
-# clients to talk to, real messages, and a C compiler for WebAssembly filters.
+# clients and a resolver to talk to, real messages, and a C compiler for WebAssembly filters.
 # It may be run again at any time, and is quick when everything is there.
 #
 # Without root and sudo it only tells what to install, and succeeds: the tests
@@ -12,6 +12,7 @@ policy=/usr/sbin/policy-rc.d
 
 packages="postfix dovecot-core dovecot-lmtpd
 	swaks libio-socket-ssl-perl libnet-ssleay-perl libauthen-sasl-perl
+	unbound
 	spamassassin libpython3.11-testsuite
 	gcc make clang lld openssl"
 

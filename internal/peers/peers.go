@@ -1,6 +1,6 @@
 // Package peers starts real mail software for a test: Postfix as an SMTP backend
-// or as a before-queue proxy, Dovecot as an LMTP backend, and swaks and
-// nodemailer as clients.
+// or as a before-queue proxy, Dovecot as an LMTP backend, Unbound as a resolver
+// that validates, and swaks and nodemailer as clients.
 //
 // Our own two ends agree with each other even where both are wrong, so some
 // tests must talk to software that other people wrote. A function here gives
