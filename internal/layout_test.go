@@ -45,6 +45,8 @@ var layout = []row{
 		"embeds the built filters and nothing else"},
 	{"mail/message", "mail/smtp", "",
 		"header fields as bytes; knows no MIME library, which would write mail anew"},
+	{"resolver", "", "github.com/miekg/dns",
+		"the only package that knows the DNS library: what others see are types of its own, so that the library can be replaced"},
 	{"policy", "mail/smtp mail/message", "",
 		"the words of policy: no WebAssembly, no sockets, so that a Go function can be a filter"},
 	{"policy/guest", "guest-sdk/abi policy mail/smtp mail/message", "",
