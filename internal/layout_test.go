@@ -35,6 +35,10 @@ type row struct {
 var layout = []row{
 	{"mail/smtp", "", "golang.org/x/net/idna",
 		"the protocol as a library: a program without the gateway can use it"},
+	{"mail/smtp/sasl", "mail/smtp", "github.com/emersion/go-sasl golang.org/x/text",
+		"how a client proves who it is; knows no store of users"},
+	{"mail/smtp/sasl/users", "mail/smtp/sasl", "golang.org/x/crypto",
+		"a file of users; a program that checks passwords elsewhere needs none of its hashes"},
 	{"guest-sdk/abi", "", "",
 		"names and numbers; guests carry it, so it imports nothing at all"},
 	{"guest-sdk/filter", "guest-sdk/abi", "",
@@ -67,8 +71,8 @@ var layout = []row{
 		"compiles the filters that ship; needs their names alone"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "certs delivery filters gateway internal/config mail/message mail/smtp policy wasmhost",
-		"github.com/spf13/cobra",
+	{"cmd/gateway", "certs delivery filters gateway internal/config mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
+		"github.com/spf13/cobra golang.org/x/term",
 		"the one place that knows everybody"},
 }
 
