@@ -304,3 +304,6 @@ func TestPrepare(t *testing.T) {
 		}
 	}
 }
+
+// A Server is what a session of package smtp returns from Auth.
+var _ smtp.Mechanism = (*Server)(nil)
