@@ -20,8 +20,32 @@ type Route struct {
 	Domains []string
 	// Backend is the name that the Relay knows.
 	Backend string
-	// AcceptAll answers RCPT without asking the backend.
-	AcceptAll bool
+	// Recipients says who knows which recipients exist. The zero value asks the backend.
+	Recipients Recipients
+}
+
+// Recipients says who knows which recipients of a route exist. One field is set, or none:
+// the backend is asked then, in the transaction.
+type Recipients struct {
+	// Accept takes all, unasked.
+	Accept bool
+	// Callout asks the backend in a transaction of its own, and remembers the answer.
+	Callout *Callout
+	// List knows them from a file.
+	List *RecipientList
+}
+
+// Callout are the settings of a callout. The zero value of each field means its default.
+type Callout struct {
+	// Positive and Negative are how long an answer is remembered. Defaults 1 h and 5 min.
+	Positive, Negative time.Duration
+	// Stale is how long after its time a recipient that existed is still taken while the
+	// backend cannot be asked. Zero is not at all.
+	Stale time.Duration
+	// Timeout is for one question. Default 10 s.
+	Timeout time.Duration
+	// Entries is how many recipients are remembered. Default 100000.
+	Entries int
 }
 
 // Rules are routes and chains.
