@@ -64,13 +64,13 @@ func TestTakeAndRefill(t *testing.T) {
 		{time.Millisecond, 1, true, 0},
 		{0, 1, false, time.Second}, // a refusal takes nothing
 		{3 * time.Second, 3, true, 0},
-		{time.Hour, 10, true, 0},                 // no more than the burst comes back
-		{0, 5, false, 5 * time.Second},           //
-		{10 * time.Second, 1000, true, 0},        // more than a bucket is a bucket
-		{0, 1000, false, 10 * time.Second},       //
-		{0, 0, true, 0},                          // nothing can always be taken
-		{0, -1, true, 0},                         //
-		{5 * time.Second, 6, false, time.Second}, //
+		{time.Hour, 10, true, 0}, // no more than the burst comes back
+		{0, 5, false, 5 * time.Second},
+		{10 * time.Second, 1000, true, 0}, // more than a bucket is a bucket
+		{0, 1000, false, 10 * time.Second},
+		{0, 0, true, 0}, // nothing can always be taken
+		{0, -1, true, 0},
+		{5 * time.Second, 6, false, time.Second},
 	} {
 		clock.pass(step.wait)
 		if ok, retry := r.allows(a, step.n); ok != step.ok || retry != step.retry {

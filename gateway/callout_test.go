@@ -205,17 +205,17 @@ func TestAskRelay(t *testing.T) {
 		{nil, reply(550, 5, 1, 1), 550},
 		{nil, reply(552, 5, 2, 2), 552},
 		{nil, reply(550, 0, 0, 0), 550},
-		{nil, reply(550, 5, 4, 1), 550},       // Exchange
-		{nil, reply(553, 5, 6, 7), 553},       // SMTPUTF8
-		{nil, reply(450, 4, 2, 1), 450},       //
-		{nil, reply(550, 5, 1, 8), 451},       // the answer to MAIL
-		{nil, reply(554, 5, 7, 1), 451},       // relaying denied: the backend's set-up is wrong
-		{nil, reply(530, 0, 0, 0), 451},       // login wanted
-		{nil, reply(503, 5, 5, 1), 451},       //
-		{reply(550, 5, 1, 1), nil, 451},       // not about a recipient that it has not heard of
-		{reply(451, 4, 4, 1), nil, 451},       //
-		{errDown, nil, 451},                   //
-		{nil, fmt.Errorf("%w", errDown), 451}, //
+		{nil, reply(550, 5, 4, 1), 550}, // Exchange
+		{nil, reply(553, 5, 6, 7), 553}, // SMTPUTF8
+		{nil, reply(450, 4, 2, 1), 450},
+		{nil, reply(550, 5, 1, 8), 451}, // the answer to MAIL
+		{nil, reply(554, 5, 7, 1), 451}, // relaying denied: the backend's set-up is wrong
+		{nil, reply(530, 0, 0, 0), 451}, // login wanted
+		{nil, reply(503, 5, 5, 1), 451},
+		{reply(550, 5, 1, 1), nil, 451}, // not about a recipient that it has not heard of
+		{reply(451, 4, 4, 1), nil, 451},
+		{errDown, nil, 451},
+		{nil, fmt.Errorf("%w", errDown), 451},
 	} {
 		f := &far{begin: func(string) error { return tc.begin }, rcpt: func(string, string) error { return tc.rcpt }}
 		err := askRelay(f)(t.Context(), "store", smtp.Sender{}, smtp.Recipient{Path: mailbox("ann@example.com")})

@@ -210,7 +210,7 @@ func proxyLineWants(head []byte) (int, error) {
 		return 0, errProxyLong
 	}
 	// Nobody knows where the line ends, and what is behind it is not ours. One octet at
-	// a time costs some 20 µs a connection, and version 2 is there for whom it matters.
+	// a time costs some 25 µs a connection, and version 2 is there for whom it matters.
 	return max(minProxyLine, len(head)+1), nil
 }
 
