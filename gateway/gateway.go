@@ -53,6 +53,14 @@ type Relay interface {
 	Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error)
 }
 
+// Offers is a Relay that knows which of the extensions that bind the receiver a backend has.
+// Without it none of them is offered to clients.
+type Offers interface {
+	// Offers returns what the backend of that name offers; known is false as long as nobody
+	// has asked it. Safe for concurrent use.
+	Offers(backend string) (e smtp.Extensions, known bool)
+}
+
 // TLSMode says how a listener uses TLS.
 type TLSMode string
 
@@ -293,11 +301,11 @@ type Stats struct {
 	Logins, LoginsFailed atomic.Int64
 	EarlyTalkers         atomic.Int64 // clients that spoke before the greeting
 	Limited              atomic.Int64 // connections and messages that a rate refused
-	Sessions   atomic.Int64 // connections that were greeted or turned away
-	Relayed    atomic.Int64 // messages that a backend took for all recipients
-	Refused    atomic.Int64 // messages that were answered 4xx or 5xx after DATA
-	Discarded  atomic.Int64 // messages that a filter dropped
-	Duplicates atomic.Int64 // messages that some recipients got though the client was told 451
+	Sessions             atomic.Int64 // connections that were greeted or turned away
+	Relayed              atomic.Int64 // messages that a backend took for all recipients
+	Refused              atomic.Int64 // messages that were answered 4xx or 5xx after DATA
+	Discarded            atomic.Int64 // messages that a filter dropped
+	Duplicates           atomic.Int64 // messages that some recipients got though the client was told 451
 }
 
 // listener is a Listener that runs.

@@ -311,6 +311,33 @@ func (s *sockets) unused() []string {
 	return list
 }
 
+// Sockets are those that the service manager opened for us. Nil is none.
+type Sockets struct{ sockets }
+
+// TakeSockets takes over the sockets that the environment tells of, and clears it. It is
+// called once, before anything starts other processes, and returns nil if there are none.
+func TakeSockets() (*Sockets, error) {
+	s, err := takeSockets()
+	if s == nil {
+		return nil, err
+	}
+	return &Sockets{*s}, nil
+}
+
+// Unused returns those that no listener has, by name or else by number. It is for after
+// Listen.
+func (s *Sockets) Unused() []string { return s.inner().unused() }
+
+// Close gives up all sockets. Listeners stay.
+func (s *Sockets) Close() { s.inner().close() }
+
+func (s *Sockets) inner() *sockets {
+	if s == nil {
+		return nil
+	}
+	return &s.sockets
+}
+
 // close gives up all sockets; listeners made of them stay.
 func (s *sockets) close() {
 	if s == nil {

@@ -164,10 +164,10 @@ func (s *session) filterCredentials(mechanism string) sasl.Credentials {
 	}
 	return sasl.Credentials{
 		Password: func(ctx context.Context, user, password string) error {
-			return decide(ctx, policy.Auth{User: user, Password: password})
+			return decide(ctx, policy.Auth{User: user, Password: password, Reveal: true})
 		},
 		Token: func(ctx context.Context, r sasl.TokenRequest) (string, error) {
-			return r.User, decide(ctx, policy.Auth{User: r.User, Token: r.Token})
+			return r.User, decide(ctx, policy.Auth{User: r.User, Token: r.Token, Reveal: true})
 		},
 		Certificate: func(ctx context.Context, state *tls.ConnectionState, authz string) (string, error) {
 			names := sasl.CertificateNames(state.PeerCertificates[0])
@@ -178,7 +178,7 @@ func (s *session) filterCredentials(mechanism string) sasl.Credentials {
 			if slices.Contains(names, authz) {
 				user = authz
 			}
-			return user, decide(ctx, policy.Auth{User: user})
+			return user, decide(ctx, policy.Auth{User: user, Reveal: true})
 		},
 	}
 }

@@ -1,10 +1,14 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
@@ -25,27 +29,42 @@ type Route struct {
 }
 
 // Recipients says who knows which recipients of a route exist. One field is set, or none:
-// the backend is asked then, in the transaction.
+// the backend is asked then, in the transaction itself.
 type Recipients struct {
 	// Accept takes all, unasked.
 	Accept bool
 	// Callout asks the backend in a transaction of its own, and remembers the answer.
-	Callout *Callout
+	Callout *CalloutOptions
 	// List knows them from a file.
-	List *RecipientList
+	List *ListOptions
 }
 
-// Callout are the settings of a callout. The zero value of each field means its default.
-type Callout struct {
+// CalloutOptions are the settings of a callout. The zero value of each field means its
+// default.
+type CalloutOptions struct {
 	// Positive and Negative are how long an answer is remembered. Defaults 1 h and 5 min.
 	Positive, Negative time.Duration
 	// Stale is how long after its time a recipient that existed is still taken while the
-	// backend cannot be asked. Zero is not at all.
+	// backend cannot be asked. Default: not at all.
 	Stale time.Duration
 	// Timeout is for one question. Default 10 s.
 	Timeout time.Duration
-	// Entries is how many recipients are remembered. Default 100000.
+	// Entries is how many recipients are remembered that exist. Default 50000.
 	Entries int
+}
+
+func (o CalloutOptions) settings() calloutSettings {
+	return calloutSettings{positive: o.Positive, negative: o.Negative, stale: o.Stale, timeout: o.Timeout, entries: o.Entries}
+}
+
+// ListOptions say where a list of recipients is. It is read when the rules are taken over,
+// and again when it has changed.
+type ListOptions struct {
+	// Path is the file: an address a line, "@example.com" for all of a domain. Required.
+	Path string
+	// Separators are the characters that begin the part of a local part that is ignored,
+	// such as "+". Default: none.
+	Separators string
 }
 
 // Rules are routes and chains.
@@ -62,10 +81,14 @@ type Rules struct {
 // ruleSet is Rules that can be looked up, and a count of those who use them.
 type ruleSet struct {
 	Rules
-	exact    map[smtp.Domain]int // index of the first route
-	below    map[string]int      // by the name behind "*."
-	anywhere int                 // index of the first "*", or -1
-	named    int                 // index of the first route of a domain by name, or -1
+	exact    map[smtp.Domain]int                            // index of the first route
+	below    map[string]int                                 // by the name behind "*."
+	anywhere int                                            // index of the first "*", or -1
+	named    int                                            // index of the first route of a domain by name, or -1
+	backends []string                                       // of all routes, each once
+	checks   []func(ctx context.Context, p smtp.Path) error // by route; nil asks the backend
+	stop     context.CancelFunc                             // ends those who follow files
+	follow   sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
 	users   int
@@ -78,6 +101,12 @@ func newRuleSet(r Rules) (*ruleSet, error) {
 	for i, route := range r.Routes {
 		if route.Backend == "" {
 			errs = append(errs, fmt.Errorf("gateway: route %d: no backend", i+1))
+		}
+		if c := route.Recipients.Callout; c != nil {
+			errs = append(errs, c.settings().validate())
+		}
+		if !slices.Contains(rs.backends, route.Backend) {
+			rs.backends = append(rs.backends, route.Backend)
 		}
 		for _, name := range route.Domains {
 			errs = append(errs, rs.add(name, i))
@@ -114,10 +143,10 @@ func (rs *ruleSet) add(name string, i int) error {
 	return nil
 }
 
-// route finds the route of a recipient; nil if there is none. anywhere lets "*" count.
+// route finds the index of a recipient's route. anywhere lets "*" count.
 // <postmaster> without a domain is always taken (RFC 5321, Section 4.5.1): it goes where
 // our own name does, or to the first domain that has a route by name.
-func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) *Route {
+func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) (i int, ok bool) {
 	d := p.Domain
 	if d.IsZero() {
 		d = own
@@ -142,10 +171,25 @@ func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) *Route {
 	if best == len(rs.Routes) && p.Domain.IsZero() {
 		best = rs.named
 	}
-	if best < 0 || best == len(rs.Routes) {
-		return nil
+	return best, best >= 0 && best < len(rs.Routes)
+}
+
+// offers are the extensions that may be offered because every backend that mail may go to
+// has them.
+func (rs *ruleSet) offers(relay Relay) smtp.Extensions {
+	o, ok := relay.(Offers)
+	if !ok || len(rs.backends) == 0 {
+		return smtp.Extensions{}
 	}
-	return &rs.Routes[best]
+	all := smtp.Extensions{DSN: true, BinaryMIME: true, RequireTLS: true}
+	for _, b := range rs.backends {
+		e, known := o.Offers(b)
+		if !known {
+			return smtp.Extensions{}
+		}
+		all.DSN, all.BinaryMIME, all.RequireTLS = all.DSN && e.DSN, all.BinaryMIME && e.BinaryMIME, all.RequireTLS && e.RequireTLS
+	}
+	return all
 }
 
 // ErrClosed is what Reload returns after Shutdown.
@@ -159,15 +203,68 @@ func (g *Gateway) Reload(r Rules) error {
 	if err != nil {
 		return err
 	}
+	if err := rs.know(g.opts.Relay, g.opts.Log); err != nil {
+		return err
+	}
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
+		rs.forget()
 		return ErrClosed
 	}
 	old := g.rules.Swap(rs)
 	g.mu.Unlock()
 	old.retire()
 	return nil
+}
+
+// know gets ready who knows the recipients: lists are read, and followed until the rules are
+// released.
+func (rs *ruleSet) know(relay Relay, log *slog.Logger) error {
+	ctx, stop := context.WithCancel(context.Background())
+	rs.stop = stop
+	rs.checks = make([]func(context.Context, smtp.Path) error, len(rs.Routes))
+	lists, callouts := make(map[ListOptions]*recipientList), make(map[string]*callout)
+	for i, r := range rs.Routes {
+		switch {
+		case r.Recipients.List != nil:
+			l := lists[*r.Recipients.List]
+			if l == nil {
+				var err error
+				if l, err = newRecipientList(recipientFile{path: r.Recipients.List.Path, separators: r.Recipients.List.Separators, log: log}); err != nil {
+					rs.forget()
+					return err
+				}
+				lists[*r.Recipients.List] = l
+				rs.follow.Go(func() { l.run(ctx) })
+			}
+			rs.checks[i] = func(_ context.Context, p smtp.Path) error { return l.check(p) }
+		case r.Recipients.Callout != nil:
+			c := callouts[r.Backend]
+			if c == nil {
+				c = newCallout(r.Recipients.Callout.settings(), askRelay(relay), time.Now)
+				callouts[r.Backend] = c
+			}
+			rs.checks[i] = func(ctx context.Context, p smtp.Path) error { return c.check(ctx, r.Backend, p) }
+		}
+	}
+	return nil
+}
+
+// forget ends what know began.
+func (rs *ruleSet) forget() {
+	if rs.stop != nil {
+		rs.stop()
+		rs.follow.Wait()
+	}
+}
+
+// free is called once nobody uses the rules any more.
+func (rs *ruleSet) free() {
+	rs.forget()
+	if rs.Release != nil {
+		rs.Release()
+	}
 }
 
 // CheckRules returns what Reload would find wrong with r, and changes nothing.
@@ -199,8 +296,8 @@ func (rs *ruleSet) retire() {
 	rs.retired = true
 	idle := rs.users == 0
 	rs.mu.Unlock()
-	if idle && rs.Release != nil {
-		rs.Release()
+	if idle {
+		rs.free()
 	}
 }
 
@@ -229,7 +326,7 @@ func (rs *ruleSet) release() {
 	rs.users--
 	last := rs.retired && rs.users == 0
 	rs.mu.Unlock()
-	if last && rs.Release != nil {
-		rs.Release()
+	if last {
+		rs.free()
 	}
 }

@@ -17,17 +17,17 @@ import (
 
 // session implements smtp.Session.
 type session struct {
-	l       *listener
-	conn    *smtp.Conn
-	rules   *ruleSet
-	run     *policy.Run
-	facts   policy.Session
-	log     *slog.Logger
-	start   time.Time
-	counted bool   // among the sessions
-	ip      *ipKey // it is counted by; nil if it is not
-	unix    bool
-	trusted bool // by its address
+	l        *listener
+	conn     *smtp.Conn
+	rules    *ruleSet
+	run      *policy.Run
+	facts    policy.Session
+	log      *slog.Logger
+	start    time.Time
+	counted  bool   // among the sessions
+	ip       *ipKey // it is counted by; nil if it is not
+	unix     bool
+	trusted  bool // by its address
 	loggedIn bool
 	offered  []string // mechanisms, at the last EHLO
 	proxy    proxyInfo

@@ -84,11 +84,12 @@ var (
 )
 
 // route finds where a recipient's mail goes.
-func (tx *transaction) route(p smtp.Path) (*Route, error) {
-	if r := tx.s.rules.route(p, tx.s.l.gw.own, tx.s.relays()); r != nil {
-		return r, nil
+func (tx *transaction) route(p smtp.Path) (i int, r *Route, err error) {
+	i, ok := tx.s.rules.route(p, tx.s.l.gw.own, tx.s.relays())
+	if !ok {
+		return 0, nil, errRelay
 	}
-	return nil, errRelay
+	return i, &tx.s.rules.Routes[i], nil
 }
 
 // offerCandidate asks the backend about the last recipient. One that a filter changed and
@@ -113,7 +114,7 @@ func (tx *transaction) offerCandidate(ctx context.Context) error {
 
 // offer asks the backend about a recipient. Without a store a message has one backend.
 func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
-	route, err := tx.route(to.Path)
+	i, route, err := tx.route(to.Path)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,13 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 	if tx.backend != "" && tx.backend != route.Backend {
 		return errOther
 	}
-	if !route.AcceptAll {
+	check := tx.s.rules.checks[i]
+	if check != nil {
+		if err := check(ctx, to.Path); err != nil {
+			return refusal(err)
+		}
+	}
+	if check == nil && !route.Recipients.Accept {
 		h := tx.back
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -322,7 +329,7 @@ func agree(refusals []error) bool {
 func (tx *transaction) chooseBackend() string {
 	first := ""
 	for _, r := range tx.Rcpts {
-		route, err := tx.route(r.Path)
+		_, route, err := tx.route(r.Path)
 		switch {
 		case err != nil:
 		case route.Backend == tx.backend:
@@ -337,7 +344,7 @@ func (tx *transaction) chooseBackend() string {
 // offerAgain holds one recipient against the listener's rules and asks the backend.
 // refused is the answer about this recipient; err means that the backend is gone.
 func (tx *transaction) offerAgain(ctx context.Context, to smtp.Recipient) (refused, err error) {
-	route, err := tx.route(to.Path)
+	_, route, err := tx.route(to.Path)
 	if err != nil {
 		return err, nil
 	}
