@@ -14,7 +14,8 @@ type Link struct {
 	Filter Filter
 	// OnError answers for the filter when it fails.
 	OnError OnError
-	// MayAccept lets the filter end the asking at a stage with Accept.
+	// MayAccept lets the filter end the asking at a stage with Accept. At StageAuth, where
+	// Accept means something else, it does not count.
 	MayAccept bool
 }
 
@@ -107,13 +108,17 @@ func (c *Chain) Open(s *Session, observe func(Step)) *Run {
 
 // Decide asks the filters about stage. tx is nil outside a transaction; the changes of
 // filters are made in it. A quarantine does not end the asking: a filter behind may
-// still refuse, which is stronger.
+// still refuse, which is stronger. A login is asked about with DecideAuth.
 func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision {
 	if !r.stages.Has(stage) {
 		return Decision{}
 	}
-	d := r.askAll(ctx, Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits})
-	r.event, r.edits = Event{}, Edits{} // an idle session must not keep its last message alive
+	return r.decide(ctx, Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits})
+}
+
+func (r *Run) decide(ctx context.Context, event Event) Decision {
+	d := r.askAll(ctx, event)
+	r.event, r.edits = Event{}, Edits{} // an idle session must not keep its last message, or password, alive
 	return d
 }
 
@@ -128,6 +133,10 @@ func (r *Run) askAll(ctx context.Context, event Event) Decision {
 		r.event = event // anew: the filter before may have written into it
 		v := r.ask(ctx, l, event.Stage, event.Tx)
 		switch {
+		case v.Action == Accept && event.Stage == StageAuth:
+			if held.Filter == "" {
+				held = Decision{v, l.name}
+			}
 		case v.Action == Accept:
 			return held
 		case v.Final():
@@ -150,9 +159,10 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 		start = time.Since(asked) // a monotonic clock alone is cheaper than time.Now
 	}
 	r.edits.begin(l.name, stage, r.session, tx)
+	mayAccept := l.mayAccept(&r.event) // now: a filter may write into its event
 	v, err := r.call(ctx, l)
 	if err == nil {
-		v, err = v.check(stage, l.MayAccept)
+		v, err = v.check(stage, mayAccept)
 	}
 	if err == nil {
 		err = r.edits.check(v)

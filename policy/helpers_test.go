@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { leak.Main(m) }
 
 // allStages are the stages in their order.
-var allStages = []Stage{StageConnect, StageSecure, StageHelo, StageMail, StageRcpt, StageData, StageHeaders,
+var allStages = []Stage{StageConnect, StageSecure, StageHelo, StageAuth, StageMail, StageRcpt, StageData, StageHeaders,
 	StageMessage, StageReset, StageClose}
 
 const sample = "Received: by x\r\nFrom: a@example.com\r\nSubject: one\r\n\r\nhello\r\n"

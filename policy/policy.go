@@ -43,6 +43,7 @@ const (
 	StageConnect Stage = 1  // a client connected, no greeting was sent
 	StageSecure  Stage = 2  // a TLS handshake is done
 	StageHelo    Stage = 3  // HELO or EHLO
+	StageAuth    Stage = 4  // a client logs in, and no verdict about it was given
 	StageMail    Stage = 5  // MAIL FROM
 	StageRcpt    Stage = 6  // RCPT TO
 	StageData    Stage = 7  // DATA was asked for, nothing read yet
@@ -53,8 +54,8 @@ const (
 )
 
 var stageNames = map[Stage]string{
-	StageConnect: "connect", StageSecure: "secure", StageHelo: "helo", StageMail: "mail", StageRcpt: "rcpt",
-	StageData: "data", StageHeaders: "headers", StageMessage: "message", StageReset: "reset", StageClose: "close",
+	StageConnect: "connect", StageSecure: "secure", StageHelo: "helo", StageAuth: "auth", StageMail: "mail",
+	StageRcpt: "rcpt", StageData: "data", StageHeaders: "headers", StageMessage: "message", StageReset: "reset", StageClose: "close",
 }
 
 // String returns the stage's name, as in "rcpt".
@@ -86,8 +87,8 @@ func StagesOf(list ...Stage) Stages {
 }
 
 // AllStages is every stage there is.
-const AllStages Stages = 1<<StageConnect | 1<<StageSecure | 1<<StageHelo | 1<<StageMail | 1<<StageRcpt |
-	1<<StageData | 1<<StageHeaders | 1<<StageMessage | 1<<StageReset | 1<<StageClose
+const AllStages Stages = 1<<StageConnect | 1<<StageSecure | 1<<StageHelo | 1<<StageAuth | 1<<StageMail |
+	1<<StageRcpt | 1<<StageData | 1<<StageHeaders | 1<<StageMessage | 1<<StageReset | 1<<StageClose
 
 // Has tells whether s is in the set.
 func (set Stages) Has(s Stage) bool { return set&(1<<s) != 0 }
@@ -114,15 +115,14 @@ type Session struct {
 	Listener string
 	// Remote is the client's address, Local ours; the zero value for a local socket.
 	Remote, Local netip.AddrPort
-	// RDNS is the verified name of the client's address, empty if there is none. The
-	// gateway does not look names up yet and leaves it empty.
+	// RDNS is the name of the client's address, if it leads back to the address; empty if
+	// there is none that does, or if nobody looked.
 	RDNS string
 	// Helo is what the client called itself, empty before HELO.
 	Helo string
 	// TLS is nil on a clear connection.
 	TLS *TLS
-	// User is the authenticated user, empty if there is none. The gateway does not speak
-	// AUTH yet and leaves it empty.
+	// User is who the client has proven to be, empty before a login.
 	User string
 	// Tags are what filters noted outside a transaction.
 	Tags []Tag
@@ -171,6 +171,8 @@ type Event struct {
 	Time time.Time
 	// Tx is nil outside a transaction.
 	Tx *Transaction
+	// Auth is the login at StageAuth, nil elsewhere. It must not be changed.
+	Auth *Auth
 	// Edits takes the filter's changes and shows them to it; never nil. Of Tx a filter
 	// should read what Edits has, which is Tx until it changes something.
 	Edits *Edits

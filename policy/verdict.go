@@ -16,7 +16,7 @@ type Action uint8
 // The actions.
 const (
 	Continue   Action = 0 // no objection; the next filter is asked
-	Accept     Action = 1 // the rest of the chain is not asked at this stage; needs the link's permission
+	Accept     Action = 1 // the rest of the chain is not asked at this stage; needs the link's permission. At StageAuth: the credentials are right
 	Reject     Action = 2 // 5xx
 	Tempfail   Action = 3 // 4xx
 	Discard    Action = 4 // the client hears 250, the mail is dropped; at StageRcpt for this recipient alone
@@ -45,7 +45,8 @@ type Verdict struct {
 	Reason string
 }
 
-// Final tells whether the verdict ends the asking at its stage.
+// Final tells whether the verdict ends the asking at its stage. Accept does so at all
+// stages but StageAuth.
 func (v Verdict) Final() bool {
 	switch v.Action {
 	case Continue, Skip, Quarantine:
@@ -80,8 +81,14 @@ func (v Verdict) check(stage Stage, mayAccept bool) (Verdict, error) {
 		}
 		return v, nil
 	case Reject:
+		if stage == StageAuth {
+			return v.withReply(5, authInvalid())
+		}
 		return v.withReply(5, smtp.Reply{Code: 550, Enh: smtp.Enhanced{5, 7, 1}, Text: "refused by policy"})
 	case Tempfail:
+		if stage == StageAuth {
+			return v.withReply(4, authUnavailable())
+		}
 		return v.withReply(4, smtp.Reply{Code: 451, Enh: smtp.Enhanced{4, 7, 1}, Text: "deferred by policy, try again later"})
 	case Disconnect:
 		if v.Reply != nil && v.Reply.Code/100 == 5 {
@@ -90,6 +97,15 @@ func (v Verdict) check(stage Stage, mayAccept bool) (Verdict, error) {
 		return v.withReply(4, smtp.Reply{Code: 421, Enh: smtp.Enhanced{4, 7, 0}, Text: "closing connection"})
 	}
 	return v, fmt.Errorf("%w: unknown %s", ErrVerdict, v.Action)
+}
+
+// authInvalid and authUnavailable are the refusals of a login. RFC 4954, Section 6.
+func authInvalid() smtp.Reply {
+	return smtp.Reply{Code: 535, Enh: smtp.Enhanced{5, 7, 8}, Text: "authentication credentials invalid"}
+}
+
+func authUnavailable() smtp.Reply {
+	return smtp.Reply{Code: 454, Enh: smtp.Enhanced{4, 7, 0}, Text: "temporary authentication failure"}
 }
 
 // withReply fills in what is missing of the reply and checks its class. 421 belongs to
@@ -124,9 +140,9 @@ type OnError uint8
 
 // The choices. The zero value is the safe one: the sender tries again.
 const (
-	OnErrorTempfail   OnError = iota // 451 4.3.0
-	OnErrorAccept                    // as if the filter had no objection
-	OnErrorReject                    // 554 5.3.0
+	OnErrorTempfail   OnError = iota // 451 4.3.0; 454 4.7.0 to a login
+	OnErrorAccept                    // as if the filter had no objection; it logs nobody in
+	OnErrorReject                    // 554 5.3.0; 535 5.7.8 to a login
 	OnErrorQuarantine                // held for a person
 )
 
@@ -156,13 +172,19 @@ func (o OnError) verdict(stage Stage, err error) Verdict {
 	case !stage.Decides() || o == OnErrorAccept:
 		return Verdict{}
 	case o == OnErrorReject:
-		r := smtp.Refuse(554, smtp.Enhanced{5, 3, 0}, "message cannot be checked here")
+		r := *smtp.Refuse(554, smtp.Enhanced{5, 3, 0}, "message cannot be checked here")
+		if stage == StageAuth {
+			r = authInvalid()
+		}
 		return Verdict{Action: Reject, Reply: r.Because(err), Reason: "filter failed"}
 	case o == OnErrorQuarantine && stage.inMessage():
 		cause, _, _ := strings.Cut(err.Error(), "\n") // without the stack of a panic
 		return Verdict{Action: Quarantine, Reason: "filter failed: " + cause}
 	default:
-		r := smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "message cannot be checked now, try again later")
+		r := *smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "message cannot be checked now, try again later")
+		if stage == StageAuth {
+			r = authUnavailable()
+		}
 		return Verdict{Action: Tempfail, Reply: r.Because(err), Reason: "filter failed"}
 	}
 }

@@ -105,7 +105,13 @@ func TestOnErrorAtStage(t *testing.T) {
 		for _, stage := range allStages {
 			want := map[OnError]string{OnErrorTempfail: "tempfail 451 4.3.0", OnErrorAccept: "continue",
 				OnErrorReject: "reject 554 5.3.0", OnErrorQuarantine: "quarantine"}[o]
+			if stage == StageAuth {
+				want = map[OnError]string{OnErrorAccept: "continue", OnErrorReject: "reject 535 5.7.8"}[o]
+			}
 			switch {
+			case stage == StageAuth && want == "":
+				want = "tempfail 454 4.7.0"
+			case stage == StageAuth: // as it is
 			case stage == StageReset || stage == StageClose:
 				want = "continue"
 			case o == 77, o == OnErrorQuarantine && stage < StageMail:
@@ -180,12 +186,12 @@ func TestParseOnError(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	equal(t, "stages", AllStages.String(), "connect secure helo mail rcpt data headers message reset close")
-	equal(t, "unknown", []string{Stage(4).String(), Action(9).String(), OnError(9).String(), Edit{}.String()},
+	equal(t, "stages", AllStages.String(), "connect secure helo auth mail rcpt data headers message reset close")
+	equal(t, "unknown", []string{Stage(9).String(), Action(9).String(), OnError(9).String(), Edit{}.String()},
 		[]string{"unknown", "action(9)", "OnError(9)", "unknown edit"})
 	equal(t, "set of nothing", StagesOf(), Stages(0))
 	equal(t, "set of list", StagesOf(allStages...), AllStages)
-	if AllStages.Has(0) || AllStages.Has(4) || AllStages.Has(200) {
+	if AllStages.Has(0) || AllStages.Has(9) || AllStages.Has(200) {
 		t.Error("AllStages has what is no stage")
 	}
 }
