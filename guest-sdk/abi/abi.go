@@ -75,6 +75,7 @@ const (
 	HookConnect Hook = 1
 	HookSecure  Hook = 2
 	HookHelo    Hook = 3
+	HookAuth    Hook = 4
 	HookMail    Hook = 5
 	HookRcpt    Hook = 6
 	HookData    Hook = 7
@@ -93,8 +94,8 @@ const (
 	// DuringInit stands for mg1_init. It uses bit 0, which is no hook.
 	DuringInit Hooks = 1 << 0
 	// Deciding are the hooks whose verdict counts.
-	Deciding = Hooks(1<<HookConnect | 1<<HookSecure | 1<<HookHelo | 1<<HookMail | 1<<HookRcpt | 1<<HookData |
-		1<<HookHeaders | 1<<HookMessage)
+	Deciding = Hooks(1<<HookConnect | 1<<HookSecure | 1<<HookHelo | 1<<HookAuth | 1<<HookMail | 1<<HookRcpt |
+		1<<HookData | 1<<HookHeaders | 1<<HookMessage)
 	// Observing are the hooks whose verdict does not count.
 	Observing = Hooks(1<<HookReset | 1<<HookClose)
 	// InSession are all hooks.
@@ -170,6 +171,12 @@ const (
 	FieldTLSName    Field = 18
 	FieldTLSALPN    Field = 19
 	FieldRcpts      Field = 20
+
+	FieldAuthMechanism Field = 21
+	FieldAuthLogin     Field = 22
+	FieldAuthAuthz     Field = 23
+	FieldAuthPassword  Field = 24
+	FieldAuthToken     Field = 25
 )
 
 // Errno is what an import returns instead of a length; it is negative.

@@ -133,13 +133,21 @@ func whenText(w Hooks) string {
 	case Deciding:
 		return "all hooks but reset and close"
 	}
+	return strings.Join(whenNames(w), ", ")
+}
+
+// whenNames are the members of a set of hooks.
+func whenNames(w Hooks) []string {
 	var names []string
+	if w&DuringInit != 0 {
+		names = append(names, "init")
+	}
 	for _, h := range HookTable() {
 		if w.Has(h.Hook) {
 			names = append(names, h.Name)
 		}
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
 func documentErrnos(b *bytes.Buffer) {

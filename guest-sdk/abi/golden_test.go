@@ -25,7 +25,10 @@ func contract() []string {
 	}
 	add("reserved %s", ReservedPrefix)
 	for _, f := range Imports() {
-		add("import %s when %#x since %d", Signature(f), uint64(f.When), f.Since)
+		add("import %s since %d", Signature(f), f.Since)
+		for _, where := range whenNames(f.When) { // one by one: a hook that is added changes none of them
+			add("import %s at %s", f.Name, where)
+		}
 	}
 	for _, h := range HookTable() {
 		add("hook %d %s", h.Hook, h.Name)

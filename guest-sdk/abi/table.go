@@ -106,6 +106,7 @@ func HookTable() []HookInfo {
 	conn := []Field{FieldClientIP, FieldClientPort, FieldServerIP, FieldRDNS, FieldListener, FieldConnID}
 	tls := []Field{FieldClientIP, FieldRDNS, FieldTLSVersion, FieldTLSCipher, FieldTLSPeer, FieldTLSName, FieldTLSALPN, FieldListener, FieldConnID}
 	helo := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldListener, FieldConnID}
+	auth := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldAuthMechanism, FieldAuthLogin, FieldAuthAuthz, FieldListener, FieldConnID}
 	mail := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldAuthUser, FieldMailFrom, FieldMailParams, FieldSize, FieldListener, FieldConnID}
 	rcpt := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldRcpt, FieldRcptParams, FieldListener, FieldConnID}
 	data := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldSize, FieldListener, FieldConnID}
@@ -113,6 +114,7 @@ func HookTable() []HookInfo {
 		{HookConnect, "connect", "A client connected; no greeting was sent.", conn},
 		{HookSecure, "secure", "A TLS handshake is done.", tls},
 		{HookHelo, "helo", "HELO or EHLO.", helo},
+		{HookAuth, "auth", "A client logs in. Accept says that its credentials are right, where the operator leaves that to filters; the filters behind are asked all the same.", auth},
 		{HookMail, "mail", "MAIL FROM.", mail},
 		{HookRcpt, "rcpt", "RCPT TO.", rcpt},
 		{HookData, "data", "DATA was asked for; nothing was read yet.", data},
@@ -135,16 +137,16 @@ type FieldInfo struct {
 func FieldTable() []FieldInfo {
 	return []FieldInfo{
 		{FieldClientIP, "client_ip", KindIP, "The client's address; missing for a local socket."},
-		{FieldRDNS, "rdns", KindBytes, "The verified name of the client's address; missing until the gateway looks names up, which it does not yet."},
+		{FieldRDNS, "rdns", KindBytes, "The name of the client's address, if it leads back to the address."},
 		{FieldHelo, "helo", KindBytes, "What the client called itself."},
 		{FieldTLSVersion, "tls_version", KindInt, "The TLS version, 0x0303 for 1.2, 0x0304 for 1.3; missing in clear."},
 		{FieldTLSCipher, "tls_cipher", KindBytes, "The cipher suite's IANA name."},
 		{FieldTLSPeer, "tls_peer", KindBytes, "The subject of the client's certificate."},
-		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user; missing until the gateway speaks AUTH, which it does not yet."},
+		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user; missing before a login."},
 		{FieldMailFrom, "mail_from", KindBytes, "The sender without brackets, canonical; empty for the null sender."},
-		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE."},
+		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE: SIZE, BODY, SMTPUTF8, REQUIRETLS, RET, ENVID, AUTH. Values are as they are meant, without the spelling of xtext."},
 		{FieldRcpt, "rcpt", KindBytes, "The recipient that RCPT names, without brackets, canonical."},
-		{FieldRcptParams, "rcpt_params", KindList, "The parameters of RCPT."},
+		{FieldRcptParams, "rcpt_params", KindList, "The parameters of RCPT, in the same way: NOTIFY, ORCPT."},
 		{FieldSize, "size", KindInt, "The announced size; from the message hook on, the real one."},
 		{FieldListener, "listener", KindBytes, "The name of the listener."},
 		{FieldTags, "tags", KindList, "What filters noted so far, as FILTER.KEY=VALUE."},
@@ -154,6 +156,11 @@ func FieldTable() []FieldInfo {
 		{FieldTLSName, "tls_name", KindBytes, "The server name that the client asked for (SNI)."},
 		{FieldTLSALPN, "tls_alpn", KindBytes, "The negotiated application protocol."},
 		{FieldRcpts, "rcpts", KindList, "The accepted recipients; at hook rcpt the last is the candidate."},
+		{FieldAuthMechanism, "auth_mechanism", KindBytes, "The SASL mechanism of a login, as in PLAIN; at hook auth alone, as all that follows."},
+		{FieldAuthLogin, "auth_login", KindBytes, "Who the client claims to be."},
+		{FieldAuthAuthz, "auth_authz", KindBytes, "Who the client wants to act as; missing if it does not say."},
+		{FieldAuthPassword, "auth_password", KindBytes, "The password, with PLAIN and LOGIN. Only get has it, and only where the operator leaves logins to filters."},
+		{FieldAuthToken, "auth_token", KindBytes, "The token, with XOAUTH2 and OAUTHBEARER; as auth_password."},
 	}
 }
 
@@ -168,9 +175,9 @@ type ActionInfo struct {
 func ActionTable() []ActionInfo {
 	return []ActionInfo{
 		{ActContinue, "continue", "No objection; the next filter is asked."},
-		{ActAccept, "accept", "The rest of the chain is not asked at this hook; needs a grant."},
-		{ActReject, "reject", "A reply 5xx."},
-		{ActTempfail, "tempfail", "A reply 4xx."},
+		{ActAccept, "accept", "The rest of the chain is not asked at this hook; needs a grant. At hook auth: the credentials are right."},
+		{ActReject, "reject", "A reply 5xx, 550 5.7.1 by default; at hook auth 535 5.7.8."},
+		{ActTempfail, "tempfail", "A reply 4xx, 451 4.7.1 by default; at hook auth 454 4.7.0."},
 		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone."},
 		{ActQuarantine, "quarantine", "The mail is held for a person. The gateway has no store to hold it in yet: today the client hears 451 4.3.0 at DATA or after the message, and keeps the mail."},
 		{ActDisconnect, "disconnect", "The reply (421 or 5xx), and the end of the connection."},
