@@ -11,8 +11,13 @@ help: ## this list
 run: ## the demo: a backend, the gateway, four filters, real messages; Ctrl-C ends it
 	$(GO) run ./cmd/gateway demo
 
+# The tests record which rows of docs/parity.md they prove. The directory is a new one each
+# time, so that go test repeats no result from its cache that has a row to record.
 test: test-deps filters ## install what the tests need (Debian packages, as root) and run all of them
-	$(GO) test -race -timeout 15m ./...
+	@set -e; record=$$(mktemp -d); trap 'rm -rf "$$record"' EXIT; \
+	echo "$(GO) test -race -timeout 15m ./..."; \
+	PENSTOCK_PARITY_DIR="$$record" $(GO) test -race -timeout 15m ./...; \
+	$(GO) run ./internal/parity/check "$$record"
 
 test-deps:
 	bash internal/peers/install.sh

@@ -77,7 +77,7 @@ var layout = []row{
 }
 
 // testOnly packages are imported by tests alone and may import anything.
-var testOnly = []string{"internal/bench", "internal/guests", "internal/leak", "internal/peers", "internal/corpus", "wasmhost/wasmtest", "internal"}
+var testOnly = []string{"internal/bench", "internal/guests", "internal/leak", "internal/parity", "internal/parity/check", "internal/peers", "internal/corpus", "wasmhost/wasmtest", "internal"}
 
 // pkg is what go list says.
 type pkg struct {
