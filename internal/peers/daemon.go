@@ -38,28 +38,25 @@ type daemon struct {
 	err  error         // why it ended; valid after done
 }
 
-// launch starts a server and waits for its greeting with the host name. Before each try
-// configure takes ports, writes the configuration for them and returns the address that
-// will greet; there is another try when someone was quicker to take a port. launch
-// returns the running server and the time from its start to the greeting.
-func launch(t testing.TB, name, dir, host string, configure func() (addr string), path string, args ...string) (*daemon, time.Duration) {
-	t.Helper()
-	ready := func(addr string, deadline time.Time) error { return greets(addr, host, deadline) }
-	return launchUntil(t, name, dir, ready, configure, path, args...)
-}
+// A probe asks a server that is starting whether it serves. It returns nil if it does,
+// and keeps to the deadline.
+type probe func(deadline time.Time) error
 
-// launchUntil is launch for a server that shows in another way that it is ready.
-func launchUntil(t testing.TB, name, dir string, ready readiness, configure func() (addr string), path string, args ...string) (*daemon, time.Duration) {
+// launch starts a server and waits until it serves. Before each try configure takes
+// ports, writes the configuration for them and returns the probe to wait with; there is
+// another try when someone was quicker to take a port. launch returns the running server
+// and the time from its start until it served.
+func launch(t testing.TB, name, dir string, configure func() probe, path string, args ...string) (*daemon, time.Duration) {
 	t.Helper()
 	const tries = 3
 	for try := 1; ; try++ {
-		addr := configure()
+		ready := configure()
 		began := time.Now()
 		d, err := startDaemon(name, filepath.Join(dir, "output"), path, args...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err = d.await(addr, ready); err == nil {
+		if err = d.await(ready); err == nil {
 			return d, time.Since(began)
 		}
 		d.stop()
@@ -85,8 +82,7 @@ func startDaemon(name, out, path string, args ...string) (*daemon, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = f, f // a file, as children outlive a pipe's reader
 	cmd.SysProcAttr = ownGroup()
-	// The caller's MAIL_CONFIG and such must not lead the server elsewhere.
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C", "TZ=UTC"}
+	cmd.Env = plainEnv()
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("peers: start %s: %w", name, err)
 	}
@@ -98,17 +94,19 @@ func startDaemon(name, out, path string, args ...string) (*daemon, error) {
 	return d, nil
 }
 
-// readiness asks the server at the address whether it is ours and ready. It returns
-// by the deadline.
-type readiness func(addr string, deadline time.Time) error
+// plainEnv is the environment of servers: the caller's MAIL_CONFIG and such must not lead
+// them elsewhere.
+func plainEnv() []string {
+	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C", "TZ=UTC"}
+}
 
-// await waits until the server is ready, the time limit passes or the process ends.
-func (d *daemon) await(addr string, ready readiness) error {
+// await waits until the probe succeeds, the time limit passes or the process ends.
+func (d *daemon) await(ready probe) error {
 	deadline := time.Now().Add(startLimit)
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		err := ready(addr, deadline)
+		err := ready(deadline)
 		if err == nil {
 			return nil
 		}
@@ -123,8 +121,14 @@ func (d *daemon) await(addr string, ready readiness) error {
 	}
 }
 
-// greets connects and reads a line, which must begin with "220 " and the host name.
-// The name tells our server from a stranger's that was quicker to take the port.
+// greeting returns a probe that wants a line of the address that begins with "220 " and
+// the host name. The name tells our server from a stranger's that was quicker to take
+// the port.
+func greeting(addr, host string) probe {
+	return func(deadline time.Time) error { return greets(addr, host, deadline) }
+}
+
+// greets connects and reads one line.
 func greets(addr, host string, deadline time.Time) error {
 	conn, err := net.DialTimeout("tcp", addr, time.Until(deadline))
 	if err != nil {
@@ -265,19 +269,26 @@ func readLimited(path string, limit int64) []byte {
 // at the time limit.
 func waitLog(t testing.TB, log func() string, text string) string {
 	t.Helper()
+	return waitLogUntil(t, log, strconv.Quote(text), func(logged string) bool { return strings.Contains(logged, text) })
+}
+
+// waitLogUntil waits until look accepts the log and returns the log. It ends the test
+// at the time limit, and says what it waited for.
+func waitLogUntil(t testing.TB, log func() string, what string, look func(logged string) bool) string {
+	t.Helper()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	limit := time.NewTimer(waitLimit)
 	defer limit.Stop()
 	for {
 		logged := log()
-		if strings.Contains(logged, text) {
+		if look(logged) {
 			return logged
 		}
 		select {
 		case <-tick.C:
 		case <-limit.C:
-			t.Fatalf("peers: waited %v for %q in the log:\n%s", waitLimit, text, tail(logged))
+			t.Fatalf("peers: waited %v for %s in the log:\n%s", waitLimit, what, tail(logged))
 		}
 	}
 }

@@ -65,12 +65,12 @@ func Dovecot(t testing.TB, opt DovecotOptions) *DovecotServer {
 	s.layOut(t)
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
 	conf := filepath.Join(s.dir, "dovecot.conf")
-	configure := func() string {
+	configure := func() probe {
 		s.Addr = highPort(t)
 		writeFile(t, conf, s.conf())
-		return s.Addr
+		return greeting(s.Addr, s.Hostname)
 	}
-	s.daemon, s.Startup = launch(t, "dovecot", s.dir, s.Hostname, configure, path, "-F", "-c", conf)
+	s.daemon, s.Startup = launch(t, "dovecot", s.dir, configure, path, "-F", "-c", conf)
 	t.Logf("dovecot greets on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
 	return s
 }

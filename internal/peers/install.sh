@@ -10,7 +10,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 policy=/usr/sbin/policy-rc.d
 
-packages="postfix dovecot-core dovecot-lmtpd
+packages="postfix dovecot-core dovecot-lmtpd haproxy
 	swaks libio-socket-ssl-perl libnet-ssleay-perl libauthen-sasl-perl
 	unbound
 	spamassassin libpython3.11-testsuite

@@ -55,6 +55,7 @@ type PostfixServer struct {
 	Startup time.Duration
 
 	opt    PostfixOptions
+	sends  bool // it has the services that send mail; see PostfixSender
 	dir    string
 	mail   maildir
 	daemon *daemon
@@ -74,6 +75,11 @@ const (
 // used from several goroutines.
 func Postfix(t testing.TB, opt PostfixOptions) *PostfixServer {
 	t.Helper()
+	return startPostfix(t, opt, false)
+}
+
+func startPostfix(t testing.TB, opt PostfixOptions, sends bool) *PostfixServer {
+	t.Helper()
 	master := program(t, "postfix", "postfix master", postfixMaster)
 	needRoot(t, "Postfix")
 	if opt.ImplicitTLS && opt.Certificate == nil {
@@ -85,14 +91,17 @@ func Postfix(t testing.TB, opt PostfixOptions) *PostfixServer {
 	if opt.Hostname == "" {
 		opt.Hostname = "backend.test"
 	}
-	s := &PostfixServer{Hostname: opt.Hostname, opt: opt, dir: openDir(t, "postfix")}
+	s := &PostfixServer{Hostname: opt.Hostname, opt: opt, sends: sends, dir: openDir(t, "postfix")}
 	s.mail = maildir{dir: filepath.Join(s.dir, "mail", "all"), log: s.Log}
 	s.layOut(t)
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
 	// The master opens all ports before it serves any, so the port that greets in clear
 	// text speaks for the one with TLS.
-	s.daemon, s.Startup = launch(t, "postfix", s.dir, s.Hostname, func() string { s.configure(t); return s.Addr },
-		master, "-c", s.dir, "-d")
+	configure := func() probe {
+		s.configure(t)
+		return greeting(s.Addr, s.Hostname)
+	}
+	s.daemon, s.Startup = launch(t, "postfix", s.dir, configure, master, "-c", s.dir, "-d")
 	t.Logf("postfix greets on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
 	return s
 }
@@ -148,6 +157,9 @@ inet_protocols = ipv4
 smtpd_banner = $myhostname ESMTP
 `, s.dir, postfixDaemons, s.Hostname)
 	b.WriteString(postfixMail)
+	if !s.sends {
+		b.WriteString("default_transport = discard:mail to foreign domains ends here\n")
+	}
 	fmt.Fprintf(&b, "virtual_mailbox_domains = %s\n", strings.Join(s.opt.Domains, ", "))
 	fmt.Fprintf(&b, "virtual_mailbox_base = %s/mail\n", s.dir)
 	fmt.Fprintf(&b, "virtual_mailbox_maps = %s\n", s.mailboxes(t))
@@ -162,15 +174,13 @@ smtpd_banner = $myhostname ESMTP
 }
 
 // postfixMail is the part of main.cf that is the same for all: take mail for our
-// domains alone, change nothing in it, send nothing out, and look nothing up in
-// the DNS.
+// domains alone, change nothing in it, and look nothing up in the DNS.
 const postfixMail = `
 mydestination =
 mynetworks =
 relay_domains =
 local_recipient_maps =
 local_transport = error:no local mail
-default_transport = discard:mail to foreign domains ends here
 smtpd_relay_restrictions = reject_unauth_destination
 smtpd_peername_lookup = no
 notify_classes =
@@ -218,6 +228,9 @@ func (s *PostfixServer) masterCF() string {
 	if s.opt.SMTPDProxyTo != "" {
 		smtpd += " -o smtpd_proxy_filter=" + s.opt.SMTPDProxyTo
 	}
+	if s.sends {
+		smtpd += " -o mynetworks=127.0.0.0/8 -o smtpd_relay_restrictions=permit_mynetworks,reject -o smtpd_recipient_limit=100000"
+	}
 	service(s.Addr, "inet", "n", "-", "-", smtpd)
 	if s.TLSAddr != "" {
 		service(s.TLSAddr, "inet", "n", "-", "-", smtpd+" -o smtpd_tls_wrappermode=yes")
@@ -236,6 +249,11 @@ func (s *PostfixServer) masterCF() string {
 	service("discard", "unix", "-", "-", "-", "discard")
 	service("proxymap", "unix", "-", "-", "-", "proxymap")
 	service("anvil", "unix", "-", "-", "1", "anvil")
+	if s.sends {
+		service("smtp", "unix", "-", "-", "-", "smtp")
+		service("lmtp", "unix", "-", "-", "-", "lmtp")
+		service("scache", "unix", "-", "-", "1", "scache")
+	}
 	// The delivery agent runs as root, to write mail under another account.
 	fmt.Fprint(&b, "virtual unix - n n - - virtual\n")
 	return b.String()

@@ -56,28 +56,28 @@ func Unbound(t testing.TB, opt UnboundOptions) *UnboundServer {
 	s := &UnboundServer{opt: opt, dir: openDir(t, "unbound")}
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
 	conf := filepath.Join(s.dir, "unbound.conf")
-	configure := func() string {
+	configure := func() probe {
 		s.Addr = highPort(t)
 		writeFile(t, conf, s.conf())
-		return s.Addr
+		return s.ready
 	}
-	s.daemon, s.Startup = launchUntil(t, "unbound", s.dir, s.ready, configure, path, "-d", "-d", "-c", conf)
+	s.daemon, s.Startup = launch(t, "unbound", s.dir, configure, path, "-d", "-d", "-c", conf)
 	t.Logf("unbound answers on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
 	return s
 }
 
 // ready asks for the name that only our Unbound has.
-func (s *UnboundServer) ready(addr string, deadline time.Time) error {
+func (s *UnboundServer) ready(deadline time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	m := new(dns.Msg)
 	m.SetQuestion(unboundReady, dns.TypeTXT)
-	reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(ctx, m, addr)
+	reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(ctx, m, s.Addr)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", addr, err)
+		return fmt.Errorf("ask %s: %w", s.Addr, err)
 	}
 	if len(reply.Answer) != 1 || !strings.Contains(reply.Answer[0].String(), s.dir) {
-		return fmt.Errorf("%s is a stranger's: %v", addr, reply.Answer)
+		return fmt.Errorf("%s is a stranger's: %v", s.Addr, reply.Answer)
 	}
 	return nil
 }
