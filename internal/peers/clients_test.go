@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"regexp"
@@ -211,7 +212,9 @@ func TestPostfixSendsMuch(t *testing.T) {
 // A server with a script shows the words themselves.
 func TestPostfixSaysWhatIsOffered(t *testing.T) {
 	lines := make(chan string, 100)
-	addr := listen(t, func(c net.Conn) { scripted(c, "250-mx.test\r\n250-DSN\r\n250-8BITMIME\r\n250 PIPELINING\r\n", lines) })
+	addr := listen(t, func(c net.Conn) {
+		scripted(c, "250-mx.test\r\n250-DSN\r\n250-8BITMIME\r\n250 PIPELINING\r\n", lines, io.Discard)
+	})
 	p := NewPostfixSender(t, PostfixSenderOptions{NextHop: addr, LMTP: true, Hostname: "front.test"})
 	p.Send(t, PostfixMail{To: []string{"a@one.test", "b@one.test"}, MailParams: "RET=HDRS ENVID=x1", RcptParams: "NOTIFY=SUCCESS,FAILURE", Raw: []byte("Subject: a\r\n\r\nZ\xc3\xbcrich\r\n")})
 	said := drain(lines)
@@ -229,8 +232,8 @@ func TestPostfixSaysWhatIsOffered(t *testing.T) {
 }
 
 // scripted is a server that says yes to all, offers what it is told to, and sends each
-// line of the client to lines. It takes no message content and no TLS.
-func scripted(c net.Conn, offer string, lines chan<- string) {
+// line of the client to lines, and what comes with BDAT to content. It knows no TLS.
+func scripted(c net.Conn, offer string, lines chan<- string, content io.Writer) {
 	r := bufio.NewReader(io.LimitReader(c, 1<<20))
 	say := func(text string) { _, _ = io.WriteString(c, text) } // the client's side shows an error
 	say("220 mx.test ESMTP\r\n")
@@ -250,6 +253,15 @@ func scripted(c net.Conn, offer string, lines chan<- string) {
 			say("220 mx.test ESMTP\r\n")
 		case "AUTH":
 			say("235 2.7.0 OK\r\n")
+		case "BDAT":
+			var size int64
+			if _, err := fmt.Sscan(line[len(verb):], &size); err != nil {
+				return
+			}
+			if _, err := io.CopyN(content, r, size); err != nil {
+				return
+			}
+			say("250 2.6.0 OK\r\n")
 		case "DATA":
 			say("354 go on\r\n")
 			for line != "." && err == nil {
@@ -281,10 +293,48 @@ func drain(lines <-chan string) (said []string) {
 	}
 }
 
+func TestEximSendsChunks(t *testing.T) {
+	lines := make(chan string, 100)
+	var content bytes.Buffer
+	addr := listen(t, func(c net.Conn) {
+		scripted(c, "250-mx.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n", lines, &content)
+	})
+	raw := []byte("From: <a@client.test>\n\n.\n" + strings.Repeat("x\n", 10000))
+	got := EximSend(t, EximOptions{NextHop: addr}, "a@client.test", []string{"b@mx.test", "c@mx.test"}, raw)
+	if len(got) != 2 || got[0].Status != "sent" || !got[0].Chunked || got[1].To != "c@mx.test" || !strings.Contains(got[0].Line, "250 2.6.0 OK") {
+		t.Errorf("Exim says %+v, want both recipients sent, with BDAT", got)
+	}
+	said := drain(lines)
+	last := slices.IndexFunc(said, func(line string) bool { return strings.HasPrefix(line, "BDAT ") && strings.HasSuffix(line, " LAST") })
+	if last < 0 || slices.Contains(said, "DATA") {
+		t.Errorf("Exim says %q, want BDAT with LAST", said)
+	}
+	if body := bytes.ReplaceAll(raw, []byte("\n"), []byte("\r\n")); !bytes.HasSuffix(content.Bytes(), body[bytes.Index(body, []byte("\r\n\r\n")):]) {
+		t.Errorf("content: got %d octets, want the message in them", content.Len())
+	}
+}
+
+func TestEximSends(t *testing.T) {
+	s, server := newSink(t, smtp.ServerOptions{})
+	addr := listen(t, func(c net.Conn) { _ = server.ServeConn(c) })
+	got := EximSend(t, EximOptions{NextHop: addr, Hostname: "front.test"}, "a@client.test",
+		[]string{"ann@one.test", "unknown@one.test", "later@one.test"}, []byte("Subject: a\n\nb\n"))
+	status := make(map[string]string)
+	for _, d := range got {
+		status[d.To] = d.Status
+	}
+	if want := map[string]string{"ann@one.test": "sent", "unknown@one.test": "bounced", "later@one.test": "deferred"}; !maps.Equal(status, want) {
+		t.Errorf("Exim says %+v, want %v", got, want)
+	}
+	if messages := s.all(); len(messages) != 1 || messages[0].helo != "front.test" {
+		t.Errorf("the server got %+v, want the one message; bounces stay with Exim", messages)
+	}
+}
+
 func TestSwaksSaysWhatIsOffered(t *testing.T) {
 	lines := make(chan string, 100)
 	addr := listen(t, func(c net.Conn) {
-		scripted(c, "250-mx.test\r\n250-AUTH PLAIN LOGIN\r\n250 XCLIENT ADDR NAME\r\n", lines)
+		scripted(c, "250-mx.test\r\n250-AUTH PLAIN LOGIN\r\n250 XCLIENT ADDR NAME\r\n", lines, io.Discard)
 	})
 	for _, test := range []struct {
 		args string
