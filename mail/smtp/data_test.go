@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/penstock/penstock/internal/parity"
 )
 
 // readData reads mail data that comes in chunks, and returns with the content what
@@ -80,6 +82,7 @@ var dataCases = []struct {
 const hidden = "MAIL FROM:<b@x.test>\r\nRCPT TO:<c@x.test>\r\nDATA\r\nb\r\n.\r\n"
 
 func TestDataReader(t *testing.T) {
+	parity.Row(t, "SS-83")
 	for _, tt := range dataCases {
 		wire := []byte(tt.wire + hidden)
 		for _, chunks := range [][][]byte{{wire}, byteByByte(wire)} {
@@ -130,6 +133,7 @@ func TestDataReaderLimit(t *testing.T) {
 // Read and WriteTo give the same, whatever the size of the reader's buffer, and the
 // size that they count.
 func TestDataReaderForms(t *testing.T) {
+	parity.Row(t, "SS-82")
 	for _, tt := range dataCases {
 		for name, wrap := range map[string]func(io.Reader) io.Reader{
 			"one byte": iotest.OneByteReader, "half": iotest.HalfReader, "WriteTo": nil,

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/tools/txtar"
+
+	"github.com/penstock/penstock/internal/parity"
 )
 
 // dialogue_test.go runs the dialogues of testdata/*.txt. Each file is a txtar archive,
@@ -33,6 +35,7 @@ import (
 //	C: a\n.\r\n                  the same with line ends of its own (\r \n \t \0 \\ \xFF)
 //	C: half\                     or none at all
 //	C: ${x*5000}                 x, five thousand times
+//	rows: SS-41                  of docs/parity.md, which the dialogue proves
 //	tls                          the client does the handshake
 //	closed                       the server has closed
 //	= message "a\r\n"            what the session noted, all of it or nothing
@@ -59,6 +62,8 @@ func parseDialogue(tb testing.TB, text string) dialogue {
 		switch kind {
 		case "options:":
 			d.options = strings.Fields(rest)
+		case "rows:":
+			parity.Row(tb, strings.Fields(rest)...)
 		case "S:", "C:":
 			d.steps = append(d.steps, step{kind[:1], rest, n + 1})
 		case "tls", "closed", "=":

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/penstock/penstock/internal/parity"
 )
 
 // peer is the other side of a connection in a test.
@@ -148,6 +150,7 @@ func TestServerOverflow(t *testing.T) {
 }
 
 func TestServerTimeouts(t *testing.T) {
+	parity.Row(t, "SS-33", "SS-46")
 	handshake := ServerOptions{TLS: testTLS(t), Implicit: true}
 	for _, tt := range []struct {
 		name   string
@@ -274,6 +277,7 @@ func TestServerSlowSession(t *testing.T) {
 }
 
 func TestShutdown(t *testing.T) {
+	parity.Row(t, "SS-34", "SS-51")
 	tlsOpts := ServerOptions{TLS: testTLS(t), Implicit: true}
 	for _, tt := range []struct {
 		name   string
@@ -396,6 +400,7 @@ func TestServerHeedlessSession(t *testing.T) {
 // A session that waits for something else is told by its context when the patience
 // of a shutdown ends, and Shutdown waits for it.
 func TestShutdownEndsContext(t *testing.T) {
+	parity.Row(t, "SS-67")
 	synctest.Test(t, func(t *testing.T) {
 		h := HandlerFunc(func(context.Context, *Conn) (Session, error) { return slowSession{pause: time.Hour}, nil })
 		srv := mustServer(t, h, ServerOptions{})
@@ -442,6 +447,7 @@ func (l *brokenListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // Accept errors are waited out, from 5 ms to a second, and do not end the server.
 func TestServeAcceptErrors(t *testing.T) {
+	parity.Row(t, "SS-55")
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		l := &brokenListener{n: 11, conn: theirs, closed: make(chan struct{})}
@@ -595,6 +601,7 @@ func TestServerLastReply(t *testing.T) {
 
 // The log has the dialogue, but not what follows AUTH.
 func TestServerLog(t *testing.T) {
+	parity.Row(t, "SS-25")
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	serveScript(ServerOptions{Hostname: "mx.test", Log: logger}, []byte("HELO client.test\r\nAUTH PLAIN c2VjcmV0\r\nMAIL FROM:<mail-error@x.test>\r\n"))
@@ -609,6 +616,7 @@ func TestServerLog(t *testing.T) {
 }
 
 func TestConn(t *testing.T) {
+	parity.Row(t, "SS-70", "SS-71", "SS-73")
 	var conn *Conn
 	h := HandlerFunc(func(_ context.Context, c *Conn) (Session, error) {
 		conn = c
