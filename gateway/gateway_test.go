@@ -18,11 +18,11 @@ import (
 // TestValidate: every problem at once.
 func TestValidate(t *testing.T) {
 	err := Options{Hostname: "bad_name", Listeners: []Listener{
-		{Name: "a", Network: "udp", TLS: TLSOff, Hops: -1},
-		{Name: "a", Network: "tcp", Address: ":25", TLS: "always"},
-		{Network: "tcp", Address: ":465", TLS: TLSImplicit},
+		{Name: "a", Addresses: []Address{{Network: "udp"}}, TLS: TLSOff, Hops: -1},
+		{Name: "a", Addresses: []Address{{Network: "tcp", Address: ":25"}}, TLS: "always"},
+		{Addresses: []Address{{Network: "tcp", Address: ":465"}}, TLS: TLSImplicit},
 	}}.Validate()
-	for _, want := range []string{"no relay", "listener a: hostname", `network "udp"`, "no address", "must not be negative",
+	for _, want := range []string{"no relay", "listener a: hostname", `network "udp"`, "must not be negative",
 		`listener "a": the name is missing or used twice`, `tls "always" is none of`, `listener "": the name`, "tls implicit without a TLS configuration"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not among the problems:\n%v", want, err)
@@ -38,8 +38,8 @@ func TestValidate(t *testing.T) {
 func TestConnectionLimits(t *testing.T) {
 	r := &rig{listener: Listener{Connections: 3, ConnectionsPerIP: 2},
 		more: []Listener{
-			{Name: "few", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff, Connections: 1},
-			{Name: "any", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff, Connections: -1, ConnectionsPerIP: -1},
+			{Name: "few", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, Connections: 1},
+			{Name: "any", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, Connections: -1, ConnectionsPerIP: -1},
 		}}
 	r.start(t)
 	first := r.dial(t, "mx")
@@ -88,11 +88,11 @@ func TestTrust(t *testing.T) {
 	r := &rig{
 		routes: []Route{{Domains: []string{"example.com"}, Backend: "a"}, {Domains: []string{"*"}, Backend: "out"}},
 		more: []Listener{
-			{Name: "inside", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff, Relay: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
-			{Name: "outside", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff, Relay: true, Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
-			{Name: "routes", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
-			{Name: "socket", Network: "unix", Address: filepath.Join(t.TempDir(), "s"), TLS: TLSOff, Relay: true, TrustUnix: true},
-			{Name: "closed", Network: "unix", Address: filepath.Join(t.TempDir(), "c"), TLS: TLSOff, Relay: true, Trusted: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}},
+			{Name: "inside", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, Relay: true, Trusted: Networks{Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
+			{Name: "outside", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, Relay: true, Trusted: Networks{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
+			{Name: "routes", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, Trusted: Networks{Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
+			{Name: "socket", Addresses: []Address{{Network: "unix", Address: filepath.Join(t.TempDir(), "s")}}, TLS: TLSOff, Relay: true, Trusted: Networks{Unix: true}},
+			{Name: "closed", Addresses: []Address{{Network: "unix", Address: filepath.Join(t.TempDir(), "c")}}, TLS: TLSOff, Relay: true, Trusted: Networks{Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}},
 		}}
 	r.start(t)
 	for _, c := range []struct{ listener, want string }{
@@ -115,8 +115,8 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%s: message begins %.80q, want %q", c.listener, m, from)
 		}
 	}
-	l := &listener{Listener: Listener{Trusted: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}}}
-	if !l.trusts(netip.MustParseAddr("fe80::1%eth0"), false) {
+	local := Networks{Prefixes: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}}
+	if !local.contains(netip.MustParseAddr("fe80::1%eth0")) {
 		t.Error("a link-local address is not in fe80::/10, for its zone")
 	}
 }
@@ -132,7 +132,7 @@ func TestStaleSocket(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	r := &rig{listener: Listener{Network: "unix", Address: stale}}
+	r := &rig{listener: Listener{Addresses: []Address{{Network: "unix", Address: stale}}}}
 	r.start(t).hello(t).talk("QUIT => 221")
 	r.stop(t)
 	if _, err := os.Lstat(stale); !errors.Is(err, os.ErrNotExist) {
@@ -146,7 +146,7 @@ func TestStaleSocket(t *testing.T) {
 	defer living.Close()
 	os.WriteFile(file, []byte("precious"), 0o600)
 	for _, path := range []string{alive, file} {
-		r := &rig{listener: Listener{Name: "first"}, more: []Listener{{Name: "second", Network: "unix", Address: path, TLS: TLSOff}}}
+		r := &rig{listener: Listener{Name: "first"}, more: []Listener{{Name: "second", Addresses: []Address{{Network: "unix", Address: path}}, TLS: TLSOff}}}
 		if err := r.build(t).Listen(); err == nil || !strings.Contains(err.Error(), "listener second") {
 			t.Errorf("%s: got %v", path, err)
 		}
@@ -257,7 +257,7 @@ func TestListenersTogether(t *testing.T) {
 	r := &rig{
 		links: []policy.Link{filter("judge", policy.StageMail, func(*policy.Event) policy.Verdict { return policy.Verdict{Action: policy.Reject} })},
 		more: []Listener{
-			{Name: "bare", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff, Server: smtp.ServerOptions{MaxMessage: 1000, MaxRecipients: 1}},
+			{Name: "bare", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, Server: smtp.ServerOptions{MaxMessage: 1000, MaxRecipients: 1}},
 		}}
 	r.start(t)
 	r.hello(t).talk("MAIL FROM:<f@x.test> => 550 5.7.1")

@@ -124,7 +124,7 @@ func TestEnvelope(t *testing.T) {
 			r := &rig{}
 			r.far.begin, r.far.rcpt = c.begin, c.rcpt
 			if c.accept {
-				r.routes = []Route{{Domains: []string{"example.com"}, Backend: "a", AcceptAll: true}}
+				r.routes = []Route{{Domains: []string{"example.com"}, Backend: "a", Recipients: Recipients{Accept: true}}}
 			}
 			p := r.start(t).hello(t)
 			p.talk(c.steps...)

@@ -140,8 +140,8 @@ type system struct {
 
 // listeners of every system, by name.
 var listeners = []gateway.Listener{
-	{Name: "mx", Network: "tcp", Address: "127.0.0.1:0", Chain: "in", ConnectionsPerIP: -1},
-	{Name: "submissions", Network: "tcp", Address: "127.0.0.1:0", TLS: gateway.TLSImplicit, Chain: "in"},
+	{Name: "mx", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, Chain: "in", ConnectionsPerIP: -1},
+	{Name: "submissions", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: gateway.TLSImplicit, Chain: "in"},
 }
 
 // newSystem starts a gateway that sends example.com to the first backend, example.org to

@@ -185,8 +185,9 @@ func (r *rig) build(t testing.TB) *Gateway {
 	}
 	l := r.listener
 	def(&l.Name, "mx")
-	def(&l.Network, "tcp")
-	def(&l.Address, "127.0.0.1:0")
+	if l.Addresses == nil {
+		l.Addresses = []Address{{Network: "tcp", Address: "127.0.0.1:0"}}
+	}
 	def((*string)(&l.TLS), "off")
 	def(&l.Chain, "in")
 	o := Options{Hostname: testHost, Listeners: append([]Listener{l}, r.more...), Relay: &r.far,
@@ -242,10 +243,8 @@ func (r *rig) stop(t testing.TB) {
 	if n := r.far.count(0); n != 0 {
 		t.Errorf("transactions of the far side that nobody ended: %d", n)
 	}
-	for _, l := range r.gw.listeners {
-		if n := l.conns.Load(); n != 0 {
-			t.Errorf("listener %s counts %d connections after the last", l.Name, n)
-		}
+	if c := r.gw.load.counts(); c.sessions != 0 || c.spool != 0 {
+		t.Errorf("%d sessions and %d octets of messages are counted after the last", c.sessions, c.spool)
 	}
 	if len(r.gw.perIP) != 0 {
 		t.Errorf("addresses are counted after the last connection: %v", r.gw.perIP)

@@ -63,8 +63,8 @@ func TestRoute(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := ""
-		if r := rs.route(path(c.to), own, c.anywhere); r != nil {
-			got = r.Backend
+		if i, ok := rs.route(path(c.to), own, c.anywhere); ok {
+			got = rs.Routes[i].Backend
 		}
 		if got != c.want {
 			t.Errorf("%s, anywhere %v: got %q, want %q", c.to, c.anywhere, got, c.want)

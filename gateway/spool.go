@@ -32,13 +32,15 @@ type spool struct {
 
 	buf    *[]byte // the front of the message
 	file   *os.File
-	inFile int64 // octets in file
+	inFile int64     // octets in file
+	load   *overload // has room for all of it
+	held   int64     // octets that were reserved there
 	end    message.EndFinder
 	header int // octets of the header section; -1 while it is not known
 }
 
-func newSpool(dir string, maxHeader int, onHeader func(message.Header) error) *spool {
-	return &spool{dir: dir, maxHeader: maxHeader, onHeader: onHeader, header: -1, buf: spoolBuffers.Get().(*[]byte)}
+func newSpool(dir string, load *overload, maxHeader int, onHeader func(message.Header) error) *spool {
+	return &spool{dir: dir, load: load, maxHeader: maxHeader, onHeader: onHeader, header: -1, buf: spoolBuffers.Get().(*[]byte)}
 }
 
 // errSpool is temporary: the disk may have room again.
@@ -48,6 +50,10 @@ func errSpool(err error) error {
 
 // Write implements io.Writer.
 func (s *spool) Write(p []byte) (int, error) {
+	if err := s.load.reserve(int64(len(p))); err != nil {
+		return 0, err
+	}
+	s.held += int64(len(p))
 	room := memorySpool
 	if s.header < 0 {
 		room = max(room, s.maxHeader+len(p))
@@ -133,6 +139,8 @@ func (s *spool) body() policy.Body {
 
 // Close frees the spool. Nothing that was made of it may be used any more.
 func (s *spool) Close() error {
+	s.load.release(s.held)
+	s.held = 0
 	if s.buf != nil {
 		*s.buf = (*s.buf)[:0]
 		if cap(*s.buf) <= 2*memorySpool {

@@ -84,7 +84,7 @@ func watchSpool(g *Gateway) func() int {
 // no name even then.
 func TestSpoolHasNoName(t *testing.T) {
 	dir := t.TempDir()
-	s := newSpool(dir, 1<<20, func(message.Header) error { return nil })
+	s := newSpool(dir, newOverload(overloadSettings{}), 1<<20, func(message.Header) error { return nil })
 	s.Write([]byte("A: b\r\n\r\n"))
 	if _, err := s.Write(make([]byte, 2*memorySpool)); err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func FuzzSpoolKeepsBytes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, step uint8) {
 		var m policy.Message
 		calls := 0
-		s := newSpool("", 1<<20, func(h message.Header) error {
+		s := newSpool("", newOverload(overloadSettings{}), 1<<20, func(h message.Header) error {
 			m.Header = h
 			calls++
 			return nil

@@ -155,7 +155,7 @@ func (tx *transaction) failed(r policy.Recipient, stage policy.Stage, err error)
 // message takes the content in, asks policy, and hands on.
 func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*smtp.Reply, error) {
 	s := tx.s
-	sp := newSpool(s.l.gw.opts.SpoolDir, s.l.MaxHeader, func(h message.Header) error { return tx.headers(ctx, h) })
+	sp := newSpool(s.l.gw.opts.SpoolDir, s.l.gw.load, s.l.MaxHeader, func(h message.Header) error { return tx.headers(ctx, h) })
 	defer sp.Close()
 	if err := sp.fill(body); err != nil {
 		_, answered := errors.AsType[*smtp.Reply](err)

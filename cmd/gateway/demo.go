@@ -164,7 +164,7 @@ func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rule
 	open := func(address string) (err error) {
 		d.gw, err = gateway.New(gateway.Options{
 			Hostname: demoHost, TLS: tlsConfig, Relay: transportRelay{transport}, Observe: d.observe, Log: log,
-			Listeners: []gateway.Listener{{Name: "demo", Network: "tcp", Address: address, Chain: "demo"}},
+			Listeners: []gateway.Listener{{Name: "demo", Addresses: []gateway.Address{{Network: "tcp", Address: address}}, Chain: "demo"}},
 		}, rules)
 		if err != nil {
 			return err

@@ -108,7 +108,7 @@ func playGateway(s setup) (addr string, err error) {
 	if err != nil {
 		return "", err
 	}
-	l := gateway.Listener{Name: "in", Network: "tcp", Address: "127.0.0.1:0", TLS: gateway.TLSOff, Chain: "all",
+	l := gateway.Listener{Name: "in", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: gateway.TLSOff, Chain: "all",
 		Connections: -1, ConnectionsPerIP: -1}
 	if config != nil {
 		l.TLS = gateway.TLSStart

@@ -31,6 +31,7 @@ type conn struct {
 	ctx           context.Context
 	sess          Session
 
+	admitted                  bool // it counts among the connections that are limited
 	accepted                  time.Time
 	greetDelay                time.Duration
 	offer                     Extensions
@@ -93,8 +94,17 @@ func (c *conn) serve() {
 	if c.sess != nil {
 		c.guard(func() error { c.sess.Close(err); return nil })
 	}
+	c.uncount()
 	c.hangUp(err != nil)
 	c.wire.release()
+}
+
+// uncount takes the connection off those that are limited, once.
+func (c *conn) uncount() {
+	if c.admitted {
+		c.admitted = false
+		c.srv.admitted.Add(-1)
+	}
 }
 
 // errPanic is behind the error of a call of the session that panicked.
@@ -132,10 +142,12 @@ func (c *conn) hangUp(ours bool) {
 }
 
 func (c *conn) talk() error {
+	n := c.srv.admitted.Add(1)
+	c.admitted = true
 	if err := c.prepare(); err != nil {
 		return err
 	}
-	if n := c.srv.opts.MaxConnections; n > 0 && c.srv.open.Load() > int64(n) {
+	if most := c.srv.opts.MaxConnections; most > 0 && n > int64(most) {
 		return c.turnAway(Refuse(421, Enhanced{4, 3, 2}, "too many connections, try again later"))
 	}
 	if err := c.begin(); err != nil {
@@ -220,6 +232,7 @@ func (c *conn) holdBack() error {
 // it speaks of. Another temporary code becomes 421: we close behind it, and a greeting
 // knows no other (RFC 5321, Section 4.3.2).
 func (c *conn) turnAway(r *Reply) error {
+	c.uncount() // it takes no other's place while it hears why
 	if r.Temporary() && r.Code != 421 {
 		r = &Reply{Code: 421, Enh: r.Enh, Text: r.Text, Cause: r.Cause}
 	}

@@ -51,8 +51,8 @@ type ServerOptions struct {
 	// that is how a shutdown wakes it. With an error the connection is closed without a
 	// word.
 	Prepare func(ctx context.Context, nc net.Conn) (net.Conn, error)
-	// MaxConnections is how many connections may be open. Those beyond are told 421. 0 is no
-	// limit.
+	// MaxConnections is how many connections may be open, from the first byte on. Those
+	// beyond are told 421, and if twice as many are open, closed at once. 0 is no limit.
 	MaxConnections int
 	// TLS enables STARTTLS (RFC 3207), or TLS from the first byte with Implicit.
 	TLS *tls.Config
@@ -241,7 +241,9 @@ type Server struct {
 	handler Handler
 	lacks   map[string]bool // commands and EHLO keywords that are switched off
 	open    atomic.Int64    // connections
-	closing atomic.Bool
+	// admitted is how many of them count for MaxConnections: not those that were turned away.
+	admitted atomic.Int64
+	closing  atomic.Bool
 	// ctx is the parent of every connection's; kill ends it when a shutdown runs out
 	// of patience.
 	ctx  context.Context
@@ -302,6 +304,10 @@ func (s *Server) Serve(l net.Listener) error {
 			continue
 		}
 		pause = 0
+		if s.flooded() {
+			nc.Close()
+			continue
+		}
 		c, ok := s.addConn(nc)
 		if !ok {
 			nc.Close()
@@ -309,6 +315,12 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		go c.serve()
 	}
+}
+
+// flooded tells whether so many connections are being turned away that a new one is not even
+// told why.
+func (s *Server) flooded() bool {
+	return s.opts.MaxConnections > 0 && s.open.Load() > 2*int64(s.opts.MaxConnections)+100
 }
 
 // wait waits, and returns false if the server was killed meanwhile.
