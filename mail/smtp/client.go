@@ -14,7 +14,9 @@ import (
 	"time"
 )
 
-// client.go: the client's side of a dialogue, for SMTP and LMTP (RFC 2033).
+// client.go: the client's side of a dialogue, for SMTP and LMTP (RFC 2033). Its further
+// files: client_bdat.go sends messages in chunks, client_auth.go logs in, and
+// client_forwarded.go tells of the client that we speak for.
 
 // Timeouts are the longest waits of a Client, phase by phase. The zero value of each
 // means the default that RFC 5321, Section 4.5.3.2 names.
@@ -42,6 +44,10 @@ type ClientOptions struct {
 	LocalName string
 	// LMTP speaks LHLO and reads one reply per recipient after the data.
 	LMTP bool
+	// NoChunking leaves CHUNKING and BINARYMIME unused where they are offered.
+	NoChunking bool
+	// ClearAuth lets Auth send secrets over a connection without TLS, as within one machine.
+	ClearAuth bool
 	// Timeouts per phase; a deadline of a call's context ends a wait earlier.
 	Timeouts Timeouts
 	// Log gets the dialogue at debug level, without content. Nil discards.
@@ -65,6 +71,9 @@ type Client struct {
 	watched  watch
 	accepted int    // recipients of the open transaction
 	utf8     bool   // MAIL of the open transaction said SMTPUTF8
+	binary   bool   // MAIL of the open transaction said BINARYMIME
+	unclear  bool   // a BDAT was refused: nobody knows what is left of the transaction
+	secret   bool   // what is read and written now is not for the log
 	Greeting *Reply // the 220 of the server
 }
 
@@ -107,7 +116,7 @@ func (c *Client) begin(ctx context.Context) error {
 		return asRefusal(r)
 	}
 	c.Greeting = r
-	return c.hello()
+	return c.helloAs(c.opts.LocalName)
 }
 
 // asRefusal makes r an error also where its code is positive but not what the
@@ -119,20 +128,20 @@ func asRefusal(r *Reply) error {
 	return r
 }
 
-// hello says EHLO and learns what the server offers.
-func (c *Client) hello() error {
+// helloAs says EHLO and learns what the server offers.
+func (c *Client) helloAs(name string) error {
 	c.ext, c.offers = nil, extensions{}
 	verb := "EHLO "
 	if c.opts.LMTP {
 		verb = "LHLO "
 	}
-	r, err := c.command(verb + c.opts.LocalName)
+	r, err := c.command(verb + name)
 	if err != nil {
 		return err
 	}
 	if r.Code != 250 && r.Permanent() && !c.opts.LMTP {
 		// RFC 5321, Section 3.2: a server that knows no EHLO is asked with HELO.
-		if r, err = c.command("HELO " + c.opts.LocalName); err != nil {
+		if r, err = c.command("HELO " + name); err != nil {
 			return err
 		}
 		if r.Code == 250 {
@@ -158,7 +167,8 @@ func (c *Client) learn(text string) {
 	}
 	has := func(k string) bool { _, ok := c.ext[k]; return ok }
 	c.offers = extensions{eightBit: has("8BITMIME"), utf8: has("SMTPUTF8"), size: has("SIZE"), dsn: has("DSN"),
-		chunking: has("CHUNKING"), binary: has("BINARYMIME") && has("CHUNKING"), requireTLS: has("REQUIRETLS")}
+		chunking: has("CHUNKING") && !c.opts.NoChunking, requireTLS: has("REQUIRETLS")}
+	c.offers.binary = c.offers.chunking && has("BINARYMIME")
 }
 
 // Extension tells whether the server offered the EHLO keyword, given in upper case,
@@ -211,11 +221,15 @@ func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 	c.raw.SetDeadline(time.Time{})
 	c.tls = tc
 	c.wire.nc, c.wire.armed = tc, time.Time{}
-	return c.hello()
+	return c.helloAs(c.opts.LocalName)
 }
 
-// Mail begins a transaction. Parameters that the server does not offer are left out,
-// but for SMTPUTF8: an address that needs it is refused here with 550 5.6.7.
+// Mail begins a transaction. Parameters that the server does not offer are left out, but
+// for those without which the message must not go there. These are refused here: 550 5.6.7
+// for an address that needs SMTPUTF8, 554 5.6.3 for BINARYMIME (RFC 3030, Section 3), and
+// 550 5.7.30 for REQUIRETLS, also where the connection has no TLS (RFC 8689, Section 4.2.1).
+// Who relays for a server that lacks DSN owes the sender the report that this server will
+// not send (RFC 3461, Section 5.2.2).
 func (c *Client) Mail(ctx context.Context, from Sender) error {
 	if err := c.enter(ctx); err != nil {
 		return err
@@ -298,7 +312,16 @@ func (c *Client) queueMail(from Sender) error {
 	if err := c.sendable(from.Path, from.UTF8); err != nil {
 		return err
 	}
-	c.accepted, c.utf8 = 0, from.UTF8
+	switch {
+	case from.Body == BodyBinary && !c.offers.binary:
+		return Refuse(554, Enhanced{5, 6, 3}, "the next hop takes no binary content")
+	case from.RequireTLS && (c.tls == nil || !c.offers.requireTLS):
+		return Refuse(550, Enhanced{5, 7, 30}, "the next hop does not promise to use TLS alone")
+	}
+	if err := c.clear(); err != nil {
+		return err
+	}
+	c.accepted, c.utf8, c.binary = 0, from.UTF8, from.Body == BodyBinary
 	return c.queue(func(b []byte) []byte { return appendMail(b, from, c.offers) })
 }
 
@@ -333,7 +356,7 @@ func (c *Client) queue(add func([]byte) []byte) error {
 	}
 	start := len(c.wire.out)
 	c.wire.out = add(c.wire.out)
-	if c.debug {
+	if c.debug && !c.secret {
 		c.opts.Log.Debug("C", "line", string(bytes.TrimSpace(c.wire.out[start:])))
 	}
 	return nil
@@ -367,14 +390,21 @@ func (c *Client) rcptReply() error {
 
 // Data sends content and returns the server's replies: one with SMTP, one per
 // accepted recipient, in their order, with LMTP. The transaction is over then. A
-// DATA that was refused gives a *Reply. Any other error leaves it unknown whether
-// the server has the message.
+// DATA or a chunk that was refused gives a *Reply. Any other error leaves it unknown
+// whether the server has the message.
+//
+// If the server offers CHUNKING the content goes in chunks (RFC 3030), which saves the
+// wait for 354, and with BINARYMIME octet for octet. Other content leaves with every line
+// ended by CRLF, whatever it has.
 func (c *Client) Data(ctx context.Context, content io.WriterTo) ([]*Reply, error) {
 	if err := c.enter(ctx); err != nil {
 		return nil, err
 	}
 	if c.Unasked() {
 		return nil, c.fail(errUnasked)
+	}
+	if c.offers.chunking {
+		return c.sendChunks(content)
 	}
 	if err := c.queue(func(b []byte) []byte { return append(b, "DATA\r\n"...) }); err != nil {
 		return nil, err
@@ -414,7 +444,7 @@ func (c *Client) sendContent(content io.WriterTo) error {
 	case err == nil:
 		return nil
 	case block.err != nil && c.wire.ended() == nil:
-		return c.cutOff(fmt.Errorf("smtp: sending data: %w", err))
+		return c.cutOff(fmt.Errorf("smtp: sending data: %w", err), 0)
 	default:
 		return c.fail(fmt.Errorf("smtp: sending data: %w", err))
 	}
@@ -424,15 +454,23 @@ func (c *Client) sendContent(content io.WriterTo) error {
 const lastWord = 5 * time.Second
 
 // cutOff handles a server that does not take the rest of the data: often it has said
-// why, and has closed (RFC 5321, Section 3.8). err is what writing gave.
-func (c *Client) cutOff(err error) error {
+// why, and has closed (RFC 5321, Section 3.8). err is what writing gave. owed is the number
+// of replies that may come before.
+func (c *Client) cutOff(err error, owed int) error {
 	c.wire.out = c.wire.out[:0]
 	c.wire.timeout = min(c.wire.timeout, lastWord)
-	r, readErr := c.readReply()
-	c.broken = err
-	if readErr == nil && !r.Positive() {
-		c.broken = r
+	last := err
+	for range owed + 1 {
+		r, readErr := c.readReply()
+		if readErr != nil {
+			break
+		}
+		if !r.Positive() {
+			last = r
+			break
+		}
 	}
+	c.broken = last
 	return c.broken
 }
 
@@ -468,11 +506,20 @@ func (c *Client) Reset(ctx context.Context) error {
 	if err := c.enter(ctx); err != nil {
 		return err
 	}
+	c.unclear = true
+	return c.clear()
+}
+
+// clear says RSET if that is needed.
+func (c *Client) clear() error {
+	if !c.unclear {
+		return nil
+	}
 	r, err := c.command("RSET")
 	if err != nil {
 		return err
 	}
-	c.accepted = 0
+	c.accepted, c.unclear = 0, false
 	if r.Code != 250 {
 		return c.fail(asRefusal(r))
 	}
@@ -626,7 +673,7 @@ func (c *Client) readReply() (*Reply, error) {
 		if err != nil {
 			return nil, c.fail(fmt.Errorf("smtp: reading the reply: %w", err))
 		}
-		if c.debug {
+		if c.debug && !c.secret {
 			c.opts.Log.Debug("S", "line", string(line))
 		}
 		code, last, rest, ok := splitReplyLine(line)

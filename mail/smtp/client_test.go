@@ -403,31 +403,31 @@ func (s *slowContent) WriteTo(w io.Writer) (total int64, err error) {
 
 // Content that cannot be read to its end is not ended on the wire.
 func TestClientContentFails(t *testing.T) {
-	srvConn := make(chan string, 1)
-	ours, theirs := net.Pipe()
-	go func() {
-		said, events, _ := func() (string, []string, error) {
-			sess := &scripted{}
-			srv, _ := NewServer(HandlerFunc(func(_ context.Context, c *Conn) (Session, error) { sess.conn = c; return sess, nil }), ServerOptions{Hostname: "mx.test"})
-			srv.ServeConn(theirs)
-			return "", sess.events, nil
-		}()
-		srvConn <- said + strings.Join(events, "\n")
-	}()
-	c, err := NewClient(t.Context(), ours, ClientOptions{LocalName: "client.test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Mail(t.Context(), Sender{})
-	c.Rcpt(t.Context(), Recipient{Path: mustPath(t, "<b@mx.test>")})
-	if _, err := c.Data(t.Context(), failingContent{}); !errors.Is(err, io.ErrNoProgress) || !c.Broken() {
-		t.Errorf("Data: got %v, broken %v, want %v", err, c.Broken(), io.ErrNoProgress)
-	}
-	if err := c.Quit(t.Context()); !errors.Is(err, io.ErrNoProgress) {
-		t.Errorf("Quit: got %v, want why it is broken", err)
-	}
-	if events := <-srvConn; !strings.Contains(events, "message broken") {
-		t.Errorf("server: got %s, want a broken message", events)
+	for _, o := range []ClientOptions{{NoChunking: true}, {}} {
+		sess := &scripted{}
+		srv := mustServer(t, HandlerFunc(func(_ context.Context, c *Conn) (Session, error) { sess.conn = c; return sess, nil }),
+			ServerOptions{Hostname: "mx.test"})
+		ours, theirs := net.Pipe()
+		served := make(chan error)
+		go func() { served <- srv.ServeConn(theirs) }()
+		o.LocalName = "client.test"
+		c, err := NewClient(t.Context(), ours, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Mail(t.Context(), Sender{})
+		c.Rcpt(t.Context(), Recipient{Path: mustPath(t, "<b@mx.test>")})
+		if _, err := c.Data(t.Context(), failingContent{}); !errors.Is(err, io.ErrNoProgress) || !c.Broken() {
+			t.Errorf("Data: got %v, broken %v, want %v", err, c.Broken(), io.ErrNoProgress)
+		}
+		if err := c.Quit(t.Context()); !errors.Is(err, io.ErrNoProgress) {
+			t.Errorf("Quit: got %v, want why it is broken", err)
+		}
+		<-served
+		events := strings.Join(sess.events, "\n")
+		if strings.Contains(events, "message \"") || o.NoChunking != strings.Contains(events, "message broken") {
+			t.Errorf("server with %+v: got %s, want no message", o, events)
+		}
 	}
 }
 
