@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,12 +161,47 @@ func benchServer(b *testing.B) (*Server, string) {
 	return srv, l.Addr().String()
 }
 
+// BenchmarkData: what does the content cost on a connection that stays, by DATA and by
+// BDAT? Both ends are counted.
+func BenchmarkData(b *testing.B) {
+	for _, size := range []int{4 << 10, 100 << 10, 5 << 20} {
+		for _, by := range []string{"DATA", "BDAT"} {
+			b.Run(fmt.Sprintf("by=%s/size=%dK", by, size>>10), func(b *testing.B) {
+				srv, addr := benchServer(b)
+				defer srv.Shutdown(context.Background())
+				text := textLines(size)
+				content := pieces(slices.Collect(slices.Chunk(text, 64<<10)))
+				to := []Recipient{{Path: mustPath(b, "<b@mx.test>")}}
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+				defer cancel()
+				c := benchDialWith(b, ctx, addr, ClientOptions{NoChunking: by == "DATA"})
+				b.ReportAllocs()
+				b.SetBytes(int64(len(text)))
+				for b.Loop() {
+					if _, err := c.Envelope(ctx, Sender{}, to); err != nil {
+						b.Fatal(err)
+					}
+					if r, err := c.Data(ctx, content); err != nil || r[0].Code != 250 {
+						b.Fatal(r, err)
+					}
+				}
+				c.Quit(ctx)
+			})
+		}
+	}
+}
+
 func benchDial(b *testing.B, ctx context.Context, addr string) *Client {
+	return benchDialWith(b, ctx, addr, ClientOptions{})
+}
+
+func benchDialWith(b *testing.B, ctx context.Context, addr string, o ClientOptions) *Client {
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		b.Fatal(err)
 	}
-	c, err := NewClient(ctx, nc, ClientOptions{LocalName: "client.test"})
+	o.LocalName = "client.test"
+	c, err := NewClient(ctx, nc, o)
 	if err != nil {
 		b.Fatal(err)
 	}
