@@ -46,6 +46,10 @@ type endpoint struct {
 	// clear is until when TLS is not tried, after a handshake failed and with
 	// TLSOpportunistic alone.
 	clear time.Time
+
+	offers Offers
+	heard  time.Time // when the endpoint was last in contact; zero is never
+	asked  time.Time // when it was last probed
 }
 
 // settings are those that all backends share.
@@ -70,6 +74,8 @@ type backend struct {
 	conns   map[*conn]struct{}
 	retired bool // no connection is kept any more
 	counts  counts
+
+	logins chan struct{} // holds one for each login that is under way
 }
 
 // counts are what only grows.
@@ -84,7 +90,7 @@ type waiter struct {
 }
 
 func newBackend(s *settings, name string, o BackendOptions) *backend {
-	b := &backend{settings: s, name: name, opts: o, conns: make(map[*conn]struct{})}
+	b := &backend{settings: s, name: name, opts: o, conns: make(map[*conn]struct{}), logins: make(chan struct{}, o.Logins)}
 	for _, group := range o.Groups {
 		var eps []*endpoint
 		for _, e := range group {
@@ -134,6 +140,7 @@ func (b *backend) keep(c *conn) bool {
 		return false
 	}
 	c.since = time.Now()
+	c.ep.heard = c.since
 	c.ep.busy--
 	c.ep.idle = append(c.ep.idle, c)
 	b.idle++
@@ -402,6 +409,7 @@ func (b *backend) note(ctx context.Context, p choice, c *conn, err error) {
 			b.log.Info("endpoint is back", "backend", b.name, "remote", ep.String())
 		}
 		ep.down, ep.pause, ep.lastErr = false, 0, nil
+		ep.learn(c.offers)
 		b.conns[c] = struct{}{}
 		if b.ctx.Err() != nil {
 			c.nc.Close() // cut has been here already

@@ -21,19 +21,19 @@ type conn struct {
 	nc     net.Conn // the socket below, TLS or not
 	peek   *peeker  // nil if nc cannot be looked at
 
-	// What the backend offers, asked once per connection.
-	utf8, eightBit bool
-	maxSize        int64 // 0 if it does not say
+	offers Offers // of the last EHLO
+
+	// Whom the backend takes us for, zero for ourselves, and whether it was told for its log
+	// of a client; of the borrower.
+	identity smtp.Forwarded
+	named    bool
 
 	uses  int       // transactions lent to so far; of the borrower
 	since time.Time // idle since; guarded by backend.mu
 }
 
-func newConn(ep *endpoint, client *smtp.Client, nc net.Conn) *conn {
-	c := &conn{ep: ep, client: client, nc: nc, peek: newPeeker(nc), maxSize: client.MaxSize()}
-	_, c.utf8 = client.Extension("SMTPUTF8")
-	_, c.eightBit = client.Extension("8BITMIME")
-	return c
+func (b *backend) newConn(ep *endpoint, client *smtp.Client, nc net.Conn) *conn {
+	return &conn{ep: ep, client: client, nc: nc, peek: newPeeker(nc), offers: b.offersOf(client)}
 }
 
 // usable tells, without a round trip, whether an idle connection may serve again. A
@@ -64,21 +64,29 @@ func (c *conn) quit(ctx context.Context) {
 }
 
 // needs tells what stands against a message for this recipient here. RFC 6531, Section
-// 3.1; RFC 6152, Section 3; RFC 1870, Section 4.
+// 3.1; RFC 6152, Section 3; RFC 3030, Section 3; RFC 8689, Section 4.2.1; RFC 1870,
+// Section 4.
 func (c *conn) needs(from smtp.Sender, to smtp.Recipient) *smtp.Reply {
+	o := &c.offers
 	switch {
-	case !c.utf8 && (from.UTF8 || from.Path.NeedsUTF8() || to.Path.NeedsUTF8()):
+	case !o.UTF8 && (from.UTF8 || from.Path.NeedsUTF8() || to.Path.NeedsUTF8()):
 		return errNoUTF8
-	case !c.eightBit && from.Body == smtp.BodyEightBit:
+	case !o.EightBit && from.Body == smtp.BodyEightBit:
 		return errNoEightBit
-	case c.maxSize > 0 && from.Size > c.maxSize:
+	case !o.Extensions.BinaryMIME && from.Body == smtp.BodyBinary:
+		return errNoBinary
+	case !o.Extensions.RequireTLS && from.RequireTLS:
+		return errNoRequireTLS
+	case o.MaxSize > 0 && from.Size > o.MaxSize:
 		return errTooLarge
 	}
 	return nil
 }
 
 var (
-	errNoUTF8     = smtp.Refuse(550, smtp.Enhanced{5, 6, 7}, "the recipient's server takes no addresses in UTF-8")
-	errNoEightBit = smtp.Refuse(554, smtp.Enhanced{5, 6, 3}, "the recipient's server takes no 8-bit content")
-	errTooLarge   = smtp.Refuse(552, smtp.Enhanced{5, 3, 4}, "the message is larger than the recipient's server takes")
+	errNoUTF8       = smtp.Refuse(550, smtp.Enhanced{5, 6, 7}, "the recipient's server takes no addresses in UTF-8")
+	errNoEightBit   = smtp.Refuse(554, smtp.Enhanced{5, 6, 3}, "the recipient's server takes no 8-bit content")
+	errNoBinary     = smtp.Refuse(554, smtp.Enhanced{5, 6, 3}, "the recipient's server takes no binary content")
+	errNoRequireTLS = smtp.Refuse(550, smtp.Enhanced{5, 7, 30}, "the recipient's server does not promise to use TLS alone")
+	errTooLarge     = smtp.Refuse(552, smtp.Enhanced{5, 3, 4}, "the message is larger than the recipient's server takes")
 )

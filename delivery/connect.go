@@ -95,8 +95,9 @@ func (b *backend) open(ctx context.Context, ep *endpoint, startTLS bool) (*conn,
 		stream = tc
 	}
 	client, err := smtp.NewClient(ctx, stream, smtp.ClientOptions{
-		LocalName: b.localName, LMTP: ep.LMTP, Timeouts: b.opts.Timeouts,
-		Log: b.log.With("backend", b.name, "remote", ep.String()),
+		LocalName: b.localName, LMTP: ep.LMTP, Timeouts: b.opts.Timeouts, NoChunking: b.opts.NoChunking,
+		ClearAuth: b.opts.ClearLogin || ep.local(),
+		Log:       b.log.With("backend", b.name, "remote", ep.String()),
 	})
 	if err != nil {
 		return nil, err
@@ -107,7 +108,7 @@ func (b *backend) open(ctx context.Context, ep *endpoint, startTLS bool) (*conn,
 			return nil, err
 		}
 	}
-	return newConn(ep, client, nc), nil
+	return b.newConn(ep, client, nc), nil
 }
 
 // startTLS encrypts the connection. With TLSOpportunistic a backend that does not offer

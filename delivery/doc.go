@@ -25,7 +25,8 @@
 //	                                                         Data, Abort: idle again
 //
 // The connections of a backend, idle or busy, never exceed its cap. A transaction that
-// finds none free waits in line, and is told 451 4.3.2 when that takes too long.
+// finds none free waits in line, and is told 451 4.3.2 when that takes too long. Logins,
+// which have a cap of their own, and questions what an endpoint offers are beside it.
 //
 // # Errors
 //
@@ -34,12 +35,21 @@
 // smtp.ReplyOf makes 451. A 421 of the backend speaks about its connection to us and is
 // never passed on as one.
 //
+// # What a backend offers
+//
+// Whoever receives mail for a backend must not promise what the backend cannot keep.
+// [Transport.Offers] tells without waiting what all its endpoints have said lately; what is
+// asked for in vain all the same is refused at the recipient. Parameters about reports are
+// left out for a backend without DSN.
+//
 // # Files
 //
 //	endpoint.go     where a backend is            options.go      settings
 //	transport.go    all backends                  backend.go      leases, pool, health
 //	connect.go      a connection made ready       conn.go         one connection
-//	transaction.go  one mail transaction          probe.go        what a backend offers
+//	transaction.go  one mail transaction          introduce.go    for whom it is
+//	probe.go        what a backend says, asked    offers.go       the same, remembered
+//	login.go        logins tried at a backend
 //
 // # Locks
 //

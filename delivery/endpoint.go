@@ -98,6 +98,15 @@ func (e Endpoint) String() string {
 	return scheme + "://" + e.Address
 }
 
+// local tells whether e is on this machine, where nobody can listen in between.
+func (e Endpoint) local() bool {
+	if e.Network == "unix" {
+		return true
+	}
+	ip, err := netip.ParseAddr(e.host())
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
 // host is the name to verify in a certificate; empty for a socket.
 func (e Endpoint) host() string {
 	if e.Network == "unix" {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,7 +144,13 @@ func (f *fake) talk(nc net.Conn) {
 		if f.answer != nil && !f.mended.Load() {
 			reply = f.answer(line)
 		}
-		verb, _, _ := strings.Cut(line, " ")
+		verb, args, _ := strings.Cut(line, " ")
+		if verb == "BDAT" {
+			if !f.chunk(nc, r, args, reply, rcpts) {
+				return
+			}
+			continue
+		}
 		ok := f.say(nc, or(reply, f.byDefault(verb)))
 		switch {
 		case !ok, verb == "QUIT":
@@ -178,6 +185,10 @@ func (f *fake) byDefault(verb string) string {
 		return "354 go on"
 	case "STARTTLS":
 		return "220 go on"
+	case "XCLIENT":
+		return "220 fake again"
+	case "AUTH":
+		return "235 hello"
 	case "QUIT":
 		return "221 bye"
 	}
@@ -225,6 +236,27 @@ func (f *fake) data(nc net.Conn, r *bufio.Reader, rcpts []string) bool {
 			break
 		}
 	}
+	return f.ended(nc, rcpts)
+}
+
+// chunk reads one chunk and answers it. refusal is the answer that was chosen for it.
+func (f *fake) chunk(nc net.Conn, r *bufio.Reader, args, refusal string, rcpts []string) bool {
+	size, last, _ := strings.Cut(args, " ")
+	n, err := strconv.ParseInt(size, 10, 64)
+	if err == nil {
+		_, err = io.CopyN(io.Discard, r, n)
+	}
+	switch {
+	case err != nil:
+		return false
+	case refusal != "" || last == "":
+		return f.say(nc, or(refusal, "250 go on"))
+	}
+	return f.ended(nc, rcpts)
+}
+
+// ended answers a message.
+func (f *fake) ended(nc net.Conn, rcpts []string) bool {
 	if !f.lmtp {
 		rcpts = []string{""}
 	}

@@ -48,6 +48,21 @@ type BackendOptions struct {
 	// ServerName is the name that TLSVerify asks of the certificate, and that SNI
 	// carries. Default the host of the endpoint; required with TLSVerify for sockets.
 	ServerName string
+	// NoChunking sends by DATA where the backend offers CHUNKING, too, and takes no binary
+	// content for it.
+	NoChunking bool
+	// XClient makes a backend that offers XCLIENT take the connection for that of the client
+	// for whom it is used, and XForward tells it of that client for its log. Who the client is
+	// comes with BeginFor. The backend must trust us for that; one that offers neither to us
+	// is not told. One that offers XCLIENT once per connection, like Postfix, costs a
+	// connection per client.
+	XClient, XForward bool
+	// ClearLogin lets Login send passwords without TLS. To endpoints on this machine it may
+	// in any case.
+	ClearLogin bool
+	// Logins is how many Logins may be under way at once. Their connections are beside those
+	// of Connections. Default 10.
+	Logins int
 	// Connections is how many connections there may be to all endpoints together, idle
 	// ones included. It should not exceed what the backend takes of one client.
 	// Default 50.
@@ -70,6 +85,7 @@ type BackendOptions struct {
 func (o BackendOptions) withDefaults() BackendOptions {
 	setDefault(&o.TLS, TLSOpportunistic)
 	setDefault(&o.Connections, 50)
+	setDefault(&o.Logins, 10)
 	setDefault(&o.WaitConnection, 10*time.Second)
 	setDefault(&o.IdleTimeout, 30*time.Second)
 	setDefault(&o.MaxUses, 1000)
@@ -96,7 +112,7 @@ func (o BackendOptions) Validate() error {
 		name  string
 		value int64
 	}{
-		{"connections", int64(o.Connections)}, {"wait for a connection", int64(o.WaitConnection)},
+		{"connections", int64(o.Connections)}, {"logins", int64(o.Logins)}, {"wait for a connection", int64(o.WaitConnection)},
 		{"idle timeout", int64(o.IdleTimeout)}, {"uses of a connection", int64(o.MaxUses)},
 		{"connect timeout", int64(o.ConnectTimeout)},
 		{"greeting timeout", int64(o.Timeouts.Greeting)}, {"command timeout", int64(o.Timeouts.Command)},
@@ -151,6 +167,8 @@ func (o BackendOptions) checkEndpoint(e Endpoint) error {
 func (o BackendOptions) same(p BackendOptions) bool {
 	return slices.EqualFunc(o.Groups, p.Groups, slices.Equal[[]Endpoint]) &&
 		o.TLS == p.TLS && o.CAs.Equal(p.CAs) && o.ServerName == p.ServerName &&
+		o.NoChunking == p.NoChunking && o.XClient == p.XClient && o.XForward == p.XForward &&
+		o.ClearLogin == p.ClearLogin && o.Logins == p.Logins &&
 		o.Connections == p.Connections && o.WaitConnection == p.WaitConnection &&
 		o.IdleTimeout == p.IdleTimeout && o.MaxUses == p.MaxUses &&
 		o.ConnectTimeout == p.ConnectTimeout && o.Timeouts == p.Timeouts
@@ -163,6 +181,10 @@ type Options struct {
 	LocalName string
 	// Backends by name. There may be none yet, see Transport.Update.
 	Backends map[string]BackendOptions
+	// ProbeEvery is how long an endpoint may be without contact before it is asked what it
+	// offers, for Offers; at the start all are asked. It should be less than ten minutes. 0 is
+	// never: Offers knows what real mail has taught it then.
+	ProbeEvery time.Duration
 	// Dial makes connections. Nil means a net.Dialer. It is called by many goroutines
 	// at once. A connection that is no syscall.Conn is used like any other, but when
 	// the backend closes it while it is idle this is noticed later.
@@ -177,6 +199,9 @@ func (o Options) Validate() error {
 	var errs []error
 	if _, err := smtp.ParseDomain(o.LocalName); err != nil {
 		errs = append(errs, fmt.Errorf("local name: %w", err))
+	}
+	if o.ProbeEvery < 0 {
+		errs = append(errs, errors.New("time between probes: must not be negative"))
 	}
 	return errors.Join(append(errs, checkBackends(o.Backends)...)...)
 }

@@ -23,6 +23,9 @@ type transaction struct {
 	c    *conn // nil if a dead one could not be replaced; the next Rcpt tries again
 	from smtp.Sender
 
+	client    smtp.Forwarded // for whom this is
+	unwelcome *smtp.Reply    // what the backend says of the client, if it does not want it
+
 	begun    bool // the backend took MAIL
 	accepted int
 	ended    bool
@@ -34,12 +37,16 @@ func (tx *transaction) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	if err := tx.ready(ctx); err != nil {
 		return err
 	}
+	if tx.stranger() {
+		tx.c.quit(tx.b.ctx)
+		if err := tx.replace(ctx); err != nil {
+			return err
+		}
+	}
 	err := tx.tryRcpt(ctx, to)
 	if err != nil && tx.stale(ctx, err) {
-		c, replaceErr := tx.b.replace(ctx, tx.c)
-		tx.c, tx.begun = c, false
-		if replaceErr != nil {
-			return replaceErr
+		if err := tx.replace(ctx); err != nil {
+			return err
 		}
 		err = tx.tryRcpt(ctx, to)
 	}
@@ -47,10 +54,20 @@ func (tx *transaction) Rcpt(ctx context.Context, to smtp.Recipient) error {
 		tx.accepted++
 		return nil
 	}
+	if refused, ok := err.(*introductionError); ok {
+		return tx.giveUpOn(refused)
+	}
 	if r, ok := err.(*smtp.Reply); ok && !tx.c.client.Broken() {
 		return r
 	}
 	return tx.lose(ctx, "RCPT", err)
+}
+
+// replace gets another connection, a new one.
+func (tx *transaction) replace(ctx context.Context) error {
+	c, err := tx.b.replace(ctx, tx.c)
+	tx.c, tx.begun = c, false
+	return err
 }
 
 // ready tells whether the transaction can go on, and gets a connection if it has none.
@@ -63,6 +80,9 @@ func (tx *transaction) ready(ctx context.Context) error {
 		tx.Abort()
 		return fmt.Errorf("delivery: backend %s: %w", tx.b.name, context.Cause(ctx))
 	}
+	if tx.unwelcome != nil {
+		return tx.unwelcome
+	}
 	if tx.c != nil {
 		return nil
 	}
@@ -73,6 +93,11 @@ func (tx *transaction) ready(ctx context.Context) error {
 
 // tryRcpt offers a recipient on the connection at hand.
 func (tx *transaction) tryRcpt(ctx context.Context, to smtp.Recipient) error {
+	if !tx.begun {
+		if err := tx.introduce(ctx); err != nil {
+			return err
+		}
+	}
 	if r := tx.c.needs(tx.from, to); r != nil {
 		return r
 	}

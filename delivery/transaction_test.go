@@ -88,6 +88,9 @@ func TestNeeds(t *testing.T) {
 	seven := smtp.Sender{Path: plain.Path, Body: smtp.BodySevenBit}
 	big := smtp.Sender{Path: plain.Path, Size: 1001}
 	fits := smtp.Sender{Path: plain.Path, Size: 1000}
+	binary := smtp.Sender{Path: plain.Path, Body: smtp.BodyBinary}
+	private := smtp.Sender{Path: plain.Path, RequireTLS: true}
+	report := smtp.Sender{Path: plain.Path, Return: smtp.ReturnHeaders, EnvID: "x"}
 	const no8, noUTF8, noSize = "rcpt: 554 5.6.3", "rcpt: 550 5.6.7", "rcpt: 552 5.3.4"
 	for _, c := range []struct {
 		ehlo string
@@ -100,6 +103,13 @@ func TestNeeds(t *testing.T) {
 		{"", seven, "to@example.org", "250", "MAIL FROM:<from@example.org>"},
 		{"", eight, "to@example.org", no8, ""},
 		{"8BITMIME", eight, "to@example.org", "250", "MAIL FROM:<from@example.org> BODY=8BITMIME"},
+		{"", binary, "to@example.org", no8, ""},
+		{"CHUNKING", binary, "to@example.org", no8, ""},
+		{"CHUNKING|BINARYMIME", binary, "to@example.org", "250", "MAIL FROM:<from@example.org> BODY=BINARYMIME"},
+		{"", private, "to@example.org", "rcpt: 550 5.7.30", ""},
+		{"REQUIRETLS", private, "to@example.org", "rcpt: 550 5.7.30", ""}, // without TLS
+		{"", report, "to@example.org", "250", "MAIL FROM:<from@example.org>"},
+		{"DSN", report, "to@example.org", "250", "MAIL FROM:<from@example.org> RET=HDRS ENVID=x"},
 		{"", utf8, "to@example.org", noUTF8, ""},
 		{"", says, "to@example.org", noUTF8, ""}, // the header may need it
 		{"", plain, "für@example.org", noUTF8, ""},
@@ -113,7 +123,7 @@ func TestNeeds(t *testing.T) {
 	} {
 		f := &fake{}
 		if c.ehlo != "" {
-			f.ehlo = []string{c.ehlo}
+			f.ehlo = strings.Split(c.ehlo, "|")
 		}
 		tr := open(t, one(f.listen(t)))
 		got := sendFrom(t, tr, c.from, c.to)

@@ -16,9 +16,11 @@ import (
 // transport.go: all backends, and the life of them.
 
 // Transport hands messages to backends. It is safe for concurrent use. It has one
-// goroutine, which closes idle connections, and Shutdown ends it.
+// goroutine, which closes idle connections and starts those that ask endpoints what they
+// offer, and Shutdown ends it.
 type Transport struct {
 	settings *settings
+	every    time.Duration      // Options.ProbeEvery
 	kill     context.CancelFunc // ends settings.ctx
 	changed  chan struct{}      // wakes the janitor after Update; of capacity 1
 	closed   chan struct{}      // closed when Shutdown begins
@@ -35,8 +37,8 @@ type Transport struct {
 // ErrClosed is what Update returns after Shutdown.
 var ErrClosed = errors.New("delivery: transport is shut down")
 
-// New returns a Transport. It returns Validate's error. Nothing is connected to before
-// there is mail.
+// New returns a Transport. It returns Validate's error. Without Options.ProbeEvery nothing
+// is connected to before there is mail.
 func New(o Options) (*Transport, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("delivery: options: %w", err)
@@ -50,6 +52,7 @@ func New(o Options) (*Transport, error) {
 	}
 	t := &Transport{
 		settings: s,
+		every:    o.ProbeEvery,
 		changed:  make(chan struct{}, 1),
 		closed:   make(chan struct{}), drained: make(chan struct{}), janitor: make(chan struct{}),
 		backends: make(map[string]*backend),
@@ -69,12 +72,26 @@ func New(o Options) (*Transport, error) {
 //
 // A recipient is refused here, without asking, if the backend lacks what the message
 // needs: 550 5.6.7 for SMTPUTF8 (RFC 6531, Section 3.1), 554 5.6.3 for 8BITMIME (RFC
-// 6152, Section 3), 552 5.3.4 if the announced size is above the backend's (RFC 1870,
-// Section 4).
+// 6152, Section 3) and BINARYMIME (RFC 3030, Section 3), 550 5.7.30 for REQUIRETLS, which
+// asks for TLSVerify, too (RFC 8689, Section 4.2.1), and 552 5.3.4 if the announced size is
+// above the backend's (RFC 1870, Section 4). What is said about reports (RFC 3461) is left
+// out for a backend that lacks DSN.
 //
 // If replacing a dead connection fails, Rcpt returns a reply of the same kind as Begin
 // and may be called again.
 func (t *Transport) Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error) {
+	return t.BeginFor(ctx, backend, from, smtp.Forwarded{})
+}
+
+// BeginFor is Begin for mail of a client, of whom the backend is told as its options say:
+// with XCLIENT or XFORWARD, before the first recipient and where it offers them. A zero
+// client is ourselves.
+//
+// What the backend says to XCLIENT and to the EHLO behind it is about this client, and so it
+// is the answer to the recipient; but a refusal of XCLIENT itself is made 451, since it is
+// about us. Without it the backend would trust the client as it trusts us. A refused XFORWARD
+// is logged.
+func (t *Transport) BeginFor(ctx context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error) {
 	b, err := t.enter(backend)
 	if err != nil {
 		return nil, err
@@ -84,7 +101,7 @@ func (t *Transport) Begin(ctx context.Context, backend string, from smtp.Sender)
 		t.leave()
 		return nil, err
 	}
-	return &transaction{t: t, b: b, c: c, from: from}, nil
+	return &transaction{t: t, b: b, c: c, from: from, client: client}, nil
 }
 
 // enter counts a transaction.
@@ -211,14 +228,19 @@ func (t *Transport) all() []*backend {
 	return all
 }
 
-// clean is the janitor: it wakes when the next connection has been idle for too long.
+// clean is the janitor: it wakes when the next connection has been idle for too long, or an
+// endpoint without contact.
 func (t *Transport) clean() {
 	defer close(t.janitor)
+	probes := newProber(t.settings.ctx, t.every)
+	defer probes.stop()
 	for {
 		next := time.Now().Add(time.Hour)
 		for _, b := range t.all() {
-			if due := b.sweep(); due.Before(next) {
-				next = due
+			for _, due := range []time.Time{probes.start(b), b.sweep()} {
+				if due.Before(next) {
+					next = due
+				}
 			}
 		}
 		timer := time.NewTimer(time.Until(next))

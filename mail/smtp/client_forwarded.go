@@ -12,9 +12,9 @@ import (
 // rest may have changed. Login, Helo and all the rest of f are what the server goes by from
 // here on, until the next XClient.
 //
-// The server has a say on the client: a refusal is a *Reply, at any of the three steps, and
-// what the server takes us for is unknown then. Ident and Source are not sent. If the server
-// does not offer XCLIENT to us the refusal is 502 5.5.1, and nothing was said.
+// A refusal is a *Reply, and what the server takes us for is unknown then. If it was EHLO
+// that was refused, Extension knows of none any more. Ident and Source are not sent. If the
+// server does not offer XCLIENT to us the refusal is 502 5.5.1, and nothing was said.
 func (c *Client) XClient(ctx context.Context, f Forwarded) error {
 	if err := c.tell(ctx, "XCLIENT", f, xclientSet, 220); err != nil {
 		return err

@@ -1,0 +1,103 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+)
+
+// login.go tries a login at a backend, for a user who logs in here.
+
+// errNoLogin is what a user is told who could not be asked about.
+var errNoLogin = smtp.Refuse(454, smtp.Enhanced{4, 7, 0}, "authentication is not possible at the moment, try again later")
+
+// Login logs in at a backend with m, on a connection of its own that has no other use, and
+// says QUIT. It returns nil if the backend says 235. Otherwise the error is a *smtp.Reply:
+// the backend's own refusal, or 454 4.7.0 with the cause if there was none: no endpoint can
+// be reached, too many logins are under way for longer than WaitConnection, the mechanism
+// is not offered or does not trust the server, or the connection is in clear text and must
+// not be.
+//
+// Endpoints are tried in order until one is reached. What they do does not count for what is
+// up or down.
+func (t *Transport) Login(ctx context.Context, backend string, m smtp.AuthClient) error {
+	b, err := t.enter(backend)
+	if err != nil {
+		return errNoLogin.Because(err)
+	}
+	defer t.leave()
+	if err := b.enterLogin(ctx); err != nil {
+		return errNoLogin.Because(err)
+	}
+	defer func() { <-b.logins }()
+	return b.login(ctx, m)
+}
+
+// enterLogin waits for its turn.
+func (b *backend) enterLogin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.opts.WaitConnection, errTooManyLogins)
+	defer cancel()
+	defer context.AfterFunc(b.ctx, cancel)()
+	select {
+	case b.logins <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("delivery: login at backend %s: %w", b.name, context.Cause(ctx))
+	}
+}
+
+var errTooManyLogins = errors.New("too many logins are under way")
+
+func (b *backend) login(ctx context.Context, m smtp.AuthClient) error {
+	c, err := b.reach(ctx)
+	if err != nil {
+		return errNoLogin.Because(err)
+	}
+	defer c.quit(b.ctx)
+	ctx, cancel := context.WithTimeout(ctx, b.opts.ConnectTimeout)
+	defer cancel()
+	defer context.AfterFunc(b.ctx, cancel)()
+	err = c.client.Auth(ctx, m)
+	if err == nil {
+		return nil
+	}
+	if r, ok := err.(*smtp.Reply); ok && r.Code != 421 {
+		return r
+	}
+	return errNoLogin.Because(fmt.Errorf("delivery: login at backend %s at %s: %w", b.name, c.ep.Endpoint, err))
+}
+
+// reach connects to the first endpoint that can be reached: first those that are not known
+// to be down.
+func (b *backend) reach(ctx context.Context) (*conn, error) {
+	var errs []error
+	for _, ep := range b.upFirst(time.Now()) {
+		c, err := b.connect(ctx, ep)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil || b.ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// upFirst returns the endpoints in order, those that are down and not to be tried yet last.
+func (b *backend) upFirst(now time.Time) []*endpoint {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var up, down []*endpoint
+	for ep := range b.endpoints() {
+		if ep.down && now.Before(ep.retry) {
+			down = append(down, ep)
+		} else {
+			up = append(up, ep)
+		}
+	}
+	return append(up, down...)
+}
