@@ -96,6 +96,70 @@ func TestPostfix(t *testing.T) {
 	}
 }
 
+// What is told of a message and its client reaches Postfix: chunks, the wishes about reports,
+// XFORWARD and XCLIENT.
+func TestPostfixIsTold(t *testing.T) {
+	s := peers.Postfix(t, peers.PostfixOptions{Main: []string{
+		"smtpd_authorized_xforward_hosts = 127.0.0.0/8", "smtpd_authorized_xclient_hosts = 127.0.0.0/8"}})
+	e := Endpoint{Network: "tcp", Address: s.Addr}
+	plain := open(t, one(e))
+
+	// A success that the sender wanted to hear of is reported in its own words.
+	sender := from(t)
+	sender.Return, sender.EnvID = smtp.ReturnHeaders, "batch+7=1"
+	tx, err := plain.Begin(t.Context(), "b", sender)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := rcpt(t, "to@example.org")
+	to.Notify, to.Original = smtp.NotifySuccess, smtp.OriginalRecipient{Type: "rfc822", Address: "list+a@example.com"}
+	if err := tx.Rcpt(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Data(t.Context(), letter); err != nil {
+		t.Fatal(err)
+	}
+	report := s.WaitFor(t, func(raw []byte) bool { return bytes.Contains(raw, []byte("Reporting-MTA:")) })
+	for _, want := range []string{"Original-Envelope-Id: batch+7=1\n", "Original-Recipient: rfc822;list+a@example.com\n", "Action: delivered\n"} {
+		if !bytes.Contains(report, []byte(want)) {
+			t.Errorf("report has no %q:\n%s", want, report)
+		}
+	}
+	if offers, known := plain.Offers("b"); !known || !offers.Extensions.DSN || offers.Extensions.BinaryMIME || offers.MaxSize == 0 {
+		t.Errorf("Offers: got %+v, %v", offers, known)
+	}
+
+	// A message of many chunks arrives as it was sent.
+	large := text("Subject: large\r\n\r\n" + strings.Repeat("0123456789.\r\n.\r\n", 60000))
+	check(t, "large", transact(t, plain, from(t), large, "to@example.org"), "250 2.0.0")
+	arrived(t, s.WaitFor(t, func(raw []byte) bool { return bytes.Contains(raw, []byte("Subject: large")) }), large)
+
+	o := one(e)
+	o.XForward = true
+	check(t, "XFORWARD", sendFor(t, open(t, o), alice, "to@example.org")[:3], "250")
+	s.WaitLog(t, "orig_queue_id=1, orig_client=unknown[192.0.2.1]")
+
+	o.XForward, o.XClient = false, true
+	tr := open(t, o)
+	for _, who := range []smtp.Forwarded{alice, bob, nobody} {
+		check(t, "XCLIENT", sendFor(t, tr, who, "to@example.org")[:3], "250")
+	}
+	for _, who := range []string{"from alice.test (unknown [192.0.2.1])", "from bob.test (unknown [192.0.2.2])", "from gateway.test (unknown [127.0.0.1])"} {
+		s.WaitFor(t, func(raw []byte) bool { return bytes.Contains(raw, []byte(who)) })
+	}
+
+	stop(t, plain)
+	s.WaitLog(t, "mail=2 rcpt=2 bdat=6") // one chunk, and five
+}
+
+// stop shuts a transport down, so that its connections say QUIT.
+func stop(t *testing.T, tr *Transport) {
+	t.Helper()
+	if err := tr.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDovecot(t *testing.T) {
 	s := peers.Dovecot(t, peers.DovecotOptions{
 		Users: []string{"user@example.org", "other@example.org"}, OverQuota: []string{"full@example.org"}, Failing: []string{"broken@example.org"},
