@@ -36,7 +36,7 @@ type askFunc func(ctx context.Context, backend string, sender smtp.Sender, to sm
 // nothing about who lives there, and its refusal becomes a temporary one.
 func askRelay(relay Relay) askFunc {
 	return func(ctx context.Context, backend string, sender smtp.Sender, to smtp.Recipient) error {
-		tx, err := relay.Begin(ctx, backend, sender)
+		tx, err := relay.Begin(ctx, backend, sender, smtp.Forwarded{})
 		if err != nil {
 			return notPermanent(err)
 		}

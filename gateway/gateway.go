@@ -48,9 +48,10 @@ import (
 
 // Relay takes messages for backends.
 type Relay interface {
-	// Begin begins a transaction with the backend of that name. The error is what the
-	// client is told in answer to its RCPT (smtp.ReplyOf). Safe for concurrent use.
-	Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error)
+	// Begin begins a transaction with the backend of that name, for the client that is told
+	// of; the zero Forwarded is ourselves. The error is what the client is told in answer to
+	// its RCPT (smtp.ReplyOf). Safe for concurrent use.
+	Begin(ctx context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error)
 }
 
 // Offers is a Relay that knows which of the extensions that bind the receiver a backend has.

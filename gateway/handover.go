@@ -133,14 +133,14 @@ func (h *handover) has(sender smtp.Sender, rcpts []policy.Recipient) bool {
 // offer begins a transaction with the backend if there is none, and adds a recipient. An
 // error with h.tr left is the answer about this recipient; without, the backend is gone,
 // and what it had accepted with it. h.mu is held.
-func (h *handover) offer(ctx context.Context, relay Relay, backend string, sender smtp.Sender, to smtp.Recipient) error {
+func (h *handover) offer(ctx context.Context, relay Relay, backend string, sender smtp.Sender, client smtp.Forwarded, to smtp.Recipient) error {
 	if h.backend != backend {
 		h.drop()
 	}
 	h.stop()
 	defer h.start()
 	if h.tr == nil {
-		tr, err := relay.Begin(ctx, backend, sender)
+		tr, err := relay.Begin(ctx, backend, sender, client)
 		if err != nil {
 			return refusal(err)
 		}

@@ -437,7 +437,7 @@ func TestLateTimer(t *testing.T) {
 		ask := func() {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			if err := h.offer(t.Context(), f, "a", smtp.Sender{}, smtp.Recipient{Path: path("a@example.com")}); err != nil {
+			if err := h.offer(t.Context(), f, "a", smtp.Sender{}, smtp.Forwarded{}, smtp.Recipient{Path: path("a@example.com")}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -18,8 +18,9 @@ import (
 
 // Logins say who may log in on a listener. The zero value is nobody.
 type Logins struct {
-	// Credentials check what clients say. Nil with Filter, or if nobody can log in.
-	Credentials *sasl.Credentials
+	// Credentials returns what checks what clients say; it is asked for each exchange. Nil
+	// with Filter, or if nobody can log in.
+	Credentials func() sasl.Credentials
 	// Filter leaves the decision to the filters of the chain: one of them must accept at
 	// StageAuth, and none refuse. They see passwords and tokens then, and only then.
 	Filter bool
@@ -99,7 +100,7 @@ func (s *session) credentials(mechanism string) sasl.Credentials {
 	if s.l.Logins.Filter {
 		return s.filterCredentials(mechanism)
 	}
-	c := *s.l.Logins.Credentials
+	c := s.l.Logins.Credentials()
 	if !s.rules.Chains[s.l.Chain].Stages().Has(policy.StageAuth) {
 		return c
 	}

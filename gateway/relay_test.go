@@ -128,8 +128,8 @@ func (s *backendSession) Message(ctx context.Context, body *smtp.DataReader) ([]
 // transport is the delivery half in the words of the gateway.
 type transport struct{ *delivery.Transport }
 
-func (t transport) Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error) {
-	return t.Transport.Begin(ctx, backend, from)
+func (t transport) Begin(ctx context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error) {
+	return t.Transport.BeginFor(ctx, backend, from, client)
 }
 
 // system is a gateway in front of backends.

@@ -68,7 +68,7 @@ func (f *far) count(d int) int {
 	return f.open
 }
 
-func (f *far) Begin(_ context.Context, backend string, from smtp.Sender) (smtp.Transaction, error) {
+func (f *far) Begin(_ context.Context, backend string, from smtp.Sender, _ smtp.Forwarded) (smtp.Transaction, error) {
 	f.note("begin %s <%s>", backend, from.Path)
 	if f.begin != nil {
 		if err := f.begin(backend); err != nil {

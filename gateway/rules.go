@@ -67,6 +67,12 @@ type ListOptions struct {
 	Separators string
 }
 
+// Check reads the list and returns what is wrong with it.
+func (o ListOptions) Check() error {
+	_, err := newRecipientList(recipientFile{path: o.Path, separators: o.Separators})
+	return err
+}
+
 // Rules are routes and chains.
 type Rules struct {
 	// Routes in order; the first that matches wins.
@@ -269,8 +275,17 @@ func (rs *ruleSet) free() {
 
 // CheckRules returns what Reload would find wrong with r, and changes nothing.
 func (g *Gateway) CheckRules(r Rules) error {
-	_, err := g.checked(r)
-	return err
+	if _, err := g.checked(r); err != nil {
+		return err
+	}
+	for _, route := range r.Routes {
+		if l := route.Recipients.List; l != nil {
+			if err := l.Check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checked makes r one that can be looked up, if it fits the listeners.

@@ -41,6 +41,22 @@ type change struct{ from, to string }
 // id names the message in logs.
 func (tx *transaction) id() string { return tx.s.facts.ID + "." + strconv.FormatUint(tx.Seq, 10) }
 
+// client is what a backend may be told of the client: what a proxy said with XFORWARD, or
+// else what we know ourselves.
+func (tx *transaction) client() smtp.Forwarded {
+	s := tx.s
+	if x, ok := s.conn.XForward(); ok {
+		return x
+	}
+	proto := "SMTP"
+	if s.conn.Protocol() != proto {
+		proto = "ESMTP"
+	}
+	return smtp.Forwarded{Name: s.facts.RDNS, Addr: s.facts.Remote.Addr(), Port: s.facts.Remote.Port(), Proto: proto,
+		Helo: s.facts.Helo, Ident: tx.id(), Source: "REMOTE", Login: s.facts.User,
+		DestAddr: s.facts.Local.Addr(), DestPort: s.facts.Local.Port()}
+}
+
 // discard makes a discarding verdict count: for the recipient at hand at StageRcpt, else
 // for the message.
 func (tx *transaction) discard(stage policy.Stage) {
@@ -134,7 +150,7 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 		h := tx.back
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if err := h.offer(ctx, tx.s.l.gw.opts.Relay, route.Backend, tx.Sender, to); err != nil {
+		if err := h.offer(ctx, tx.s.l.gw.opts.Relay, route.Backend, tx.Sender, tx.client(), to); err != nil {
 			return err
 		}
 	}
@@ -352,7 +368,7 @@ func (tx *transaction) offerAgain(ctx context.Context, to smtp.Recipient) (refus
 		return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "recipient needs another backend than the rest of the message"), nil
 	}
 	h := tx.back
-	err = h.offer(ctx, tx.s.l.gw.opts.Relay, tx.backend, tx.Sender, to)
+	err = h.offer(ctx, tx.s.l.gw.opts.Relay, tx.backend, tx.Sender, tx.client(), to)
 	if err != nil && h.tr != nil {
 		return err, nil
 	}

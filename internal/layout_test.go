@@ -59,7 +59,7 @@ var layout = []row{
 		"runs a filter natively; what runs modules stays out"},
 	{"wasmhost", "guest-sdk/abi policy policy/guest mail/smtp mail/message", "github.com/tetratelabs/wazero golang.org/x/sys",
 		"the only package that knows wazero"},
-	{"gateway", "policy mail/smtp mail/message", "github.com/pires/go-proxyproto",
+	{"gateway", "policy mail/smtp mail/smtp/sasl mail/message", "github.com/pires/go-proxyproto",
 		"receiving; it never imports delivery: what it needs of the far side is its own interface Relay"},
 	{"delivery", "mail/smtp mail/message", "golang.org/x/net/idna golang.org/x/sys",
 		"sending; it never imports gateway, and satisfies its interface without knowing it"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/smtp/sasl/users"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -61,6 +62,7 @@ func tryParts(ctx context.Context, cfg *config.Config, broken bool) config.Probl
 		cfg.Filters.Chains = readFilters(cfg.Filters.Chains)
 	} else {
 		_, problems = backends(cfg)
+		problems = append(problems, tryListeners(cfg)...)
 	}
 	problems = append(problems, tryCertificates(cfg)...)
 	rt, err := wasmhost.New(ctx, wasmhost.Options{})
@@ -74,6 +76,40 @@ func tryParts(ctx context.Context, cfg *config.Config, broken bool) config.Probl
 	problems = append(problems, more...)
 	if err := rt.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		problems = append(problems, cfg.Problem("filters", oneLine(err)))
+	}
+	return problems
+}
+
+// tryListeners opens the files that listeners and backends name, and reads the resolver's
+// address.
+func tryListeners(cfg *config.Config) config.Problems {
+	d := &doorman{log: slog.New(slog.DiscardHandler), users: make(map[string]*users.File)}
+	_, problems := d.listeners(cfg)
+	for name, b := range cfg.Backends {
+		if l := recipients(b).List; l != nil {
+			if err := l.Check(); err != nil {
+				problems = append(problems, cfg.Problem("backends."+name+".recipients", oneLine(err)))
+			}
+		}
+	}
+	for i, l := range cfg.Listeners {
+		file := d.users[l.Auth.Users.File]
+		if file == nil {
+			continue
+		}
+		key := fmt.Sprintf("listeners[%d].auth", i)
+		for _, w := range file.Warnings() {
+			problems = append(problems, cfg.Warning(key+".users", w))
+		}
+		for _, m := range l.Auth.Mechanisms {
+			if lacking := file.Without(string(m)); len(lacking) > 0 {
+				problems = append(problems, cfg.Warning(key+".mechanisms", fmt.Sprintf(
+					"%s is not offered while %d users cannot use it, %s for one; gateway user add gives them what they need", m, len(lacking), lacking[0])))
+			}
+		}
+	}
+	if _, err := resolverOptions(cfg, nil); err != nil {
+		problems = append(problems, cfg.Problem("delivery.resolver.address", oneLine(err)))
 	}
 	return problems
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/smtp/sasl/users"
+	"github.com/penstock/penstock/resolver"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -96,6 +98,10 @@ func serve(ctx context.Context, flags configFlags, stderr io.Writer) error {
 	return node.run(ctx, hup, load)
 }
 
+// probeEvery is how often a backend that gets no mail is asked what it offers, so that
+// clients can be offered the same.
+const probeEvery = 5 * time.Minute
+
 // node is a gateway with all its parts.
 type node struct {
 	cfg       *config.Config
@@ -103,6 +109,9 @@ type node struct {
 	certs     *certs.Store
 	wasm      *wasmhost.Runtime
 	transport *delivery.Transport
+	doorman   *doorman
+	names     *resolver.Resolver // nil if nobody asks
+	sockets   *gateway.Sockets
 	gw        *gateway.Gateway
 }
 
@@ -126,9 +135,20 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		fail("filters", err)
 		return nil, problems
 	}
+	n.doorman = &doorman{log: log, users: make(map[string]*users.File), transport: func() *delivery.Transport { return n.transport }}
+	if needsNames(cfg) {
+		if n.names, err = newResolver(cfg, log); err != nil {
+			fail("delivery.resolver.address", err)
+		}
+	}
+	if n.sockets, err = gateway.TakeSockets(); err != nil {
+		fail("listeners", err)
+	}
 	rules, more := n.rules(ctx, cfg)
 	problems = append(problems, more...)
 	bo, more := backends(cfg)
+	problems = append(problems, more...)
+	lo, more := n.doorman.listeners(cfg)
 	problems = append(problems, more...)
 	if problems.Err() != nil {
 		if rules.Release != nil {
@@ -136,15 +156,20 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		}
 		return nil, problems
 	}
-	if n.transport, err = delivery.New(delivery.Options{LocalName: string(cfg.Hostname), Backends: bo, Log: log}); err != nil {
+	if n.transport, err = delivery.New(delivery.Options{LocalName: string(cfg.Hostname), Backends: bo, ProbeEvery: probeEvery, Log: log}); err != nil {
 		fail("backends", err)
 		rules.Release()
 		return nil, problems
 	}
-	n.gw, err = gateway.New(gateway.Options{
-		Hostname: string(cfg.Hostname), Listeners: listeners(cfg), Relay: transportRelay{n.transport},
-		TLS: n.certs.ServerConfig(), Log: log,
-	}, rules)
+	o := gateway.Options{
+		Hostname: string(cfg.Hostname), Listeners: lo, Relay: transportRelay{n.transport},
+		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Log: log,
+		Overload: gateway.Overload{Sessions: cfg.Overload.Sessions, Memory: int64(cfg.Overload.Memory), Spool: int64(cfg.Overload.Spool)},
+	}
+	if n.names != nil {
+		o.LookUpName = nameOf(n.names)
+	}
+	n.gw, err = gateway.New(o, rules)
 	if err == nil {
 		err = n.gw.Listen()
 	} else {
@@ -153,6 +178,9 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if err != nil {
 		fail("listeners", err)
 		return nil, problems
+	}
+	for _, name := range n.sockets.Unused() {
+		log.Warn("the service manager opened a socket that no listener uses", "socket", name)
 	}
 	ok = true
 	return n, problems
@@ -175,6 +203,8 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	n.log.Info("started", "hostname", string(n.cfg.Hostname), "version", versionText())
 	daily := time.NewTicker(24 * time.Hour) // certificates change on disk, and the kept default grows old
 	defer daily.Stop()
+	often := time.NewTicker(usersEvery)
+	defer often.Stop()
 	var reloads sync.WaitGroup
 	again := make(chan struct{}, 1) // a token: no reload runs
 	again <- struct{}{}
@@ -195,6 +225,8 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 			})
 		case <-daily.C:
 			n.reloadCertificates()
+		case <-often.C:
+			n.doorman.reloadUsers()
 		case err := <-served:
 			return errors.Join(err, n.shutdown(&reloads))
 		case <-ctx.Done():
@@ -259,6 +291,8 @@ func needRestart(old, cfg *config.Config) []string {
 	var keys []string
 	for key, same := range map[string]bool{
 		"hostname":         old.Hostname == cfg.Hostname,
+		"delivery":         old.Delivery == cfg.Delivery,
+		"overload":         old.Overload == cfg.Overload,
 		"listeners":        reflect.DeepEqual(old.Listeners, cfg.Listeners),
 		"log":              old.Log == cfg.Log,
 		"filters.cache":    old.Filters.Cache == cfg.Filters.Cache,
@@ -337,6 +371,10 @@ func (n *node) close() {
 			n.log.Warn("backend connections were cut off", "err", err)
 		}
 	}
+	if n.names != nil {
+		n.names.Close()
+	}
+	n.sockets.Close()
 	if n.wasm != nil {
 		if err := n.wasm.Close(ctx); err != nil {
 			n.log.Error("filters did not close", "err", err)

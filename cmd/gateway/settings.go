@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
-	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/mail/smtp"
 )
@@ -38,53 +36,6 @@ func certOptions(c *config.Config, log *slog.Logger) certs.Options {
 	return o
 }
 
-func listeners(c *config.Config) []gateway.Listener {
-	var list []gateway.Listener
-	for _, l := range c.Listeners {
-		gl := gateway.Listener{
-			Name: l.Name, Network: l.Address.Network, Address: l.Address.Address, TLS: gateway.TLSMode(l.TLS),
-			Chain: l.Chain, Relay: l.Accept == config.AcceptAny,
-			Connections: l.Limits.Connections, ConnectionsPerIP: l.Limits.ConnectionsPerIP,
-			Hops: l.Limits.Hops, MaxHeader: int(l.Limits.HeaderSize),
-			Server: smtp.ServerOptions{
-				MaxMessage: int64(l.Limits.MessageSize), MaxRecipients: l.Limits.Recipients, MaxMessages: l.Limits.Messages,
-				MaxLine: int(l.Limits.LineLength), MaxBadCommands: l.Limits.BadCommands,
-				IdleTimeout: l.Limits.IdleTimeout, SessionTimeout: l.Limits.SessionTimeout,
-				HandshakeTimeout: l.Limits.HandshakeTimeout, MinRate: int64(l.Limits.DataMinRate),
-			},
-		}
-		gl.Trusted, gl.TrustUnix = networks(l.TrustedNetworks)
-		if l.LineEndings == config.LineEndingsReject {
-			gl.Server.LineEndings = smtp.RejectLineEndings
-		}
-		list = append(list, gl)
-	}
-	return list
-}
-
-func networks(list config.Networks) (prefixes []netip.Prefix, unix bool) {
-	for _, n := range list {
-		if n.Unix {
-			unix = true
-		} else {
-			prefixes = append(prefixes, n.Prefix)
-		}
-	}
-	return prefixes, unix
-}
-
-func routes(c *config.Config) []gateway.Route {
-	var list []gateway.Route
-	for _, r := range c.Routes {
-		gr := gateway.Route{Backend: r.Backend, AcceptAll: c.Backends[r.Backend].Recipients == config.RecipientsAccept}
-		for _, d := range r.Domains {
-			gr.Domains = append(gr.Domains, string(d))
-		}
-		list = append(list, gr)
-	}
-	return list
-}
-
 // backends returns the transport's settings, and what is wrong with the files they name.
 func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Problems) {
 	var problems config.Problems
@@ -93,7 +44,8 @@ func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Prob
 		o := delivery.BackendOptions{
 			TLS: delivery.TLSMode(b.TLS), ServerName: string(b.TLSName), Connections: b.Connections,
 			ConnectTimeout: b.Timeouts.Connect,
-			Timeouts:       smtp.Timeouts{Command: b.Timeouts.Command, DataEnd: b.Timeouts.Data},
+			XClient:        b.XClient == config.True, XForward: b.XForward == config.True,
+			Timeouts: smtp.Timeouts{Command: b.Timeouts.Command, DataEnd: b.Timeouts.Data},
 		}
 		for _, group := range b.Addresses {
 			var eps []delivery.Endpoint
@@ -135,6 +87,12 @@ func readPool(path string) (*x509.CertPool, error) {
 type transportRelay struct{ *delivery.Transport }
 
 // Begin implements gateway.Relay.
-func (t transportRelay) Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error) {
-	return t.Transport.Begin(ctx, backend, from)
+func (t transportRelay) Begin(ctx context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error) {
+	return t.BeginFor(ctx, backend, from, client)
+}
+
+// Offers implements gateway.Offers.
+func (t transportRelay) Offers(backend string) (smtp.Extensions, bool) {
+	o, known := t.Transport.Offers(backend)
+	return o.Extensions, known
 }

@@ -82,8 +82,8 @@ func gatewayWith(names ...string) func(testing.TB, string, *peers.Certificate) *
 // relay is the transport as the gateway's Relay, as in the program.
 type relay struct{ *delivery.Transport }
 
-func (r relay) Begin(ctx context.Context, backend string, from smtp.Sender) (smtp.Transaction, error) {
-	return r.Transport.Begin(ctx, backend, from)
+func (r relay) Begin(ctx context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error) {
+	return r.Transport.BeginFor(ctx, backend, from, client)
 }
 
 // playGateway runs a gateway as the program would: with its log at info level in a file,

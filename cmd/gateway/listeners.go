@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/gateway"
+	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/mail/smtp/sasl"
+	"github.com/penstock/penstock/mail/smtp/sasl/users"
+	"github.com/penstock/penstock/resolver"
+)
+
+// listeners.go: the receiving half in the words of package gateway, and those who know users
+// and names.
+
+// doorman is what the listeners need of others.
+type doorman struct {
+	log *slog.Logger
+	// transport is set before the first session.
+	transport func() *delivery.Transport
+	users     map[string]*users.File // by path
+}
+
+// listeners returns the listeners, and what is wrong with the files that they name.
+func (d *doorman) listeners(c *config.Config) ([]gateway.Listener, config.Problems) {
+	var list []gateway.Listener
+	var problems config.Problems
+	for i, l := range c.Listeners {
+		at := "listeners[" + strconv.Itoa(i) + "]"
+		fail := func(key string, err error) { problems = append(problems, c.Problem(at+"."+key, oneLine(err))) }
+		gl := listener(l)
+		if l.ClientCertificates.CAFile != "" {
+			pool, err := readPool(string(l.ClientCertificates.CAFile))
+			if err != nil {
+				fail("client_certificates.ca_file", err)
+			}
+			gl.ClientCAs = pool
+		}
+		logins, err := d.loginsOf(l.Auth)
+		if err != nil {
+			fail("auth.users", err)
+		}
+		gl.Logins = logins
+		list = append(list, gl)
+	}
+	return list, problems
+}
+
+// listener is what needs no file.
+func listener(l config.Listener) gateway.Listener {
+	lim := l.Limits
+	gl := gateway.Listener{
+		Name: l.Name, TLS: gateway.TLSMode(l.TLS), MinTLS: tlsVersion(l.TLSMinVersion), ClientAuth: clientAuth(l.ClientCertificates.Mode),
+		Chain: l.Chain, Relay: l.Accept == config.AcceptAny, Trusted: networks(l.TrustedNetworks),
+		Proxies: networks(l.ProxyProtocol.Trusted), ProxyTimeout: l.ProxyProtocol.Timeout,
+		XClient: networks(l.XClient.Trusted), XClientRelay: l.XClient.Relay == config.True, XForward: networks(l.XForward.Trusted),
+		ReverseDNS: l.ReverseDNS.Timeout, Connections: lim.Connections, ConnectionsPerIP: lim.ConnectionsPerIP,
+		ConnectionRate: rate(lim.ConnectionRate), ConnectionRateNetwork: rate(lim.ConnectionRateNetwork),
+		MessageRate: rate(lim.MessageRate), MessageRateNetwork: rate(lim.MessageRateNetwork), AuthFailureRate: rate(lim.AuthFailureRate),
+		GreetDelay: time.Duration(max(lim.GreetDelay, 0)), Hops: lim.Hops, MaxHeader: int(lim.HeaderSize),
+		Server: smtp.ServerOptions{
+			Banner: l.Banner, HelloText: l.HelloText, LMTP: l.Protocol == config.ProtocolLMTP,
+			Disabled: l.DisabledCommands, Without: l.DisabledExtensions,
+			Auth: smtp.AuthOptions{Required: l.Auth.Required == config.True, RequiredText: l.Auth.RequiredText,
+				Insecure: l.Auth.Insecure == config.True, MaxFailures: lim.AuthFailures, FailureDelay: time.Duration(lim.AuthDelay)},
+			MaxMessage: int64(lim.MessageSize), MaxRecipients: lim.Recipients, MaxMessages: lim.Messages,
+			MaxLine: int(lim.LineLength), MaxCommands: lim.Commands, MaxBadCommands: lim.BadCommands, MaxErrors: lim.Errors,
+			ErrorDelay: time.Duration(lim.ErrorDelay), MaxUnauthenticated: lim.UnauthenticatedCommands,
+			IdleTimeout: lim.IdleTimeout, StressTimeout: lim.StressTimeout, SessionTimeout: lim.SessionTimeout,
+			HandshakeTimeout: lim.HandshakeTimeout, MinRate: int64(lim.DataMinRate),
+		},
+	}
+	for _, a := range l.Address {
+		ga := gateway.Address{Network: a.Network, Address: a.Address}
+		if a.Network == "unix" {
+			ga.Mode = fs.FileMode(l.SocketMode)
+		}
+		gl.Addresses = append(gl.Addresses, ga)
+	}
+	if l.ReverseDNS.Enabled == config.False {
+		gl.ReverseDNS = -1
+	}
+	if l.LineEndings == config.LineEndingsReject {
+		gl.Server.LineEndings = smtp.RejectLineEndings
+	}
+	return gl
+}
+
+func rate(r config.Rate) gateway.Rate {
+	if r.Off() {
+		return gateway.Rate{}
+	}
+	return gateway.Rate{Count: r.Count, Per: r.Per}
+}
+
+func tlsVersion(v config.TLSVersion) uint16 {
+	switch v {
+	case config.TLS10:
+		return tls.VersionTLS10
+	case config.TLS11:
+		return tls.VersionTLS11
+	case config.TLS12:
+		return tls.VersionTLS12
+	case config.TLS13:
+		return tls.VersionTLS13
+	}
+	return 0
+}
+
+func clientAuth(m config.ClientAuth) tls.ClientAuthType {
+	switch m {
+	case config.ClientAuthRequest:
+		return tls.RequestClientCert
+	case config.ClientAuthRequire:
+		return tls.RequireAnyClientCert
+	case config.ClientAuthVerifyIfGiven:
+		return tls.VerifyClientCertIfGiven
+	case config.ClientAuthVerify:
+		return tls.RequireAndVerifyClientCert
+	}
+	return tls.NoClientCert
+}
+
+func networks(list config.Networks) gateway.Networks {
+	var n gateway.Networks
+	for _, one := range list {
+		if one.Unix {
+			n.Unix = true
+		} else {
+			n.Prefixes = append(n.Prefixes, one.Prefix)
+		}
+	}
+	return n
+}
+
+func routes(c *config.Config) []gateway.Route {
+	var list []gateway.Route
+	for _, r := range c.Routes {
+		gr := gateway.Route{Backend: r.Backend, Recipients: recipients(c.Backends[r.Backend])}
+		for _, d := range r.Domains {
+			gr.Domains = append(gr.Domains, string(d))
+		}
+		list = append(list, gr)
+	}
+	return list
+}
+
+func recipients(b config.Backend) gateway.Recipients {
+	switch {
+	case b.Recipients.File != "":
+		return gateway.Recipients{List: &gateway.ListOptions{Path: b.Recipients.File, Separators: b.Separator}}
+	case b.Recipients.Word == config.RecipientsCallout:
+		c := b.Callout
+		return gateway.Recipients{Callout: &gateway.CalloutOptions{Positive: c.Positive, Negative: c.Negative, Stale: c.Stale,
+			Timeout: c.Timeout, Entries: c.Entries}}
+	}
+	return gateway.Recipients{Accept: b.Recipients.Word == config.RecipientsAccept}
+}
+
+// loginsOf is who may log in.
+func (d *doorman) loginsOf(a config.Auth) (gateway.Logins, error) {
+	l := gateway.Logins{Filter: a.Users.Filter}
+	for _, m := range a.Mechanisms {
+		l.Mechanisms = append(l.Mechanisms, string(m))
+	}
+	switch {
+	case a.Users.File != "":
+		file, err := d.userFile(a.Users.File)
+		if err != nil {
+			return gateway.Logins{}, err
+		}
+		l.Credentials = file.Credentials
+		return l, d.servable(file, l.Mechanisms)
+	case a.Users.Backend != "":
+		l.Credentials = func() sasl.Credentials { return d.backendCredentials(a.Users.Backend, l.Mechanisms) }
+	}
+	return l, nil
+}
+
+// userFile opens a file of users, once.
+func (d *doorman) userFile(path string) (*users.File, error) {
+	if file, ok := d.users[path]; ok {
+		return file, nil
+	}
+	file, err := users.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range file.Warnings() {
+		d.log.Warn("users: "+w, "file", path)
+	}
+	d.users[path] = file
+	return file, nil
+}
+
+// servable warns of mechanisms that are configured and that some user has no secret for: they
+// are not offered until all have.
+func (d *doorman) servable(file *users.File, mechanisms []string) error {
+	for _, m := range mechanisms {
+		if lacking := file.Without(m); len(lacking) > 0 {
+			d.log.Warn("users: a mechanism is not offered, since not all users can use it; gateway user add gives them what they need",
+				"mechanism", m, "users", len(lacking), "user", lacking[0])
+		}
+	}
+	return nil
+}
+
+// reloadUsers reads the files again that have changed.
+func (d *doorman) reloadUsers() {
+	for path, file := range d.users {
+		changed, err := file.Reload()
+		switch {
+		case err != nil:
+			d.log.Error("users: the old ones are kept", "file", path, "err", err)
+		case changed:
+			d.log.Info("users: read again", "file", path)
+			for _, w := range file.Warnings() {
+				d.log.Warn("users: "+w, "file", path)
+			}
+		}
+	}
+}
+
+// usersEvery is how often files of users are looked at.
+const usersEvery = 5 * time.Second
+
+// backendCredentials try the login at a backend.
+func (d *doorman) backendCredentials(backend string, mechanisms []string) sasl.Credentials {
+	try := func(ctx context.Context, mechanism string, a sasl.Account) error {
+		// What the backend's connection may carry is for its tls key to say.
+		a.AllowClear = true
+		client, err := sasl.NewClient(mechanism, a)
+		if err != nil {
+			return fmt.Errorf("login at backend %s: %w", backend, err)
+		}
+		err = d.transport().Login(ctx, backend, client)
+		if r, ok := errors.AsType[*smtp.Reply](err); ok && r.Code == 535 {
+			return fmt.Errorf("%w: %w", sasl.ErrDenied, r)
+		}
+		return err
+	}
+	c := sasl.Credentials{Password: func(ctx context.Context, user, password string) error {
+		return try(ctx, sasl.Plain, sasl.Account{User: user, Password: password})
+	}}
+	if slices.Contains(mechanisms, sasl.XOAuth2) || slices.Contains(mechanisms, sasl.OAuthBearer) {
+		c.Token = func(ctx context.Context, r sasl.TokenRequest) (string, error) {
+			return "", try(ctx, r.Mechanism, sasl.Account{User: r.User, Token: r.Token, Host: r.Host, Port: r.Port})
+		}
+	}
+	return c
+}
+
+// newResolver is who looks up the names of clients. Looking them up must not use up what
+// other questions need, so that it has bounds of its own.
+func newResolver(c *config.Config, log *slog.Logger) (*resolver.Resolver, error) {
+	o, err := resolverOptions(c, log)
+	if err != nil {
+		return nil, err
+	}
+	return resolver.New(o)
+}
+
+func resolverOptions(c *config.Config, log *slog.Logger) (resolver.Options, error) {
+	o := resolver.Options{Budget: 5 * time.Second, Inflight: 200, Log: log}
+	if a := c.Delivery.Resolver.Address; a != "auto" && a != "" {
+		s, err := resolver.ParseServer(a)
+		if err != nil {
+			return o, err
+		}
+		s.Trust = resolver.Trust(c.Delivery.Resolver.Trusted)
+		o.Servers = []resolver.Server{s}
+	}
+	return o, o.Validate()
+}
+
+// needsNames tells whether some listener looks names up.
+func needsNames(c *config.Config) bool {
+	return slices.ContainsFunc(c.Listeners, func(l config.Listener) bool { return l.ReverseDNS.Enabled != config.False })
+}
+
+// nameOf returns the verified name of an address.
+func nameOf(r *resolver.Resolver) func(context.Context, netip.Addr) string {
+	return func(ctx context.Context, a netip.Addr) string { return r.Name(ctx, a).Name }
+}
