@@ -19,6 +19,9 @@ type SecureEvent struct{ Event }
 // HeloEvent is HELO or EHLO.
 type HeloEvent struct{ Event }
 
+// AuthEvent is a client that logs in.
+type AuthEvent struct{ Event }
+
 // MailEvent is MAIL FROM.
 type MailEvent struct{ mailEvent }
 
@@ -79,15 +82,14 @@ func (e Event) ClientPort() int { return int(e.number(abi.FieldClientPort)) }
 // ServerIP returns the address that the client connected to.
 func (e Event) ServerIP() IP { return e.ip(abi.FieldServerIP) }
 
-// RDNS returns the name of the client's address, if it leads back to the address. The
-// gateway does not look names up yet: outside of tests it is empty.
+// RDNS returns the name of the client's address, if it leads back to the address.
 func (e Event) RDNS() string { return e.text(abi.FieldRDNS) }
 
 // Helo returns what the client called itself.
 func (e Event) Helo() string { return e.text(abi.FieldHelo) }
 
-// User returns the authenticated user. The gateway does not speak AUTH yet: outside of
-// tests it is empty.
+// User returns the authenticated user. During a login there is none yet: see
+// [AuthEvent.Login].
 func (e Event) User() string { return e.text(abi.FieldAuthUser) }
 
 // TLS returns what is known of the encryption.
@@ -175,6 +177,31 @@ func (e Event) number(id abi.Field) int64 {
 
 func (e Event) ip(id abi.Field) IP { return ipOf(e.bytes(id, abi.KindIP)) }
 
+// Mechanism returns the SASL mechanism, as in "PLAIN".
+func (e AuthEvent) Mechanism() string { return e.text(abi.FieldAuthMechanism) }
+
+// Login returns who the client claims to be. Nothing is proven yet.
+func (e AuthEvent) Login() string { return e.text(abi.FieldAuthLogin) }
+
+// Authz returns who the client wants to act as, empty if it does not say. A handler that
+// accepts a login accepts this too.
+func (e AuthEvent) Authz() string { return e.text(abi.FieldAuthAuthz) }
+
+// Password returns the password that the client gave with PLAIN or LOGIN. ok is false, and
+// the handler cannot decide, if there is none or if the operator does not leave logins to
+// filters. Compare it without telling by time where it differs, as
+// crypto/subtle.ConstantTimeCompare does, and keep it out of logs, tags and replies.
+func (e AuthEvent) Password() (password string, ok bool) { return e.secret(abi.FieldAuthPassword) }
+
+// Token returns the token that the client gave with XOAUTH2 or OAUTHBEARER; ok as of
+// Password.
+func (e AuthEvent) Token() (token string, ok bool) { return e.secret(abi.FieldAuthToken) }
+
+func (e AuthEvent) secret(id abi.Field) (string, bool) {
+	b := e.bytes(id, abi.KindBytes)
+	return string(b), len(b) > 0
+}
+
 // mailEvent has the facts of a transaction.
 type mailEvent struct{ Event }
 
@@ -192,7 +219,8 @@ func (e mailEvent) SetFrom(addr string) error {
 // it did not, and from the whole message on the real one.
 func (e mailEvent) Size() int64 { return e.number(abi.FieldSize) }
 
-// Params returns the parameters of MAIL.
+// Params returns the parameters of MAIL. Values are as they are meant, without the spelling of
+// xtext (RFC 3461, Section 4).
 func (e mailEvent) Params() Params { return e.list(abi.FieldMailParams) }
 
 // Recipients returns the recipients that were accepted so far. At RCPT TO the last one is
@@ -202,7 +230,7 @@ func (e mailEvent) Recipients() Recipients { return Recipients{e.call} }
 // Rcpt returns the recipient that the client names.
 func (e RcptEvent) Rcpt() Address { return Address{e.text(abi.FieldRcpt)} }
 
-// RcptParams returns the parameters of RCPT.
+// RcptParams returns the parameters of RCPT, in the same way.
 func (e RcptEvent) RcptParams() Params { return e.list(abi.FieldRcptParams) }
 
 // TLS tells about the encryption of the connection.

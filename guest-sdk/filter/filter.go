@@ -110,6 +110,13 @@ func (f *Filter) OnHelo(handle func(w Reply, e *HeloEvent)) {
 	f.on(abi.HookHelo, func(c *call) { handle(Reply{c}, &HeloEvent{Event{c}}) })
 }
 
+// OnAuth sets the handler for a login. A refusal is always heard. Where the operator leaves
+// logins to filters, the client is let in if a handler calls Accept and no filter refuses;
+// elsewhere Accept is a failure of the filter.
+func (f *Filter) OnAuth(handle func(w Reply, e *AuthEvent)) {
+	f.on(abi.HookAuth, func(c *call) { handle(Reply{c}, &AuthEvent{Event{c}}) })
+}
+
 // OnMailFrom sets the handler for MAIL FROM.
 func (f *Filter) OnMailFrom(handle func(w Reply, e *MailEvent)) {
 	f.on(abi.HookMail, func(c *call) { handle(Reply{c}, &MailEvent{mailEvent{Event{c}}}) })

@@ -49,6 +49,11 @@ func TestEveryHandler(t *testing.T) {
 	f.OnConnect(func(_ filter.Reply, e *filter.ConnectEvent) { see("connect", e.Event, e.Transaction()) })
 	f.OnSecure(func(_ filter.Reply, e *filter.SecureEvent) { see("secure", e.Event) })
 	f.OnHelo(func(_ filter.Reply, e *filter.HeloEvent) { see("helo", e.Event) })
+	f.OnAuth(func(_ filter.Reply, e *filter.AuthEvent) {
+		password, ok := e.Password()
+		token, also := e.Token()
+		see("auth", e.Event, e.Mechanism(), e.Login(), e.Authz(), password, ok, token, also)
+	})
 	f.OnMailFrom(func(_ filter.Reply, e *filter.MailEvent) {
 		see("mail", e.Event, e.From(), e.Size(), e.Params(), e.Recipients().Len(), e.Transaction())
 	})
@@ -66,6 +71,8 @@ func TestEveryHandler(t *testing.T) {
 	s.Connect()
 	s.Secure()
 	s.Helo("client.example")
+	s.Auth(policy.Auth{User: "bob", Authz: "carol", Password: "p w", Reveal: true})
+	s.Auth(policy.Auth{Mechanism: "XOAUTH2", User: "bob", Token: "t"})
 	s.MailFrom("a@example.com")
 	s.Transaction().Sender.Size = 17
 	s.RcptTo("b@example.org")
@@ -78,6 +85,8 @@ func TestEveryHandler(t *testing.T) {
 	s.Close()
 	want := []string{
 		"connect  0", "secure", "helo client.example",
+		"auth client.example PLAIN bob carol p w true  false",
+		"auth client.example XOAUTH2 bob   false  false",
 		"mail client.example a@example.com 0 [] 0 1",
 		"rcpt client.example a@example.com b@example.org [] [b@example.org]",
 		"rcpt client.example a@example.com c@example.org [] [b@example.org c@example.org]",

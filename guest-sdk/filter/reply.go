@@ -28,12 +28,13 @@ func (w Reply) say(v verdict) { w.call.reply = v }
 // Continue has no objection: the next filter is asked.
 func (w Reply) Continue() { w.say(verdict{}) }
 
-// Reject refuses for good, with 550 5.7.1 by default.
+// Reject refuses for good, with 550 5.7.1 by default, and a login with 535 5.7.8.
 func (w Reply) Reject(code int, enhanced, text string) {
 	w.say(verdict{abi.ActReject, code, parseEnhanced(enhanced), text})
 }
 
-// Tempfail refuses for now, with 451 4.7.1 by default: the client will try again.
+// Tempfail refuses for now, with 451 4.7.1 by default, and a login with 454 4.7.0: the client
+// will try again.
 func (w Reply) Tempfail(code int, enhanced, text string) {
 	w.say(verdict{abi.ActTempfail, code, parseEnhanced(enhanced), text})
 }
@@ -53,7 +54,8 @@ func (w Reply) Discard() { w.say(verdict{action: abi.ActDiscard}) }
 func (w Reply) Quarantine(reason string) { w.say(verdict{action: abi.ActQuarantine, text: reason}) }
 
 // Accept ends the asking at this hook: filters behind are not asked. The operator has to
-// grant it.
+// grant it. In a handler of OnAuth it says instead that the credentials are right, where the
+// operator leaves that to filters, and filters behind may still refuse.
 func (w Reply) Accept() { w.say(verdict{action: abi.ActAccept}) }
 
 // Skip has no objection and wants no more calls until the transaction ends; said outside

@@ -223,6 +223,21 @@ func (s *Session) Helo(name string) Result {
 	return s.decide(policy.StageHelo)
 }
 
+// Auth asks about a login. The default mechanism is PLAIN. With a.Reveal it is as where the
+// operator leaves logins to filters: the filter sees the secrets, and if it accepts, User is
+// the session's user from then on.
+func (s *Session) Auth(a policy.Auth) Result {
+	a.Mechanism = or(a.Mechanism, "PLAIN")
+	s.last = Result{Stage: policy.StageAuth}
+	s.log.list = nil
+	d := s.run.DecideAuth(context.Background(), &a)
+	s.last.Log = s.log.list
+	if d.Action == policy.Accept {
+		s.info.User = a.User
+	}
+	return s.last
+}
+
 // MailFrom begins a transaction and asks about MAIL FROM. The empty address is the null
 // sender. If the filter refuses, there is no transaction.
 func (s *Session) MailFrom(addr string) Result {

@@ -115,6 +115,8 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 		return g.tags()
 	case abi.FieldTLSVersion, abi.FieldTLSCipher, abi.FieldTLSPeer, abi.FieldTLSName, abi.FieldTLSALPN:
 		return g.tlsField(f)
+	case abi.FieldAuthMechanism, abi.FieldAuthLogin, abi.FieldAuthAuthz, abi.FieldAuthPassword, abi.FieldAuthToken:
+		return g.authField(f)
 	}
 	if g.event.Tx == nil {
 		return nil, 0
@@ -138,10 +140,11 @@ func (g *Env) transactionField(f abi.Field) ([]byte, abi.Kind) {
 		if g.hook != abi.HookRcpt || len(rcpts) == 0 {
 			return nil, 0
 		}
+		candidate := rcpts[len(rcpts)-1]
 		if f == abi.FieldRcptParams {
-			return g.scratch, abi.KindList // no parameter of RCPT is known yet
+			return g.rcptParams(candidate.Recipient)
 		}
-		return g.text(rcpts[len(rcpts)-1].Path.String(), true)
+		return g.text(candidate.Path.String(), true)
 	case abi.FieldRcpts:
 		for _, r := range rcpts {
 			g.scratch = appendList(g.scratch, r.Path.String())
@@ -170,6 +173,25 @@ func (g *Env) tlsField(f abi.Field) ([]byte, abi.Kind) {
 	}
 }
 
+func (g *Env) authField(f abi.Field) ([]byte, abi.Kind) {
+	a := g.event.Auth
+	if a == nil {
+		return nil, 0
+	}
+	switch f {
+	case abi.FieldAuthMechanism:
+		return g.text(a.Mechanism, true)
+	case abi.FieldAuthLogin:
+		return g.text(a.User, a.User != "")
+	case abi.FieldAuthAuthz:
+		return g.text(a.Authz, a.Authz != "")
+	case abi.FieldAuthPassword:
+		return g.text(a.Password, a.Reveal && a.Password != "")
+	default:
+		return g.text(a.Token, a.Reveal && a.Token != "")
+	}
+}
+
 func (g *Env) text(s string, ok bool) ([]byte, abi.Kind) {
 	if !ok {
 		return nil, 0
@@ -194,18 +216,37 @@ func (g *Env) ip(a netip.Addr) ([]byte, abi.Kind) {
 	return g.scratch, abi.KindIP
 }
 
+// mailParams and rcptParams have values as they are meant: a filter should not have to know
+// xtext.
 func (g *Env) mailParams(m smtp.Sender) ([]byte, abi.Kind) {
 	if m.Size > 0 {
 		var b [32]byte
 		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "SIZE="...), m.Size, 10))
 	}
-	if m.Body != "" {
-		g.scratch = appendList(g.scratch, "BODY="+string(m.Body))
-	}
+	g.param("BODY=", string(m.Body))
 	if m.UTF8 {
 		g.scratch = appendList(g.scratch, "SMTPUTF8")
 	}
+	if m.RequireTLS {
+		g.scratch = appendList(g.scratch, "REQUIRETLS")
+	}
+	g.param("RET=", string(m.Return))
+	g.param("ENVID=", m.EnvID)
+	g.param("AUTH=", m.Auth)
 	return g.scratch, abi.KindList
+}
+
+func (g *Env) rcptParams(r smtp.Recipient) ([]byte, abi.Kind) {
+	g.param("NOTIFY=", r.Notify.String())
+	g.param("ORCPT=", r.Original.String())
+	return g.scratch, abi.KindList
+}
+
+// param appends a parameter to the list in scratch if it was given.
+func (g *Env) param(key, value string) {
+	if value != "" {
+		g.scratch = appendList(g.scratch, key+value)
+	}
 }
 
 func (g *Env) tags() ([]byte, abi.Kind) {

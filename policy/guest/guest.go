@@ -6,7 +6,9 @@
 //
 // [Host] is the one seam: everything that a guest learns and does passes it, the clock,
 // random octets and what it writes to its standard error included. Whoever wants to
-// record a filter's run, or to replay it, wraps a Host.
+// record a filter's run, or to replay it, wraps a Host. At a login that is left to filters
+// the password passes there too: a recorder must leave abi.FieldAuthPassword and
+// abi.FieldAuthToken out.
 //
 //	policy.Event ──▶ Env ── frame ──▶ guest
 //	                  ▲               │ get, hdr_add, body_read, log, now …
@@ -114,6 +116,9 @@ func (g *Env) Begin(hook abi.Hook, e *policy.Event) {
 func (g *Env) End() {
 	if g.lines > abi.MaxLogLines {
 		g.opts.Log.Warn("filter log lines dropped", "filter", g.opts.Name, "dropped", g.lines-abi.MaxLogLines)
+	}
+	if g.hook == abi.HookAuth {
+		clear(g.scratch[:cap(g.scratch)]) // a password may have passed through it
 	}
 	g.hook, g.event = 0, nil
 	g.raw.of = nil
