@@ -24,6 +24,7 @@ import (
 
 type trial struct {
 	config, ip, helo, from string
+	user, password         string
 	rcpts                  []string
 	tls, out               bool
 }
@@ -37,7 +38,8 @@ func newFilterTest() *cobra.Command {
 answer with the changes it made. Exits 0 whatever the filter says, 1 if it fails.`,
 		Example: `  gateway filter test greet.wasm sample.eml
   gateway filter test rcptguard.wasm mail.eml --config '{"blocked": ["spam.example"]}' --rcpt a@spam.example
-  gateway filter test headertag.wasm mail.eml --show     print the message as it comes out`,
+  gateway filter test headertag.wasm mail.eml --show     print the message as it comes out
+  gateway filter test login.wasm mail.eml --user alice --password made-up`,
 		Args: rangeArgs(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return t.run(cmd.Context(), args[0], args[1], cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -49,6 +51,8 @@ answer with the changes it made. Exits 0 whatever the filter says, 1 if it fails
 	f.StringVar(&t.helo, "helo", "client.example.org", "what the client calls itself")
 	f.StringVar(&t.from, "from", "alice@example.org", "the sender; empty for the null sender")
 	f.StringArrayVar(&t.rcpts, "rcpt", []string{"bob@example.com"}, "a recipient; may be given more than once")
+	f.StringVar(&t.user, "user", "", "log in as that `name`, with PLAIN, before the mail")
+	f.StringVar(&t.password, "password", "", "the `password` of the login, which the filter sees as with users: filter; others on this machine may see it too")
 	f.BoolVar(&t.tls, "tls", false, "as over TLS 1.3")
 	f.BoolVar(&t.out, "show", false, "print the message as it comes out")
 	return cmd
@@ -124,7 +128,7 @@ func (t trial) walk(ctx context.Context, run *policy.Run, s *policy.Session, tx 
 		return
 	}
 	s.Helo = t.helo
-	if refused(policy.StageHelo, nil) || refused(policy.StageMail, tx) {
+	if refused(policy.StageHelo, nil) || !t.login(ctx, run, s) || refused(policy.StageMail, tx) {
 		return
 	}
 	for _, r := range t.rcpts {
@@ -148,6 +152,19 @@ func (t trial) walk(ctx context.Context, run *policy.Run, s *policy.Session, tx 
 	}
 	tx.Message = &policy.Message{Header: tx.Message.Header, Body: m.Body}
 	refused(policy.StageMessage, tx)
+}
+
+// login asks about a login, if there is to be one, and tells whether the session goes on: who
+// failed to log in may still send mail.
+func (t trial) login(ctx context.Context, run *policy.Run, s *policy.Session) bool {
+	if t.user == "" {
+		return true
+	}
+	d := run.DecideAuth(ctx, &policy.Auth{Mechanism: "PLAIN", User: t.user, Password: t.password, Reveal: true})
+	if d.Action == policy.Accept {
+		s.User = t.user
+	}
+	return d.Action != policy.Disconnect
 }
 
 // withCRLF makes CRLF of the line ends of a file.
