@@ -71,7 +71,7 @@ var layout = []row{
 		"compiles the filters that ship; needs their names alone"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "certs delivery filters gateway internal/config mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
+	{"cmd/gateway", "certs delivery resolver filters gateway internal/config mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
 		"github.com/spf13/cobra golang.org/x/term",
 		"the one place that knows everybody"},
 }
