@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/mail/smtp/sasl"
 )
 
 // connect.go makes a connection ready for MAIL: connect, greeting, TLS, EHLO.
@@ -42,9 +43,22 @@ func (o BackendOptions) tlsConfig(e Endpoint) *tls.Config {
 	return c
 }
 
-// connect makes a new connection to ep, within the connect timeout. Whatever fails is
-// an error that names the endpoint; a greeting that refuses too.
+// connect makes a new connection to ep, within the connect timeout, and logs in if that is
+// wanted. Whatever fails is an error that names the endpoint; a greeting that refuses too.
 func (b *backend) connect(ctx context.Context, ep *endpoint) (*conn, error) {
+	c, err := b.connectAsNobody(ctx, ep)
+	if err != nil || b.opts.User == "" {
+		return c, err
+	}
+	if err := b.logIn(ctx, c, sasl.Account{User: b.opts.User, Password: b.opts.Password}); err != nil {
+		c.client.Close()
+		return nil, fmt.Errorf("delivery: logging in at %s: %w", ep.Endpoint, err)
+	}
+	return c, nil
+}
+
+// connectAsNobody is connect without a login.
+func (b *backend) connectAsNobody(ctx context.Context, ep *endpoint) (*conn, error) {
 	limited, cancel := context.WithTimeout(ctx, b.opts.ConnectTimeout)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
@@ -96,7 +110,7 @@ func (b *backend) open(ctx context.Context, ep *endpoint, startTLS bool) (*conn,
 	}
 	client, err := smtp.NewClient(ctx, stream, smtp.ClientOptions{
 		LocalName: b.localName, LMTP: ep.LMTP, Timeouts: b.opts.Timeouts, NoChunking: b.opts.NoChunking,
-		ClearAuth: b.opts.ClearLogin || ep.local(),
+		ClearAuth: b.clearLogin(ep),
 		Log:       b.log.With("backend", b.name, "remote", ep.String()),
 	})
 	if err != nil {

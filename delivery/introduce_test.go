@@ -1,13 +1,10 @@
 package delivery
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
 )
@@ -127,74 +124,6 @@ func TestXForward(t *testing.T) {
 	f = &fake{ehlo: []string{"XFORWARD ADDR"}, answer: on("XFORWARD", "501 5.5.4 what")}
 	o.Groups = one(f.listen(t)).Groups
 	check(t, "refused", sendFor(t, open(t, o), alice, "to@example.org"), "250 taken")
-}
-
-// password is a mechanism.
-type password struct{}
-
-func (password) Start() (string, []byte, error) { return "PLAIN", []byte("\x00joe\x00secret"), nil }
-func (password) Next([]byte) ([]byte, error)    { return nil, errors.New("no challenge is expected") }
-
-func TestLogin(t *testing.T) {
-	const plain = "AUTH PLAIN"
-	for _, c := range []struct {
-		name  string
-		ehlo  string
-		reply string
-		want  string
-		auths int
-	}{
-		{"right", plain, "", "", 1},
-		{"wrong", plain, "535 5.7.8 no", "535 5.7.8 no", 1},
-		{"later", plain, "454 4.7.0 busy", "454 4.7.0 busy", 1},
-		{"closing", plain, "421 4.3.2 bye", errNoLogin.Line(), 1},
-		{"closed", plain, "drop", errNoLogin.Line(), 1},
-		{"challenge", plain, "334 ", errNoLogin.Line(), 1},
-		{"not offered", "AUTH CRAM-MD5", "", errNoLogin.Line(), 0},
-		{"no AUTH", "SIZE", "", errNoLogin.Line(), 0},
-	} {
-		f := &fake{ehlo: []string{c.ehlo}, answer: func(line string) string {
-			return or(on("AUTH", c.reply)(line), on("*", "501 cancelled")(line))
-		}}
-		tr := open(t, one(f.listen(t)))
-		got := ""
-		if err := tr.Login(t.Context(), "b", password{}); err != nil {
-			got = outcome(err)
-		}
-		check(t, c.name, got, c.want)
-		check(t, c.name+": AUTH", f.heard("AUTH PLAIN AGpvZQBzZWNyZXQ="), c.auths)
-		check(t, c.name+": pool", figures(stats(t, tr)), "open 0 idle 0 busy 0 dialled 0 reused 0 lost 0")
-	}
-}
-
-// A login does not go in clear text over a network, not to a backend that is down as long
-// as there is another, and not beside too many others.
-func TestLoginLimits(t *testing.T) {
-	a, b := &fake{ehlo: []string{"AUTH PLAIN"}}, &fake{ehlo: []string{"AUTH PLAIN"}, answer: on("AUTH", "hang")}
-	o := one(hostA)
-	bubble(t, a, b, o, func(t *testing.T, tr *Transport, n *network) {
-		check(t, "in clear", outcome(tr.Login(t.Context(), "b", password{})), errNoLogin.Line())
-		check(t, "AUTH", a.heard("AUTH"), 0)
-		check(t, "no such backend", outcome(tr.Login(t.Context(), "c", password{})), errNoLogin.Line())
-
-		o := one(hostA, hostB)
-		o.ClearLogin, o.Logins, o.ConnectTimeout = true, 1, time.Minute
-		if err := tr.Update(map[string]BackendOptions{"b": o}); err != nil {
-			t.Fatal(err)
-		}
-		if err := tr.Login(t.Context(), "b", password{}); err != nil {
-			t.Error(err)
-		}
-		n.set("a:25", nil)
-		done := make(chan error)
-		go func() { done <- tr.Login(t.Context(), "b", password{}) }()
-		time.Sleep(time.Second)
-		start := time.Now()
-		err := tr.Login(t.Context(), "b", password{})
-		check(t, "too many", fmt.Sprint(outcome(err), errors.Is(err, errTooManyLogins), time.Since(start)), fmt.Sprint(errNoLogin.Line(), true, 10*time.Second))
-		err = <-done
-		check(t, "hangs", fmt.Sprint(outcome(err), errors.Is(err, context.DeadlineExceeded), time.Since(start)), fmt.Sprint(errNoLogin.Line(), true, 59*time.Second))
-	})
 }
 
 // BDAT or DATA, as the backend offers and the options say; a chunk that is refused leaves

@@ -7,23 +7,26 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/mail/smtp/sasl"
 )
 
-// login.go tries a login at a backend, for a user who logs in here.
+// login.go logs in at a backend: we for ourselves, or to try a login of a user who logs in
+// here.
 
 // errNoLogin is what a user is told who could not be asked about.
 var errNoLogin = smtp.Refuse(454, smtp.Enhanced{4, 7, 0}, "authentication is not possible at the moment, try again later")
 
-// Login logs in at a backend with m, on a connection of its own that has no other use, and
-// says QUIT. It returns nil if the backend says 235. Otherwise the error is a *smtp.Reply:
-// the backend's own refusal, or 454 4.7.0 with the cause if there was none: no endpoint can
-// be reached, too many logins are under way for longer than WaitConnection, the mechanism
-// is not offered or does not trust the server, or the connection is in clear text and must
-// not be.
+// Login logs in at a backend as a, on a connection of its own that has no other use, and says
+// QUIT. What a lacks about the connection is filled in, and the mechanism is the strongest
+// that the backend offers and that suits. It returns nil if the backend says 235. Otherwise
+// the error is a *smtp.Reply: the backend's own refusal, or 454 4.7.0 with the cause if there
+// was none: no endpoint can be reached, too many logins are under way for longer than
+// WaitConnection, no mechanism suits, the server does not prove who it is, or the connection
+// is in clear text and must not be.
 //
 // Endpoints are tried in order until one is reached. What they do does not count for what is
 // up or down.
-func (t *Transport) Login(ctx context.Context, backend string, m smtp.AuthClient) error {
+func (t *Transport) Login(ctx context.Context, backend string, a sasl.Account) error {
 	b, err := t.enter(backend)
 	if err != nil {
 		return errNoLogin.Because(err)
@@ -33,7 +36,7 @@ func (t *Transport) Login(ctx context.Context, backend string, m smtp.AuthClient
 		return errNoLogin.Because(err)
 	}
 	defer func() { <-b.logins }()
-	return b.login(ctx, m)
+	return b.login(ctx, a)
 }
 
 // enterLogin waits for its turn.
@@ -51,16 +54,13 @@ func (b *backend) enterLogin(ctx context.Context) error {
 
 var errTooManyLogins = errors.New("too many logins are under way")
 
-func (b *backend) login(ctx context.Context, m smtp.AuthClient) error {
+func (b *backend) login(ctx context.Context, a sasl.Account) error {
 	c, err := b.reach(ctx)
 	if err != nil {
 		return errNoLogin.Because(err)
 	}
 	defer c.quit(b.ctx)
-	ctx, cancel := context.WithTimeout(ctx, b.opts.ConnectTimeout)
-	defer cancel()
-	defer context.AfterFunc(b.ctx, cancel)()
-	err = c.client.Auth(ctx, m)
+	err = b.logIn(ctx, c, a)
 	if err == nil {
 		return nil
 	}
@@ -70,12 +70,38 @@ func (b *backend) login(ctx context.Context, m smtp.AuthClient) error {
 	return errNoLogin.Because(fmt.Errorf("delivery: login at backend %s at %s: %w", b.name, c.ep.Endpoint, err))
 }
 
+// errNoMechanism means that there is nothing to log in with.
+var errNoMechanism = errors.New("no mechanism that is offered suits, or it would show the password in clear text")
+
+// logIn logs in on a connection, within the connect timeout.
+func (b *backend) logIn(ctx context.Context, c *conn, a sasl.Account) error {
+	ctx, cancel := context.WithTimeout(ctx, b.opts.ConnectTimeout)
+	defer cancel()
+	defer context.AfterFunc(b.ctx, cancel)()
+	a.Offered, a.AllowClear, a.Host = c.client.Mechanisms(), b.clearLogin(c.ep), c.ep.host()
+	if state, ok := c.client.TLS(); ok {
+		a.TLS = &state
+	}
+	name := sasl.Choose(a.Offered, a)
+	if name == "" {
+		return errNoMechanism
+	}
+	m, err := sasl.NewClient(name, a)
+	if err != nil {
+		return err
+	}
+	return c.client.Auth(ctx, m)
+}
+
+// clearLogin tells whether a password may go to ep without TLS.
+func (b *backend) clearLogin(ep *endpoint) bool { return b.opts.ClearLogin || ep.local() }
+
 // reach connects to the first endpoint that can be reached: first those that are not known
 // to be down.
 func (b *backend) reach(ctx context.Context) (*conn, error) {
 	var errs []error
 	for _, ep := range b.upFirst(time.Now()) {
-		c, err := b.connect(ctx, ep)
+		c, err := b.connectAsNobody(ctx, ep)
 		if err == nil {
 			return c, nil
 		}

@@ -57,8 +57,12 @@ type BackendOptions struct {
 	// is not told. One that offers XCLIENT once per connection, like Postfix, costs a
 	// connection per client.
 	XClient, XForward bool
-	// ClearLogin lets Login send passwords without TLS. To endpoints on this machine it may
-	// in any case.
+	// User and Password log us in on every connection, with the strongest mechanism that the
+	// backend offers and that suits. Default none. Not together with XClient, behind which
+	// a backend forgets who logged in.
+	User, Password string
+	// ClearLogin lets passwords out without TLS, ours and those of Login. To endpoints on this
+	// machine they may go in any case.
 	ClearLogin bool
 	// Logins is how many Logins may be under way at once. Their connections are beside those
 	// of Connections. Default 10.
@@ -107,6 +111,12 @@ func (o BackendOptions) Validate() error {
 	case "", TLSOff, TLSOpportunistic, TLSRequired, TLSVerify:
 	default:
 		errs = append(errs, fmt.Errorf("tls: %q is none of off, opportunistic, required, verify", o.TLS))
+	}
+	switch {
+	case (o.User == "") != (o.Password == ""):
+		errs = append(errs, errors.New("login: user and password need each other"))
+	case o.User != "" && o.XClient:
+		errs = append(errs, errors.New("login: cannot be together with XCLIENT"))
 	}
 	for _, n := range []struct {
 		name  string
@@ -168,7 +178,7 @@ func (o BackendOptions) same(p BackendOptions) bool {
 	return slices.EqualFunc(o.Groups, p.Groups, slices.Equal[[]Endpoint]) &&
 		o.TLS == p.TLS && o.CAs.Equal(p.CAs) && o.ServerName == p.ServerName &&
 		o.NoChunking == p.NoChunking && o.XClient == p.XClient && o.XForward == p.XForward &&
-		o.ClearLogin == p.ClearLogin && o.Logins == p.Logins &&
+		o.User == p.User && o.Password == p.Password && o.ClearLogin == p.ClearLogin && o.Logins == p.Logins &&
 		o.Connections == p.Connections && o.WaitConnection == p.WaitConnection &&
 		o.IdleTimeout == p.IdleTimeout && o.MaxUses == p.MaxUses &&
 		o.ConnectTimeout == p.ConnectTimeout && o.Timeouts == p.Timeouts

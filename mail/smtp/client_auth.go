@@ -11,7 +11,9 @@ import (
 // client_auth.go logs in at a server (RFC 4954).
 
 // AuthClient is the client's side of a SASL mechanism (RFC 4422) for one login. Its methods
-// are those of emersion/go-sasl's Client.
+// are those of emersion/go-sasl's Client. If it has a method Finish() error, too, that is
+// called when the server has said 235: its error means that the server did not prove who it
+// is (RFC 5802, Section 5), and breaks the connection.
 type AuthClient interface {
 	// Start begins: the name of the mechanism, in upper case, and the initial response. A
 	// nil one means that the server speaks first, an empty one is sent as such.
@@ -104,6 +106,11 @@ func (c *Client) login(m AuthClient, name string, initial []byte) error {
 		return err
 	case r.Code != 235:
 		return asRefusal(r)
+	}
+	if f, ok := m.(interface{ Finish() error }); ok {
+		if err := f.Finish(); err != nil {
+			return c.fail(fmt.Errorf("smtp: authentication: %w", err))
+		}
 	}
 	return nil
 }

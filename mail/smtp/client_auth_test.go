@@ -31,6 +31,27 @@ func (w *words) Next(challenge []byte) ([]byte, error) {
 	return []byte(answer), nil
 }
 
+// proof is a mechanism whose server has to prove something.
+type proof struct {
+	*words
+	missing error
+}
+
+func (p proof) Finish() error { return p.missing }
+
+// A server that lets us in without a proof may be anybody.
+func TestClientAuthFinish(t *testing.T) {
+	for _, missing := range []error{nil, errSaid} {
+		c := replyReader("235 ok\r\n")
+		c.opts.ClearAuth = true
+		c.learn("x\nAUTH WORDS")
+		err := c.Auth(t.Context(), proof{&words{initial: []byte("x")}, missing})
+		if !errors.Is(err, missing) || c.Broken() != (missing != nil) {
+			t.Errorf("got %v, broken %v, want %v", err, c.Broken(), missing)
+		}
+	}
+}
+
 var errSaid = errors.New("the server is not who it says")
 
 func TestClientAuth(t *testing.T) {
