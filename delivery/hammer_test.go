@@ -34,7 +34,7 @@ func moody(lmtp bool) *fake {
 		return ""
 	}
 	return &fake{
-		lmtp: lmtp, ehlo: pipelining,
+		lmtp: lmtp, ehlo: append([]string{"CHUNKING"}, pipelining...),
 		answer: func(line string) string {
 			switch {
 			case strings.HasPrefix(line, "RCPT"):
