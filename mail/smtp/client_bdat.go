@@ -20,8 +20,10 @@ import (
 const (
 	// chunkHead is room for the longest command.
 	chunkHead = len("BDAT 9223372036854775807 LAST\r\n")
-	// maxChunk is the largest piece that is taken as it is.
+	// maxChunk is the largest piece that is taken as it is, but for its tail, so that there is
+	// something left for the last chunk.
 	maxChunk = 256 << 10
+	tail     = 4 << 10
 	// chunksAhead is how many chunks go without their reply with PIPELINING. So many
 	// replies fit the buffers of any socket, and a server that refuses is heard before too
 	// much was sent in vain.
@@ -109,21 +111,24 @@ func (w *chunkWriter) Write(p []byte) (int, error) {
 	total := len(p)
 	for {
 		out := w.c.wire.out
-		if room := cap(out) - len(out); len(p) > room {
-			n := wholeLineEnds(p, min(len(p), maxChunk))
-			extra := p[:n]
-			if len(p) < maxOutput {
-				n = wholeLineEnds(p, room)
-				w.c.wire.out, extra = append(out, p[:n]...), nil
-			}
-			if w.stopped = w.send(extra, false); w.stopped != nil {
-				return total - len(p), w.stopped
-			}
-			p = p[n:]
-			continue
+		room := cap(out) - len(out)
+		if len(p) <= room {
+			w.c.wire.out = append(out, p...)
+			return total, nil
 		}
-		w.c.wire.out = append(out, p...)
-		return total, nil
+		var n int
+		var extra []byte
+		if len(p) < maxOutput {
+			n = wholeLineEnds(p, room)
+			w.c.wire.out = append(out, p[:n]...)
+		} else {
+			n = wholeLineEnds(p, min(len(p)-tail, maxChunk))
+			extra = p[:n]
+		}
+		if w.stopped = w.send(extra, false); w.stopped != nil {
+			return total - len(p), w.stopped
+		}
+		p = p[n:]
 	}
 }
 
