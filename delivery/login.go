@@ -78,7 +78,10 @@ func (b *backend) logIn(ctx context.Context, c *conn, a sasl.Account) error {
 	ctx, cancel := context.WithTimeout(ctx, b.opts.ConnectTimeout)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
-	a.Offered, a.AllowClear, a.Host = c.client.Mechanisms(), b.clearLogin(c.ep), c.ep.host()
+	a.Offered, a.AllowClear = c.client.Mechanisms(), b.clearLogin(c.ep)
+	if a.Host == "" {
+		a.Host = c.ep.host()
+	}
 	if state, ok := c.client.TLS(); ok {
 		a.TLS = &state
 	}

@@ -237,25 +237,19 @@ const usersEvery = 5 * time.Second
 
 // backendCredentials try the login at a backend.
 func (d *doorman) backendCredentials(backend string, mechanisms []string) sasl.Credentials {
-	try := func(ctx context.Context, mechanism string, a sasl.Account) error {
-		// What the backend's connection may carry is for its tls key to say.
-		a.AllowClear = true
-		client, err := sasl.NewClient(mechanism, a)
-		if err != nil {
-			return fmt.Errorf("login at backend %s: %w", backend, err)
-		}
-		err = d.transport().Login(ctx, backend, client)
+	try := func(ctx context.Context, a sasl.Account) error {
+		err := d.transport().Login(ctx, backend, a)
 		if r, ok := errors.AsType[*smtp.Reply](err); ok && r.Code == 535 {
 			return fmt.Errorf("%w: %w", sasl.ErrDenied, r)
 		}
 		return err
 	}
 	c := sasl.Credentials{Password: func(ctx context.Context, user, password string) error {
-		return try(ctx, sasl.Plain, sasl.Account{User: user, Password: password})
+		return try(ctx, sasl.Account{User: user, Password: password})
 	}}
 	if slices.Contains(mechanisms, sasl.XOAuth2) || slices.Contains(mechanisms, sasl.OAuthBearer) {
 		c.Token = func(ctx context.Context, r sasl.TokenRequest) (string, error) {
-			return "", try(ctx, r.Mechanism, sasl.Account{User: r.User, Token: r.Token, Host: r.Host, Port: r.Port})
+			return "", try(ctx, sasl.Account{User: r.User, Token: r.Token, Host: r.Host, Port: r.Port})
 		}
 	}
 	return c
