@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need on a Debian machine that has Go: mail servers and
-# clients and a resolver to talk to, real messages, and a C compiler for WebAssembly filters.
+# clients, a resolver and a CA to talk to, real messages, and a C compiler for WebAssembly
+# filters.
 # It may be run again at any time, and is quick when everything is there.
 #
 # Without root and sudo it only tells what to install, and succeeds: the tests
@@ -104,6 +105,24 @@ install_exim() {
 	rm -r "$unpacked"
 }
 
+# install_pebble builds the CA where pebble.go looks for it, in the same steps, in the
+# same version and under the same lock.
+install_pebble() {
+	command -v go >/dev/null || give_up "there is no go to build pebble with"
+	version=v2.10.1
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/penstock-test/pebble-$version
+	mkdir -p "$cache"
+	exec 8>"$cache/lock"
+	flock -w 60 8 || give_up "another installation of pebble does not end"
+	if [ -e "$cache/pebble" ]; then
+		return 0
+	fi
+	for name in pebble-challtestsrv pebble; do
+		(cd "$cache" && GOBIN=$cache go install "github.com/letsencrypt/pebble/v2/cmd/$name@$version") ||
+			give_up "go cannot build $name"
+	done
+}
+
 # shellcheck disable=SC2046,SC2086 # the lists are words
 wanted=$(missing $packages $(node_packages))
 if [ -n "$wanted" ]; then
@@ -111,3 +130,4 @@ if [ -n "$wanted" ]; then
 fi
 install_nodemailer
 install_exim
+install_pebble

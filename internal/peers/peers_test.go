@@ -487,3 +487,13 @@ func TestCertificateIsForItsNamesAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestPebble(t *testing.T) {
+	p := Pebble(t, PebbleOptions{Lifetime: time.Hour})
+	if directory := fetch(t, p.client, p.Directory); !bytes.Contains(directory, []byte("newOrder")) {
+		t.Errorf("directory: %s", directory)
+	}
+	if roots := p.Roots(t); roots.Equal(x509.NewCertPool()) || roots.Equal(p.CA.Pool()) {
+		t.Error("no root of its own")
+	}
+}
