@@ -1,8 +1,10 @@
 // Package certs holds the certificates that the gateway shows to its clients, and
 // decides which one a client gets.
 //
-// There are two sources. Certificates from files are the operator's: a certificate
-// (with its chain) and a key in PEM, read at start and again on each Reload. Beside
+// There are three sources. Certificates from files are the operator's: a certificate
+// (with its chain) and a key in PEM, read at start and again on each Reload. Others are
+// obtained from a CA by ACME (RFC 8555) for names that are listed, and renewed in time; what
+// was obtained is kept on disk and served from the next start on. Beside
 // them there is always a certificate of our own, self-signed for our host name, made
 // at the first start and kept. It is there because most senders of mail do not verify
 // whom they talk to: for them any certificate makes the difference between an encrypted
@@ -20,7 +22,8 @@
 //
 // Within a step ECDSA goes before Ed25519 and RSA, and a certificate whose key the
 // client cannot use is passed over. Of two certificates with one name and one kind of
-// key, the one that expires later counts; the first in the list if they are equal.
+// key, the one that expires later counts, be it from a file or obtained; the first in the
+// list of files if they are equal, and files before what was obtained.
 //
 // A name that we do not know, or that is no host name at all (an underscore, an address,
 // bytes that mean nothing), leads to the default and never to a failed handshake: a
@@ -30,10 +33,15 @@
 //
 // No application protocol is set. A client that offers ALPN "smtp" is then served
 // without one, where a list of ours that lacked its protocol would end the handshake
-// (RFC 7301, Section 3.2).
+// (RFC 7301, Section 3.2). The protocol of a CA's challenge, acme-tls/1, means nothing here:
+// a CA asks on port 443, where a listener that does nothing else answers it.
+//
+// No handshake waits for a CA, or for anything at all: each looks at a set that is built
+// beside it and put in place at once.
 //
 // Nothing here runs by itself. Files are looked at, and the self-signed certificate is
 // renewed, when the owner of the Store calls Reload, or Update for another list of files.
+// Certificates are obtained while Run runs.
 package certs
 
 import (
@@ -68,8 +76,13 @@ type Options struct {
 	// memory alone: each start then has another key.
 	Dir string
 
-	// Files are the certificates to serve. Empty serves the self-signed one only.
+	// Files are certificates to serve. Without them, and without any that was obtained,
+	// the self-signed one is served only.
 	Files []File
+
+	// ACME says which certificates are obtained by Run. They are kept in the folder acme
+	// below Dir, which must then be given. Zero: none.
+	ACME ACME
 
 	// MinVersion is the lowest version of TLS that is spoken, as crypto/tls counts
 	// them. 0 is TLS 1.2 (RFC 8996 retires what is older).
@@ -94,6 +107,7 @@ func (o Options) Validate() error {
 		errs = append(errs, fmt.Errorf("certs: hostname %q is not a host name", o.Hostname))
 	}
 	errs = append(errs, checkFiles(o.Files)...)
+	errs = append(errs, o.ACME.validate(o.Dir)...)
 	if o.MinVersion != 0 && (o.MinVersion < tls.VersionTLS10 || o.MinVersion > tls.VersionTLS13) {
 		errs = append(errs, fmt.Errorf("certs: minimum version %#04x is not one of TLS 1.0 to 1.3", o.MinVersion))
 	}
@@ -107,13 +121,20 @@ type Store struct {
 	now      func() time.Time
 	keeper   *keeper
 	config   *tls.Config
+	locks    *keyLocks     // of what is kept on disk
+	every    time.Duration // visitEvery, but for tests
 
-	set atomic.Pointer[set] // what handshakes look at; never nil after New
+	set     atomic.Pointer[set] // what handshakes look at; never nil after New
+	running atomic.Bool         // Run runs
+	changed chan struct{}       // has room for one: acme is another
 
-	mu      sync.Mutex       // one load at a time
-	files   []File           // guarded by mu
-	entries []*entry         // one for each of files; guarded by mu
-	own     *tls.Certificate // self-signed; guarded by mu
+	mu       sync.Mutex                  // one load at a time
+	files    []File                      // guarded by mu
+	entries  []*entry                    // one for each of files; guarded by mu
+	own      *tls.Certificate            // self-signed; guarded by mu
+	acme     ACME                        // with defaults; guarded by mu
+	managed  map[string]*ManagedName     // one for each name of acme; guarded by mu
+	obtained map[string]*tls.Certificate // by the name they are for; guarded by mu
 }
 
 // New loads every file and makes or reads the self-signed certificate. Its error joins
@@ -140,7 +161,11 @@ func New(o Options) (*Store, error) {
 		now:      o.Now,
 		keeper:   &keeper{dir: o.Dir, hostname: hostname, log: o.Log, now: o.Now, write: writeFile},
 		entries:  make([]*entry, len(o.Files)),
+		locks:    &keyLocks{held: make(map[string]chan struct{})},
+		every:    visitEvery,
+		changed:  make(chan struct{}, 1),
 	}
+	s.takeACME(o.ACME)
 	s.config = &tls.Config{MinVersion: o.MinVersion, GetCertificate: s.getCertificate}
 	if err := s.Reload(); err != nil {
 		return nil, err
@@ -192,18 +217,22 @@ func (s *Store) Reload() error {
 	return errors.Join(errs...)
 }
 
-// Update takes files over in place of the list that the Store has, all or nothing. The
-// files are read, also those that were in the list before, and the self-signed certificate
-// is renewed if that is due, as Reload does. Without a problem the new set takes the place
-// of the old one at once; an empty list leaves the self-signed certificate alone.
+// Update takes files, and what is to be obtained, over in place of what the Store has, all or
+// nothing. The files are read, also those that were in the list before, and the self-signed
+// certificate is renewed if that is due, as Reload does. Without a problem the new set takes
+// the place of the old one at once; with no files and no names it is the self-signed
+// certificate alone.
 //
-// The error joins all problems; FileErrors takes it apart. With any of them list and
-// certificates stay as they are.
-func (s *Store) Update(files []File) error {
+// Names that are new are obtained by Run, those that are gone are no longer served or renewed;
+// what is on disk of them stays there.
+//
+// The error joins all problems; FileErrors takes it apart. With any of them everything
+// stays as it is.
+func (s *Store) Update(files []File, acme ACME) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if err := errors.Join(checkFiles(files)...); err != nil {
+	if err := errors.Join(append(checkFiles(files), acme.validate(s.keeper.dir)...)...); err != nil {
 		return err
 	}
 	var errs []error
@@ -225,6 +254,7 @@ func (s *Store) Update(files []File) error {
 		s.warnNew(e, known[i])
 	}
 	s.files, s.entries, s.own = slices.Clone(files), entries, own
+	s.takeACME(acme)
 	s.publish(now)
 	return nil
 }
@@ -242,6 +272,9 @@ func (s *Store) publish(now time.Time) {
 		if e != nil { // nil only in New, which fails then
 			list = append(list, e.cert)
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.obtained)) {
+		list = append(list, s.obtained[name])
 	}
 	s.set.Store(newSet(s.hostname, s.own, list, now))
 }

@@ -131,7 +131,7 @@ func TestBrokenFiles(t *testing.T) {
 		o.Files = append(o.Files, File{"absent.crt", "absent.key"})
 		_, err = New(o)
 		checkError(t, "New: "+tc.name, err, append(tc.want, "absent.crt", "absent.key"))
-		err = s.Update([]File{healthy, f})
+		err = s.Update([]File{healthy, f}, ACME{})
 		checkError(t, "Update: "+tc.name, err, tc.want)
 		checkFaults(t, "Update: "+tc.name, err, 1, tc.fault)
 

@@ -35,7 +35,7 @@ func TestUpdate(t *testing.T) {
 		{"none", nil, nil, "mx1.example.test"},
 		{"back to the first", []File{first}, nil, "first.test mx1.example.test"},
 	} {
-		checkError(t, tc.name, s.Update(tc.files), tc.want)
+		checkError(t, tc.name, s.Update(tc.files, ACME{}), tc.want)
 		checkNames(t, s, tc.name, tc.names)
 		if err := s.Reload(); err != nil { // reads the list that is in force, not the one that was refused
 			t.Errorf("%s: Reload: %v", tc.name, err)
@@ -66,7 +66,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	s := open(t, Options{Hostname: "mx1.example.test", Files: []File{f}, Now: func() time.Time { return now }})
 	own, _ := s.getCertificate(hello("mx1.example.test"))
 	kept, _ := s.getCertificate(hello("before.test"))
-	if err := s.Update([]File{f}); err != nil {
+	if err := s.Update([]File{f}, ACME{}); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := s.getCertificate(hello("before.test")); again != kept {
@@ -75,14 +75,14 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 
 	put(t, dir, spec{label: "pair", names: []string{"after.test"}})
 	now = now.Add(lifetime)
-	if err := s.Update([]File{f, {dir + "/no.crt", f.Key}}); err == nil {
+	if err := s.Update([]File{f, {dir + "/no.crt", f.Key}}, ACME{}); err == nil {
 		t.Fatal("Update with a missing file: no error")
 	}
 	checkNames(t, s, "refused", "before.test mx1.example.test")
 	if got, _ := s.getCertificate(hello("before.test")); got != kept {
 		t.Errorf("refused: serves %v, want the certificate of before", got.Leaf.DNSNames)
 	}
-	if err := s.Update([]File{f}); err != nil {
+	if err := s.Update([]File{f}, ACME{}); err != nil {
 		t.Fatal(err)
 	}
 	checkNames(t, s, "taken over", "after.test mx1.example.test")
@@ -96,12 +96,12 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	// The default counts as much as a file does.
 	full := errors.New("no space left")
 	s.keeper.dir, s.keeper.write = t.TempDir(), func(string, string, []byte) error { return full }
-	err := s.Update([]File{{dir + "/no.crt", f.Key}})
+	err := s.Update([]File{{dir + "/no.crt", f.Key}}, ACME{})
 	files, rest := FileErrors(err)
 	if len(files) != 1 || !errors.Is(files[0], os.ErrNotExist) || !errors.Is(rest, full) || errors.Is(rest, os.ErrNotExist) {
 		t.Errorf("FileErrors(%v) = %v, %v; want the file and %v apart", err, files, rest, full)
 	}
-	if err := s.Update(nil); !errors.Is(err, full) {
+	if err := s.Update(nil, ACME{}); !errors.Is(err, full) {
 		t.Errorf("Update(nil): %v, want %v", err, full)
 	}
 	checkNames(t, s, "the default cannot be kept", "after.test mx1.example.test")
@@ -170,7 +170,7 @@ func TestUpdateUnderHandshakes(t *testing.T) {
 		default:
 		}
 		list := lists[n%len(lists)]
-		if err := s.Update(list); (err != nil) != (len(list) == 2) {
+		if err := s.Update(list, ACME{}); (err != nil) != (len(list) == 2) {
 			t.Errorf("Update(%v): %v", list, err)
 		}
 	}

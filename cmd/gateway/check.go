@@ -114,22 +114,22 @@ func tryListeners(cfg *config.Config) config.Problems {
 	return problems
 }
 
-// tryCertificates opens the files that are named.
+// tryCertificates opens the files that are named. Nothing is obtained.
 func tryCertificates(cfg *config.Config) config.Problems {
-	o := certOptions(cfg, slog.New(slog.DiscardHandler))
-	o.Dir = "" // keep nothing
+	o, problems := certOptions(cfg, slog.New(slog.DiscardHandler))
+	o.Dir, o.ACME = "", certs.ACME{} // keep nothing; what is wrong with names is reported
 	if o.Hostname == "" {
 		o.Hostname = "localhost" // its lack is reported; it changes nothing for the files
 	}
 	for _, f := range o.Files {
 		if f.Cert == "" || f.Key == "" {
-			return nil // reported too
+			return problems // reported too
 		}
 	}
 	if _, err := certs.New(o); err != nil {
-		return certProblems(cfg, err)
+		problems = append(problems, certProblems(cfg, err)...)
 	}
-	return nil
+	return problems
 }
 
 // readFilters empties the places of filters whose module could not be read, and leaves the

@@ -128,7 +128,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	fail := func(key string, err error) { problems = append(problems, cfg.Problem(key, oneLine(err))) }
 
 	var err error
-	if n.certs, err = certs.New(certOptions(cfg, log)); err != nil {
+	co, problems := certOptions(cfg, log)
+	if n.certs, err = certs.New(co); err != nil {
 		problems = append(problems, certProblems(cfg, err)...)
 	}
 	if n.wasm, err = wasmhost.New(ctx, wasmhost.Options{CacheDir: string(cfg.Filters.Cache), Log: log}); err != nil {
@@ -205,7 +206,14 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	defer daily.Stop()
 	often := time.NewTicker(usersEvery)
 	defer often.Stop()
-	var reloads sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var reloads sync.WaitGroup // and who obtains certificates
+	reloads.Go(func() {
+		if err := n.certs.Run(ctx); err != nil {
+			n.log.Error("certificates are not obtained", "err", err)
+		}
+	})
 	again := make(chan struct{}, 1) // a token: no reload runs
 	again <- struct{}{}
 	var asked bool
@@ -228,6 +236,7 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 		case <-often.C:
 			n.doorman.reloadUsers()
 		case err := <-served:
+			stop()
 			return errors.Join(err, n.shutdown(&reloads))
 		case <-ctx.Done():
 			return errors.Join(n.shutdown(&reloads), <-served)
@@ -244,7 +253,8 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 	}
 	rules, more := n.rules(ctx, cfg)
 	bo, moreStill := backends(cfg)
-	problems = append(append(problems, more...), moreStill...)
+	co, evenMore := certOptions(cfg, n.log)
+	problems = slices.Concat(problems, more, moreStill, evenMore)
 	if ctx.Err() != nil {
 		if rules.Release != nil {
 			rules.Release()
@@ -252,7 +262,7 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 		return // the gateway ends; whatever went wrong went wrong for that
 	}
 	if problems.Err() == nil {
-		problems = append(problems, n.takeOver(cfg, rules, bo)...)
+		problems = append(problems, n.takeOver(cfg, rules, bo, co)...)
 	}
 	if problems.Err() != nil {
 		if rules.Release != nil {
@@ -270,11 +280,11 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 
 // takeOver makes a configuration count whose parts are ready. What may still be wrong is
 // asked first; then each part takes its own, and none can refuse.
-func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]delivery.BackendOptions) config.Problems {
+func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]delivery.BackendOptions, co certs.Options) config.Problems {
 	if err := n.gw.CheckRules(rules); err != nil {
 		return config.Problems{cfg.Problem("listeners", oneLine(err)+"; a listener's chain changes with a restart")}
 	}
-	if err := n.certs.Update(certOptions(cfg, n.log).Files); err != nil {
+	if err := n.certs.Update(co.Files, co.ACME); err != nil {
 		return certProblems(cfg, err)
 	}
 	if err := n.transport.Update(bo); err != nil {
@@ -290,14 +300,15 @@ func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]d
 func needRestart(old, cfg *config.Config) []string {
 	var keys []string
 	for key, same := range map[string]bool{
-		"hostname":         old.Hostname == cfg.Hostname,
-		"delivery":         old.Delivery == cfg.Delivery,
-		"overload":         old.Overload == cfg.Overload,
-		"listeners":        reflect.DeepEqual(old.Listeners, cfg.Listeners),
-		"log":              old.Log == cfg.Log,
-		"filters.cache":    old.Filters.Cache == cfg.Filters.Cache,
-		"certificates.dir": old.Certificates.Dir == cfg.Certificates.Dir,
-		"shutdown_timeout": old.ShutdownTimeout == cfg.ShutdownTimeout,
+		"hostname":                 old.Hostname == cfg.Hostname,
+		"delivery":                 old.Delivery == cfg.Delivery,
+		"overload":                 old.Overload == cfg.Overload,
+		"listeners":                reflect.DeepEqual(old.Listeners, cfg.Listeners),
+		"log":                      old.Log == cfg.Log,
+		"filters.cache":            old.Filters.Cache == cfg.Filters.Cache,
+		"certificates.min_version": old.Certificates.MinVersion == cfg.Certificates.MinVersion,
+		"certificates.dir":         old.Certificates.Dir == cfg.Certificates.Dir,
+		"shutdown_timeout":         old.ShutdownTimeout == cfg.ShutdownTimeout,
 	} {
 		if !same {
 			keys = append(keys, key)

@@ -28,12 +28,39 @@ func newLogger(c config.Log, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-func certOptions(c *config.Config, log *slog.Logger) certs.Options {
-	o := certs.Options{Hostname: string(c.Hostname), Dir: string(c.Certificates.Dir), Log: log}
+// certOptions returns the settings of certificates, and what is wrong with the file of roots.
+func certOptions(c *config.Config, log *slog.Logger) (certs.Options, config.Problems) {
+	o := certs.Options{Hostname: string(c.Hostname), Dir: string(c.Certificates.Dir), MinVersion: tlsVersion(c.Certificates.MinVersion), Log: log}
 	for _, f := range c.Certificates.Files {
 		o.Files = append(o.Files, certs.File{Cert: string(f.Cert), Key: string(f.Key)})
 	}
-	return o
+	if len(c.Certificates.Names) == 0 {
+		return o, nil
+	}
+	a := c.Certificates.ACME
+	o.ACME = certs.ACME{Directory: acmeDirectory(a.Directory), Email: string(a.Email), Agreed: a.Agreed == config.True,
+		HTTP01: a.HTTP01.String(), TLSALPN01: a.TLSALPN01.String()}
+	for _, name := range c.Certificates.Names {
+		o.ACME.Names = append(o.ACME.Names, string(name))
+	}
+	if a.CARoots != "" {
+		pool, err := readPool(string(a.CARoots))
+		if err != nil {
+			return o, config.Problems{c.Problem("certificates.acme.ca_roots", err.Error())}
+		}
+		o.ACME.Roots = pool
+	}
+	return o, nil
+}
+
+func acmeDirectory(d config.ACMEDirectory) string {
+	switch d {
+	case config.LetsEncrypt:
+		return certs.LetsEncrypt
+	case config.LetsEncryptStaging:
+		return certs.LetsEncryptStaging
+	}
+	return string(d)
 }
 
 // backends returns the transport's settings, and what is wrong with the files they name.

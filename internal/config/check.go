@@ -27,6 +27,7 @@ func (c *Config) validate(broken func(key string) bool) Problems {
 	k.routes()
 	k.backends()
 	k.chains()
+	k.certificates()
 	return k.problems
 }
 
@@ -403,5 +404,66 @@ func (k *checker) filter(at string, f Filter) {
 	}
 	if m := f.Limits.Memory; m != 0 && (m < wasmPage || m > wasmMemory) {
 		k.errorf(child(at, "limits.memory"), "%s is not between %s and %s", m, wasmPage, wasmMemory)
+	}
+}
+
+func (k *checker) certificates() {
+	const at = "certificates"
+	c := k.c.Certificates
+	if c.MinVersion == TLS10 || c.MinVersion == TLS11 {
+		k.warnf(child(at, "min_version"), "TLS %s is retired (RFC 8996): what is sent under it may be read by others", c.MinVersion)
+	}
+	acme := child(at, "acme")
+	if len(c.Names) == 0 {
+		if c.ACME.Email != "" || c.ACME.Agreed == True {
+			k.warnf(acme, "has no effect without certificates.names")
+		}
+		return
+	}
+	first := map[CertificateName]int{}
+	for i, name := range c.Names {
+		if j, ok := first[name]; ok && name != "" {
+			k.errorf(item(child(at, "names"), i), "%s is names[%d] too", quote(string(name)), j)
+		} else {
+			first[name] = i
+		}
+	}
+	if c.ACME.Email == "" && !k.broken(child(acme, "email")) {
+		k.errorf(child(acme, "email"), "is required with certificates.names: the authority writes to it")
+	}
+	if c.ACME.Agreed != True && !k.broken(child(acme, "agreed")) {
+		k.errorf(child(acme, "agreed"), "must be true with certificates.names: certificates are given to those who agree to the authority's terms of service")
+	}
+	k.challenges(acme, c.ACME)
+}
+
+// challenges checks where those of the authority are answered.
+func (k *checker) challenges(at string, a ACME) {
+	if a.HTTP01.Off && a.TLSALPN01.Off {
+		k.errorf(at, "http01 and tlsalpn01 are both off: the authority needs one of them to see that the names are ours")
+	}
+	taken := map[ListenAddress]int{}
+	for i, l := range k.c.Listeners {
+		for _, addr := range l.Address {
+			addr.take(taken, i)
+		}
+	}
+	for _, c := range []struct {
+		key  string
+		addr ChallengeAddress
+	}{{"http01", a.HTTP01}, {"tlsalpn01", a.TLSALPN01}} {
+		if c.addr.Off || c.addr.Address == "" {
+			continue
+		}
+		if j, ok := c.addr.listen().overlapping(taken); ok {
+			k.errorf(child(at, c.key), "%s cannot be had next to %s of listeners[%d]", c.addr, k.c.Listeners[j].Address[0], j)
+		}
+	}
+	if a.HTTP01.Address != "" && !a.TLSALPN01.Off {
+		other := map[ListenAddress]int{}
+		a.HTTP01.listen().take(other, 0)
+		if _, ok := a.TLSALPN01.listen().overlapping(other); ok {
+			k.errorf(child(at, "tlsalpn01"), "%s cannot be had next to %s of http01", a.TLSALPN01, a.HTTP01)
+		}
 	}
 }

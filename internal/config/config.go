@@ -225,8 +225,21 @@ type FilterLimits struct {
 
 // Certificates names the certificates shown to clients.
 type Certificates struct {
-	Files []CertificateFile `key:"files" doc:"Certificates with their keys; which one is shown depends on the name the client asks for, and the first is the default."`
-	Dir   Path              `key:"dir" default:"./data/certificates" doc:"Where the self-signed certificate is kept that is made when there is no other."`
+	Files      []CertificateFile `key:"files" doc:"Certificates with their keys; which one is shown depends on the name the client asks for, and the first is the default."`
+	Dir        Path              `key:"dir" default:"./data/certificates" doc:"Where the self-signed certificate is kept that is made when there is no other, and in acme below it the certificates that were obtained, their keys and the account with the CA."`
+	MinVersion TLSVersion        `key:"min_version" default:"1.2" doc:"The lowest version of TLS that clients may speak. RFC 8996 has retired 1.0 and 1.1."`
+	Names      []CertificateName `key:"names" doc:"Host names that a certificate is obtained for, each of its own, and kept renewed. They must lead to this machine."`
+	ACME       ACME              `key:"acme" doc:"The authority that the certificates for names are obtained from, and how it is shown that the names are ours (RFC 8555)."`
+}
+
+// ACME says from whom certificates are obtained, and how.
+type ACME struct {
+	Email     MailAddress      `key:"email" doc:"Where the authority writes to when something is wrong. Required with names."`
+	Directory ACMEDirectory    `key:"directory" default:"letsencrypt" doc:"The authority: letsencrypt, letsencrypt-staging for trying things out, or the https URL of a directory."`
+	Agreed    Bool             `key:"agreed" default:"false" doc:"true says that you agree to the authority's terms of service. Required with names; nobody is asked later."`
+	CARoots   Path             `key:"ca_roots" doc:"PEM file with the roots to trust when talking to the authority; empty for those of the system."`
+	HTTP01    ChallengeAddress `key:"http01" default:":80" doc:"Where the challenge HTTP-01 is answered, and nothing else. The authority comes to port 80 of the name: another port needs somebody who forwards. off does without."`
+	TLSALPN01 ChallengeAddress `key:"tlsalpn01" default:":443" doc:"The same for TLS-ALPN-01 (RFC 8737) and port 443. One of the two is enough."`
 }
 
 // A CertificateFile is a certificate chain and its private key, both PEM.

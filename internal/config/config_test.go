@@ -101,6 +101,9 @@ filters:
 certificates:
   files: [{cert: /etc/tls/cert.pem, key: key.pem}]
   dir: certs
+  min_version: 1.3
+  names: [MX1.bücher.example, mx2.example.net]
+  acme: {email: Post.Master+acme@Example.net, directory: "https://ca.example/dir", agreed: true, ca_roots: roots.pem, http01: off, tlsalpn01: "[2001:DB8::1]:8443"}
 log: {level: debug, format: json}
 shutdown_timeout: 2d
 `
@@ -183,7 +186,12 @@ func fullConfig() *Config {
 			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrorTempfail, Limits: FilterLimits{16 << 20, 5 * time.Second}},
 			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrorTempfail, Limits: FilterLimits{16 << 20, 5 * time.Second}},
 		}}},
-		Certificates:    Certificates{Files: []CertificateFile{{"/etc/tls/cert.pem", "/etc/p/key.pem"}}, Dir: "/etc/p/certs"},
+		Certificates: Certificates{
+			Files: []CertificateFile{{"/etc/tls/cert.pem", "/etc/p/key.pem"}}, Dir: "/etc/p/certs", MinVersion: TLS13,
+			Names: []CertificateName{"mx1.xn--bcher-kva.example", "mx2.example.net"},
+			ACME: ACME{Email: "Post.Master+acme@example.net", Directory: "https://ca.example/dir", Agreed: True, CARoots: "/etc/p/roots.pem",
+				HTTP01: ChallengeAddress{Off: true}, TLSALPN01: ChallengeAddress{Address: "[2001:db8::1]:8443"}},
+		},
 		Log:             Log{LogDebug, LogJSON},
 		ShutdownTimeout: 48 * time.Hour,
 	}

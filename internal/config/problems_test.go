@@ -55,8 +55,8 @@ penstock.yaml:1: hostnam: unknown key; did you mean "hostname"?`},
 penstock.yaml:4: listeners[0].tsl: unknown key; did you mean "tls"?`},
 		{"known key in the wrong place", listener("message_size: 1MiB"), `
 penstock.yaml:4: listeners[0].message_size: unknown key; there is listeners[].limits.message_size`},
-		{"unknown key like no other", "certificates:\n  acme: {}\n", `
-penstock.yaml:2: certificates.acme: unknown key; the keys here are files, dir`},
+		{"unknown key like no other", "certificates:\n  xyzzy: {}\n", `
+penstock.yaml:2: certificates.xyzzy: unknown key; the keys here are files, dir, min_version, names, acme`},
 		{"unknown key that would break a terminal", "\"a\\nb\\e[2J\\u202e\": 1\n", `
 penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, log, shutdown_timeout`},
 		{"unknown key that is very long", strings.Repeat("x", 300) + ": 1\n", `
@@ -311,6 +311,33 @@ penstock.yaml:7: filters.chains.c[0].config.a: .inf is a number that JSON does n
 penstock.yaml:8: filters.chains.c[0].config.b[0]: .nan is a number that JSON does not have`},
 		{"filter: unused chain", "filters: {chains: {c: [{module: a.wasm}]}}\n", `
 penstock.yaml:1: warning: filters.chains.c: no listener uses it`},
+		{"certificates: names without the rest", "certificates:\n  names: [mx.example.net]\n", `
+penstock.yaml:1: certificates.acme.agreed: must be true with certificates.names: certificates are given to those who agree to the authority's terms of service
+penstock.yaml:1: certificates.acme.email: is required with certificates.names: the authority writes to it`},
+		{"certificates: the rest without names", "certificates:\n  acme: {agreed: true}\n", `
+penstock.yaml:2: warning: certificates.acme: has no effect without certificates.names`},
+		{"certificates: names", "certificates:\n  acme: {agreed: true, email: a@b.test}\n  names: [a.test, '*.b.test', under_score.test, A.test, 192.0.2.1]\n", `
+penstock.yaml:3: certificates.names[1]: "*.b.test" is a wildcard: its proof is DNS-01, which is not there yet; name the hosts
+penstock.yaml:3: certificates.names[2]: "under_score.test" is not a domain name: it has characters that no domain has
+penstock.yaml:3: certificates.names[3]: "a.test" is names[0] too
+penstock.yaml:3: certificates.names[4]: "192.0.2.1" is not a domain name: it is an address`},
+		{"certificates: acme", "certificates:\n  names: [a.test]\n  acme:\n    agreed: maybe\n    email: '\"a b\"@c.test'\n    directory: http://ca.test/dir\n    http01: unix:/run/x\n    tlsalpn01: '443'\n", `
+penstock.yaml:4: certificates.acme.agreed: must be true or false, not "maybe"
+penstock.yaml:5: certificates.acme.email: "\"a b\"@c.test" is not a mail address
+penstock.yaml:6: certificates.acme.directory: "http://ca.test/dir" is none of letsencrypt, letsencrypt-staging and an https URL
+penstock.yaml:7: certificates.acme.http01: "unix:/run/x" is not an address for challenges: write host:port, :port or off
+penstock.yaml:8: certificates.acme.tlsalpn01: "443" is not an address for challenges: write host:port, :port or off`},
+		{"certificates: no challenge", "certificates:\n  names: [a.test]\n  acme: {agreed: true, email: a@b.test, http01: off, tlsalpn01: off}\n", `
+penstock.yaml:3: certificates.acme: http01 and tlsalpn01 are both off: the authority needs one of them to see that the names are ours`},
+		{"certificates: challenges and listeners in each other's way", "certificates:\n  names: [a.test]\n  acme: {agreed: true, email: a@b.test, http01: ':25', tlsalpn01: '127.0.0.1:25'}\n", `
+penstock.yaml:3: certificates.acme.http01: :25 cannot be had next to :25 of listeners[0]
+penstock.yaml:3: certificates.acme.tlsalpn01: 127.0.0.1:25 cannot be had next to :25 of listeners[0]`},
+		{"certificates: challenges in each other's way", "certificates:\n  names: [a.test]\n  acme: {agreed: true, email: a@b.test, http01: ':8080', tlsalpn01: '127.0.0.1:8080'}\n", `
+penstock.yaml:3: certificates.acme.tlsalpn01: 127.0.0.1:8080 cannot be had next to :8080 of http01`},
+		{"certificates: old TLS", "certificates:\n  min_version: 1.1\n", `
+penstock.yaml:2: warning: certificates.min_version: TLS 1.1 is retired (RFC 8996): what is sent under it may be read by others`},
+		{"certificates: no TLS", "certificates:\n  min_version: 1.4\n", `
+penstock.yaml:2: certificates.min_version: must be 1.0, 1.1, 1.2 or 1.3, not "1.4"; did you mean "1.0"?`},
 		{"certificates", "certificates:\n  files:\n    - {cert: a.pem}\n", `
 penstock.yaml:3: certificates.files[0].key: is required`},
 
