@@ -51,6 +51,12 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	os.Setenv("GOCACHE", strings.TrimSpace(string(goCache)))
+	// What the peers keep is big; it stays where it is.
+	if kept, err := os.UserCacheDir(); err == nil {
+		os.MkdirAll(filepath.Join(kept, "penstock-test"), 0o755)
+		os.MkdirAll(filepath.Join(dir, "cache"), 0o755)
+		os.Symlink(filepath.Join(kept, "penstock-test"), filepath.Join(dir, "cache", "penstock-test"))
+	}
 	os.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
 	return m.Run()
 }
