@@ -318,6 +318,7 @@ type listener struct {
 	gw    *Gateway
 	srv   *smtp.Server
 	open  []net.Listener
+	busy  atomic.Int32 // of those in open, which Serve takes connections of
 	proxy proxySettings
 	// Nil is no limit.
 	connectionRate, messageRate, authFailures *rates
@@ -484,6 +485,8 @@ func (g *Gateway) Serve() error {
 		for _, nl := range l.open {
 			serving.Go(func() {
 				g.opts.Log.Info("listening", "listener", l.Name, "addr", nl.Addr().String(), "tls", string(l.tls()))
+				l.busy.Add(1)
+				defer l.busy.Add(-1)
 				if err := l.srv.Serve(nl); !errors.Is(err, smtp.ErrServerClosed) {
 					g.opts.Log.Error("listener failed", "listener", l.Name, "err", err)
 					fail(l, err)
