@@ -417,6 +417,9 @@ func (Module) describe() string { return "module" }
 
 func (m *Module) rebase(dir string) { m.File = inDir(dir, m.File) }
 
+// ValidName reports whether s can name a listener, a backend, a chain or a module.
+func ValidName(s string) bool { return validName(s) }
+
 // validName reports whether s can name a listener, a backend, a chain or a module.
 // Such names stand in the log and in metrics.
 func validName(s string) bool {

@@ -28,6 +28,7 @@ func (c *Config) validate(broken func(key string) bool) Problems {
 	k.backends()
 	k.chains()
 	k.certificates()
+	k.admin()
 	return k.problems
 }
 

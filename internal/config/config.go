@@ -44,6 +44,7 @@ type Config struct {
 	Delivery        Delivery           `key:"delivery" doc:"How we find out about others."`
 	Filters         Filters            `key:"filters" doc:"WebAssembly filters, and the chains they form."`
 	Certificates    Certificates       `key:"certificates" doc:"The certificates we show to clients."`
+	Admin           Admin              `key:"admin" doc:"The HTTP API through which the commands act on a running gateway."`
 	Log             Log                `key:"log" doc:"What is logged, on standard error."`
 	ShutdownTimeout time.Duration      `key:"shutdown_timeout" default:"30s" doc:"How long sessions may take to finish once we were told to stop."`
 

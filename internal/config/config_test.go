@@ -104,6 +104,7 @@ certificates:
   min_version: 1.3
   names: [MX1.bücher.example, mx2.example.net]
   acme: {email: Post.Master+acme@Example.net, directory: "https://ca.example/dir", agreed: true, ca_roots: roots.pem, http01: off, tlsalpn01: "[2001:DB8::1]:8443"}
+admin: {address: "[::1]:99", tokens: "file:tokens.txt", hosts: [Admin.example, "[2001:DB8::1]"], metrics: false}
 log: {level: debug, format: json}
 shutdown_timeout: 2d
 `
@@ -192,6 +193,7 @@ func fullConfig() *Config {
 			ACME: ACME{Email: "Post.Master+acme@example.net", Directory: "https://ca.example/dir", Agreed: True, CARoots: "/etc/p/roots.pem",
 				HTTP01: ChallengeAddress{Off: true}, TLSALPN01: ChallengeAddress{Address: "[2001:db8::1]:8443"}},
 		},
+		Admin:           Admin{ListenAddress{"tcp", "[::1]:99"}, "/etc/p/tokens.txt", []Host{"admin.example", "2001:db8::1"}, False},
 		Log:             Log{LogDebug, LogJSON},
 		ShutdownTimeout: 48 * time.Hour,
 	}
@@ -238,6 +240,9 @@ func TestLoadDefaults(t *testing.T) {
 	}
 	if c.ShutdownTimeout != 30*time.Second || c.Log != (Log{LogInfo, LogText}) || c.Certificates.Dir != "/etc/p/data/certificates" {
 		t.Errorf("top level: got %v, %v, %v", c.ShutdownTimeout, c.Log, c.Certificates.Dir)
+	}
+	if want := (Admin{Address: ListenAddress{"tcp", "127.0.0.1:8025"}, Metrics: True}); !reflect.DeepEqual(c.Admin, want) {
+		t.Errorf("admin: got %+v, want %+v", c.Admin, want)
 	}
 	if l := c.Listeners[0]; l.TLS != ListenerTLSStartTLS || l.Accept != AcceptRoutes || !reflect.DeepEqual(l.Limits, fullConfig().Listeners[1].Limits) {
 		t.Errorf("listener: got %+v", l)

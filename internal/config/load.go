@@ -20,6 +20,9 @@ import (
 const (
 	envPrefix    = "PENSTOCK_"
 	envSeparator = "__"
+	// tokenVariable is for the commands that use the admin API. It may stand in a shell
+	// from which the gateway is started too.
+	tokenVariable = envPrefix + "TOKEN"
 	// delim separates the levels of a key inside koanf. The names of backends and
 	// chains may have dots, and no text from outside has this.
 	delim = "\x00"
@@ -40,8 +43,9 @@ type Override struct {
 // the files and modules that it names exist shows when they are opened, and
 // Config.Problem puts such an error at its place.
 //
-// A variable that has the prefix and is no key is an error too, except for those
-// that Kubernetes sets for a service called penstock.
+// A variable that has the prefix and is no key is an error too, except for
+// PENSTOCK_TOKEN, which is for commands, and for those that Kubernetes sets for
+// a service called penstock.
 func Load(path string, env []string, overrides []Override) (*Config, Problems) {
 	data, err := readFile(path)
 	if err != nil {
@@ -183,7 +187,7 @@ func (l *loader) environment(env []string) {
 	values := map[string]string{}
 	for _, e := range env {
 		name, value, ok := strings.Cut(e, "=")
-		if ok && strings.HasPrefix(name, envPrefix) && !fromKubernetes(strings.TrimPrefix(name, envPrefix)) {
+		if ok && strings.HasPrefix(name, envPrefix) && name != tokenVariable && !fromKubernetes(strings.TrimPrefix(name, envPrefix)) {
 			values[name] = value
 		}
 	}

@@ -180,6 +180,16 @@ func (o origins) find(key string) origin {
 	return o[""]
 }
 
+// has tells whether something was written at key or below it.
+func (o origins) has(key string) bool {
+	for k := range o {
+		if k == key || strings.HasPrefix(k, key+".") {
+			return true
+		}
+	}
+	return false
+}
+
 // dropBelow forgets everything inside the list at key, which a later layer replaces.
 func (o origins) dropBelow(key string) {
 	for k := range o {

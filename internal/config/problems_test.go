@@ -58,9 +58,9 @@ penstock.yaml:4: listeners[0].message_size: unknown key; there is listeners[].li
 		{"unknown key like no other", "certificates:\n  xyzzy: {}\n", `
 penstock.yaml:2: certificates.xyzzy: unknown key; the keys here are files, dir, min_version, names, acme`},
 		{"unknown key that would break a terminal", "\"a\\nb\\e[2J\\u202e\": 1\n", `
-penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, log, shutdown_timeout`},
+penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, admin, log, shutdown_timeout`},
 		{"unknown key that is very long", strings.Repeat("x", 300) + ": 1\n", `
-penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, log, shutdown_timeout`},
+penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, admin, log, shutdown_timeout`},
 		{"duplicate key", "log: {level: info}\nshutdown_timeout: 1s\nlog: {format: json}\n", `
 penstock.yaml:3: log: is given twice in one mapping, in line 1 and in line 3`},
 		{"duplicate key, spelt otherwise", "log:\n  level: info\n  \"level\": warn\n", `
@@ -340,6 +340,20 @@ penstock.yaml:2: warning: certificates.min_version: TLS 1.1 is retired (RFC 8996
 penstock.yaml:2: certificates.min_version: must be 1.0, 1.1, 1.2 or 1.3, not "1.4"; did you mean "1.0"?`},
 		{"certificates", "certificates:\n  files:\n    - {cert: a.pem}\n", `
 penstock.yaml:3: certificates.files[0].key: is required`},
+
+		{"admin: off", "admin: {metrics: false}\n", `
+penstock.yaml:1: warning: admin: the admin API is off while tokens is not set`},
+		{"admin: tokens", "admin: {tokens: tokens.txt}\n", `
+penstock.yaml:1: admin.tokens: "tokens.txt" is not a file: write file:PATH`},
+		{"admin: words", "admin:\n  tokens: file:t\n  metrics: yes\n  hosts: ['localhost:80']\n", `
+penstock.yaml:3: admin.metrics: must be true or false, not "yes"
+penstock.yaml:4: admin.hosts[0]: "localhost:80" is not a domain name: it has characters that no domain has`},
+		{"admin: open to all", "admin: {tokens: 'file:t', address: ':8025'}\n", `
+penstock.yaml:1: warning: admin.address: :8025 can be reached from outside, and tokens would pass in clear text`},
+		{"admin: systemd", "admin: {tokens: 'file:t', address: 'systemd:a'}\n", `
+penstock.yaml:1: admin.address: systemd:a is for listeners; write host:port or unix:/path`},
+		{"admin: a listener's address", "admin: {tokens: 'file:t', address: '127.0.0.1:25'}\n", `
+penstock.yaml:1: admin.address: 127.0.0.1:25 cannot be had next to :25 of listeners[0]`},
 
 		{"merge key", "backends:\n  m: &m {addresses: [smtp://a.test], tls: off}\n  n:\n    <<: *m\n    tls: required\nroutes: [{domains: [a.test], backend: m}, {domains: [b.test], backend: n}]\n", ``},
 		{"merge key, wrong", "backends:\n  m:\n    <<: [5]\n    addresses: [smtp://a.test]\n", `
