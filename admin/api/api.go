@@ -1,0 +1,225 @@
+// Package api holds the words of the admin API, which its server (package admin) and its
+// client (package admin/client) share: what is asked, what is answered, and the error that
+// either can hold.
+//
+// All of it travels as JSON. Who reads it must expect fields that are not here yet; none
+// that is here is renamed or taken away within /v1.
+//
+//	GET  /livez                        200 while the process lives; no token
+//	GET  /readyz                       200 while mail is taken, else 503; no token
+//	GET  /metrics                      Prometheus' text form; role read
+//	GET  /v1/status                    Status; role read
+//	GET  /v1/filters                   Filters; role read
+//	POST /v1/filters/{name}            the body is the module; Change; role upload
+//	POST /v1/filters/{name}/rollback   the body is empty or a Rollback; Change; role upload
+//
+// A change may be made to depend on what is there: If-Match with a digest in quotes asks
+// that it be the module's now, If-None-Match: * that there be none.
+package api
+
+import "time"
+
+// Role is what a token may do.
+type Role string
+
+// The roles. RoleOperate and RoleUpload may do what RoleRead may, RoleAdmin all.
+const (
+	RoleRead    Role = "read"    // look
+	RoleOperate Role = "operate" // act on what runs
+	RoleUpload  Role = "upload"  // change filters
+	RoleAdmin   Role = "admin"   // everything
+)
+
+// Roles returns all roles.
+func Roles() []Role { return []Role{RoleRead, RoleOperate, RoleUpload, RoleAdmin} }
+
+// Covers tells whether who has r may do what want asks for.
+func (r Role) Covers(want Role) bool {
+	switch r {
+	case RoleAdmin:
+		return true
+	case RoleOperate, RoleUpload:
+		return want == r || want == RoleRead
+	}
+	return r == RoleRead && want == RoleRead
+}
+
+// MaxUpload is the largest body that is taken, in octets.
+const MaxUpload = 64 << 20
+
+// Code says what went wrong, for programs. The zero Code is no code.
+type Code string
+
+// The codes, with the status they are answered with.
+const (
+	CodeBadRequest    Code = "bad_request"    // 400: the request makes no sense
+	CodeNoToken       Code = "no_token"       // 401: no token, or none that is known
+	CodeForbidden     Code = "forbidden"      // 403: the token lacks the role
+	CodeNotFound      Code = "not_found"      // 404: there is nothing of that name
+	CodeMethod        Code = "method"         // 405: not in this way
+	CodeConflict      Code = "conflict"       // 409: it cannot be done as things are
+	CodeChanged       Code = "changed"        // 412: somebody else changed it first
+	CodeTooLarge      Code = "too_large"      // 413: the body is larger than MaxUpload
+	CodeWrongHost     Code = "wrong_host"     // 421: the Host header is none of ours
+	CodeInvalidModule Code = "invalid_module" // 422: the module cannot be the filter it is to be
+	CodeTooMany       Code = "too_many"       // 429: too many failed attempts
+	CodeInternal      Code = "internal"       // 500: our fault; the log has more
+	CodeUnavailable   Code = "unavailable"    // 503: not now: it is busy, or ends
+)
+
+// Error is what went wrong, as it is answered within {"error": ...}. It is an error, and
+// what a client returns for an answer that is not 2xx.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	// Next is what to do about it; empty if nobody knows.
+	Next string `json:"next,omitempty"`
+	// Status is the status of the answer. It is not in the body.
+	Status int `json:"-"`
+}
+
+// Error implements error: the message, and what to do about it.
+func (e *Error) Error() string {
+	if e.Next == "" {
+		return e.Message
+	}
+	return e.Message + "; " + e.Next
+}
+
+// Failure is the body of an answer that is not 2xx.
+type Failure struct {
+	Error *Error `json:"error"`
+}
+
+// Status is what runs.
+type Status struct {
+	Version  string    `json:"version"`
+	Hostname string    `json:"hostname"`
+	Started  time.Time `json:"started"`
+	// Ready is true while mail is taken on every listener.
+	Ready        bool          `json:"ready"`
+	Listeners    []Listener    `json:"listeners"`
+	Counts       Counts        `json:"counts"`
+	Backends     []Backend     `json:"backends"`
+	Chains       []Chain       `json:"chains"`
+	Certificates []Certificate `json:"certificates"`
+}
+
+// Listener is one listener.
+type Listener struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	TLS     string `json:"tls"` // off, starttls or implicit
+	// Open is true while it takes connections.
+	Open bool `json:"open"`
+	// Connections are open now.
+	Connections int `json:"connections"`
+}
+
+// Counts are sums since the start.
+type Counts struct {
+	Sessions   int64 `json:"sessions"`
+	Relayed    int64 `json:"relayed"`
+	Refused    int64 `json:"refused"`
+	Discarded  int64 `json:"discarded"`
+	Duplicates int64 `json:"duplicates"`
+}
+
+// Backend is one backend.
+type Backend struct {
+	Name string `json:"name"`
+	// Up is true if one of its endpoints is.
+	Up           bool       `json:"up"`
+	Idle         int        `json:"idle"`    // connections
+	Busy         int        `json:"busy"`    // connections
+	Waiting      int        `json:"waiting"` // transactions without a connection
+	Transactions uint64     `json:"transactions"`
+	Endpoints    []Endpoint `json:"endpoints"`
+}
+
+// Endpoint is one address of a backend.
+type Endpoint struct {
+	Address string `json:"address"`
+	Up      bool   `json:"up"`
+	// Error is why it is not up, Retry when it is tried next.
+	Error string     `json:"error,omitempty"`
+	Retry *time.Time `json:"retry,omitempty"`
+}
+
+// Chain is a filter chain.
+type Chain struct {
+	Name    string `json:"name"`
+	Filters []Link `json:"filters"`
+}
+
+// Link is a filter's place in a chain.
+type Link struct {
+	Name    string `json:"name"`
+	Module  string `json:"module"`
+	Digest  string `json:"digest"` // of the module that runs
+	OnError string `json:"on_error"`
+}
+
+// Certificate is a certificate that is shown to clients.
+type Certificate struct {
+	Names   []string  `json:"names"`
+	Expires time.Time `json:"expires"`
+}
+
+// Filters is all modules there are.
+type Filters struct {
+	Filters []Filter `json:"filters"`
+}
+
+// Filter is a module: one of filters.dir, or another that a chain names.
+type Filter struct {
+	Name string `json:"name"`
+	// Source is "dir" for one that can be pushed, "file" and "builtin" for others.
+	Source string `json:"source"`
+	// Digest is of what is there now, "sha256:" and 64 hexadecimal digits. Empty if it is
+	// gone or cannot be read.
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+	// Chains name it. Running is the digest that they run, which is another one if the
+	// file was changed beside the API.
+	Chains  []string `json:"chains"`
+	Running string   `json:"running,omitempty"`
+	// Versions are kept for a rollback, the newest first.
+	Versions []Version `json:"versions"`
+}
+
+// Version is a module that was replaced.
+type Version struct {
+	Digest   string    `json:"digest"`
+	Size     int64     `json:"size"`
+	Replaced time.Time `json:"replaced"`
+	// Withdrawn is true for one that a rollback replaced, which a rollback does not come
+	// back to unless it is named.
+	Withdrawn bool `json:"withdrawn,omitempty"`
+}
+
+// Rollback is the body of a rollback.
+type Rollback struct {
+	// To is the digest of the version wanted; empty for the newest one that was not
+	// withdrawn.
+	To string `json:"to,omitempty"`
+}
+
+// Change is what a push or a rollback did.
+type Change struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
+	// OldDigest is what was there; empty for nothing.
+	OldDigest string `json:"old_digest,omitempty"`
+	Size      int64  `json:"size"`
+	// Chains are those that were rebuilt with it: their next session runs it.
+	Chains []string `json:"chains"`
+}
+
+// Condition is what a change depends on. The zero Condition is none.
+type Condition struct {
+	// Digest is what must be there now.
+	Digest string
+	// Absent asks that nothing be there.
+	Absent bool
+}
