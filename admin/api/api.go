@@ -107,9 +107,9 @@ type Status struct {
 
 // Listener is one listener.
 type Listener struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
-	TLS     string `json:"tls"` // off, starttls or implicit
+	Name      string   `json:"name"`
+	Addresses []string `json:"addresses"`
+	TLS       string   `json:"tls"` // off, starttls or implicit
 	// Open is true while it takes connections.
 	Open bool `json:"open"`
 	// Connections are open now.

@@ -65,6 +65,7 @@ func tryParts(ctx context.Context, cfg *config.Config, broken bool) config.Probl
 		problems = append(problems, tryListeners(cfg)...)
 	}
 	problems = append(problems, tryCertificates(cfg)...)
+	problems = append(problems, checkAdmin(cfg)...)
 	rt, err := wasmhost.New(ctx, wasmhost.Options{})
 	if err != nil {
 		return append(problems, cfg.Problem("filters", oneLine(err)))

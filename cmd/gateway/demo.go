@@ -203,7 +203,7 @@ func (d *demo) chain(ctx context.Context, rt *wasmhost.Runtime, cache string) (*
 			set.close()
 			return nil, nil, err
 		}
-		links = append(links, policy.Link{Filter: f})
+		links = append(links, policy.Link{Filter: f.value})
 		d.printf("  %-10s %-48s %4d KiB, ready in %v\n", df.name, df.about, len(wasm)>>10, time.Since(start).Round(time.Millisecond))
 	}
 	return policy.NewChain(links...), set.close, nil

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 )
 
-// files.go: reading what a user names.
+// files.go: reading what a user names, and writing so that it lasts.
 
 // readRegular reads a file of at most limit octets. Pipes and devices are refused: they may
 // never end, or never begin.
@@ -28,4 +30,36 @@ func readRegular(path string, limit int64) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d octets", path, limit)
 	}
 	return b, err
+}
+
+// writeFile puts data at path, whole or not at all: what reads it meanwhile finds the old
+// file or the new one, and so does who comes after a crash.
+func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".new-*") // hidden, and of mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes the names of a folder last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -17,13 +17,15 @@ import (
 func newFilter() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "filter",
-		Short: "Make and try out filters",
+		Short: "Make filters, try them out, and put them into a running gateway",
 		Example: `  gateway filter new greet                        begin a filter
   gateway filter build greet                      compile it to greet/greet.wasm
   gateway filter inspect greet/greet.wasm         what is in it?
-  gateway filter test greet/greet.wasm mail.eml   what would it say to this message?`,
+  gateway filter test greet/greet.wasm mail.eml   what would it say to this message?
+  gateway filter push greet/greet.wasm            let the running gateway use it`,
 	})
-	cmd.AddCommand(newFilterNew(), newFilterBuild(), newFilterInspect(), newFilterTest())
+	cmd.AddCommand(newFilterNew(), newFilterBuild(), newFilterInspect(), newFilterTest(),
+		newFilterPush(), newFilterRollback(), newFilterList())
 	return cmd
 }
 

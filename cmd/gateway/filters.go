@@ -1,11 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/penstock/penstock/filters"
 	"github.com/penstock/penstock/internal/config"
@@ -15,87 +21,197 @@ import (
 
 // filters.go: from the names in the configuration to chains of running filters.
 
-// chainSet is the chains of one configuration and what they hold.
+// chainSet is the chains of one configuration and what they hold. Once made it is not
+// changed, so what it is made of may be read at any time.
 type chainSet struct {
 	chains  map[string]*policy.Chain
-	filters []*wasmhost.Filter
-	modules map[[sha256.Size]byte]*wasmhost.Module // by the digest of the binary
+	places  map[string][]place // of the chains, in order
+	filters []*shared[*wasmhost.Filter]
+	modules map[digest]*shared[*wasmhost.Module] // by the binary
+}
+
+// place is a filter's place in a chain.
+type place struct {
+	config.Filter
+	onError policy.OnError
+	digest  digest // of the binary that runs
+	filter  *shared[*wasmhost.Filter]
+}
+
+// digest is the SHA-256 of a module's binary.
+type digest [sha256.Size]byte
+
+const digestPrefix = "sha256:"
+
+// String returns the digest as configuration and API write it.
+func (d digest) String() string { return digestPrefix + hex.EncodeToString(d[:]) }
+
+// shared is something that several sets of chains use, and that ends with the last of them.
+type shared[T any] struct {
+	value T
+	end   func()
+	users atomic.Int64
+}
+
+func share[T any](value T, end func()) *shared[T] {
+	s := &shared[T]{value: value, end: end}
+	s.users.Store(1)
+	return s
+}
+
+// acquire adds a user; false if the last one has gone.
+func (s *shared[T]) acquire() bool {
+	for {
+		n := s.users.Load()
+		if n == 0 {
+			return false
+		}
+		if s.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// release takes a user away.
+func (s *shared[T]) release() {
+	if s.users.Add(-1) == 0 {
+		s.end()
+	}
 }
 
 // loadChains compiles and boots every filter of c. The problems are all there are; with
 // an error among them nothing is left running.
 func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*chainSet, config.Problems) {
-	set := &chainSet{chains: make(map[string]*policy.Chain)}
+	set := newChainSet()
 	var problems config.Problems
 	for name, list := range c.Filters.Chains {
-		var links []policy.Link
+		set.places[name] = nil
 		for i, f := range list {
 			if f.Module == (config.Module{}) {
 				continue // see readFilters
 			}
-			link, err := set.load(ctx, rt, f)
-			if err != nil {
+			if err := set.load(ctx, rt, name, f); err != nil {
 				key := fmt.Sprintf("filters.chains.%s[%d]", name, i)
 				problems = append(problems, c.Problem(key, oneLine(err)))
-				continue
 			}
-			links = append(links, link)
 		}
-		set.chains[name] = policy.NewChain(links...)
 	}
 	if problems.Err() != nil {
 		set.close()
 		return nil, problems
 	}
+	set.link()
 	return set, problems
+}
+
+func newChainSet() *chainSet {
+	return &chainSet{chains: make(map[string]*policy.Chain), places: make(map[string][]place)}
+}
+
+// link makes the chains of the places.
+func (set *chainSet) link() {
+	for name, places := range set.places {
+		links := make([]policy.Link, len(places))
+		for i, p := range places {
+			links[i] = policy.Link{Filter: p.filter.value, OnError: p.onError}
+		}
+		set.chains[name] = policy.NewChain(links...)
+	}
+}
+
+// errGone: the chains were released, for the gateway ends.
+var errGone = errors.New("the gateway ends")
+
+// with returns a set in which wasm is the module at file, and all else is what it is in
+// set: the same filters with the instances they have made ahead. It also returns the chains
+// that have a new filter. With an error nothing of it is left running.
+func (set *chainSet) with(ctx context.Context, rt *wasmhost.Runtime, file string, wasm []byte) (_ *chainSet, changed []string, err error) {
+	next := newChainSet()
+	defer func() {
+		if err != nil {
+			next.close()
+		}
+	}()
+	for _, name := range slices.Sorted(maps.Keys(set.places)) {
+		next.places[name] = nil
+		for _, p := range set.places[name] {
+			switch {
+			case isFile(p.Module, file):
+				if err := next.add(ctx, rt, name, p.Filter, wasm); err != nil {
+					return nil, nil, fmt.Errorf("chain %s: %w", name, err)
+				}
+				changed = append(changed, name)
+			case !p.filter.acquire():
+				return nil, nil, errGone
+			default:
+				next.filters = append(next.filters, p.filter)
+				next.places[name] = append(next.places[name], p)
+			}
+		}
+	}
+	next.link()
+	return next, slices.Compact(changed), nil
+}
+
+// isFile tells whether a module is the one at file.
+func isFile(m config.Module, file string) bool {
+	return !m.Builtin && filepath.Clean(m.File) == filepath.Clean(file)
 }
 
 // oneLine makes an error that joins several a line of a report.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// load makes one link of a chain.
-func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, f config.Filter) (policy.Link, error) {
-	onError, err := policy.ParseOnError(string(f.OnError))
-	if err != nil {
-		return policy.Link{}, err
-	}
+// load adds a filter to a chain.
+func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter) error {
 	wasm, err := moduleBytes(f.Module)
 	if err != nil {
-		return policy.Link{}, err
+		return err
 	}
-	name := f.Name
-	if name == "" {
-		name = f.Module.Name
+	return set.add(ctx, rt, chain, f, wasm)
+}
+
+// add is load for a module that has been read.
+func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter, wasm []byte) error {
+	onError, err := policy.ParseOnError(string(f.OnError))
+	if err != nil {
+		return err
 	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
-		Name: name, Config: f.Config, Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall,
+		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall,
 	})
 	if err != nil {
-		return policy.Link{}, err
+		return err
 	}
-	return policy.Link{Filter: filter, OnError: onError}, nil
+	set.places[chain] = append(set.places[chain], place{f, onError, sha256.Sum256(wasm), filter})
+	return nil
 }
 
 // boot makes a filter of a module. Filters of one binary share its compiled code.
-func (set *chainSet) boot(ctx context.Context, rt *wasmhost.Runtime, wasm []byte, name string, o wasmhost.FilterOptions) (*wasmhost.Filter, error) {
-	digest := sha256.Sum256(wasm)
-	module, ok := set.modules[digest]
+func (set *chainSet) boot(ctx context.Context, rt *wasmhost.Runtime, wasm []byte, name string, o wasmhost.FilterOptions) (*shared[*wasmhost.Filter], error) {
+	sum := digest(sha256.Sum256(wasm))
+	module, ok := set.modules[sum]
 	if !ok {
-		var err error
-		if module, err = rt.Load(ctx, name, wasm); err != nil {
+		m, err := rt.Load(ctx, name, wasm)
+		if err != nil {
 			return nil, err
 		}
+		module = share(m, func() { _ = m.Close(context.Background()) }) // frees code; it has no error to speak of
 		if set.modules == nil {
-			set.modules = make(map[[sha256.Size]byte]*wasmhost.Module)
+			set.modules = make(map[digest]*shared[*wasmhost.Module])
 		}
-		set.modules[digest] = module
+		set.modules[sum] = module
 	}
-	f, err := module.Filter(ctx, o)
+	f, err := module.value.Filter(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	set.filters = append(set.filters, f)
-	return f, nil
+	module.acquire() // it cannot fail: the set has it too
+	filter := share(f, func() {
+		f.Close()
+		module.release()
+	})
+	set.filters = append(set.filters, filter)
+	return filter, nil
 }
 
 var errNotBuilt = errors.New("is known, but this program was built without it: run make filters and build again")
@@ -115,12 +231,12 @@ func moduleBytes(m config.Module) ([]byte, error) {
 	return nil, fmt.Errorf("there is no builtin:%s; there are %s", m.Name, strings.Join(filters.Names(), ", "))
 }
 
-// close ends the filters. No session may use them any more.
+// close ends the filters that no other set uses. No session may use the set any more.
 func (set *chainSet) close() {
 	for _, f := range set.filters {
-		f.Close()
+		f.release()
 	}
 	for _, m := range set.modules {
-		_ = m.Close(context.Background()) // frees code; it has no error to speak of
+		m.release()
 	}
 }

@@ -21,6 +21,7 @@ const (
 	exitOK      = 0
 	exitProblem = 1 // what was asked for cannot be done or was found wrong
 	exitUsage   = 2 // the command line makes no sense
+	exitAdmin   = 3 // a running gateway was not reached, or did not let us in
 )
 
 func main() {
@@ -54,6 +55,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
+	if notLetIn(err) {
+		return exitAdmin
+	}
 	return exitProblem
 }
 
@@ -66,12 +70,13 @@ filters at every stage, and hands what they let through to the server behind it.
 		Example: `  gateway demo                       see it work on this machine, nothing to set up
   gateway check -c penstock.yaml     is the configuration right?
   gateway serve -c penstock.yaml     run
-  gateway filter new greet           begin a filter of your own`,
+  gateway filter new greet           begin a filter of your own
+  gateway filter push greet.wasm     put it into the gateway that runs`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newVersion())
+	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newStatus(), newVersion())
 	return root
 }
 

@@ -83,7 +83,15 @@ const patience = 60 * time.Second
 // $DIR in it stands for that folder, $CACHE for one that all share. It returns when all listeners listen.
 func startGateway(t *testing.T, yaml string) *gatewayProcess {
 	t.Helper()
+	return startGatewayIn(t, yaml, func(string) {})
+}
+
+// startGatewayIn is startGateway for one that finds something in its folder: seed puts it
+// there.
+func startGatewayIn(t *testing.T, yaml string, seed func(dir string)) *gatewayProcess {
+	t.Helper()
 	g := &gatewayProcess{t: t, dir: t.TempDir(), addr: map[string]string{}, done: make(chan struct{}), news: make(chan struct{})}
+	seed(g.dir)
 	g.write(yaml)
 	g.cmd = exec.Command(binary, "serve", "-c", filepath.Join(g.dir, "penstock.yaml"), "--set", "log.format=json")
 	stderr, err := g.cmd.StderrPipe()

@@ -12,11 +12,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock/admin"
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
@@ -113,12 +115,42 @@ type node struct {
 	names     *resolver.Resolver // nil if nobody asks
 	sockets   *gateway.Sockets
 	gw        *gateway.Gateway
+	admin     *admin.Server // nil if it is off
+	filters   *filterStats  // nil if nobody looks
+
+	started  time.Time
+	stopping atomic.Bool
+	live     atomic.Pointer[generation] // changed by who has the turn alone
+	turn     chan struct{}              // a token: nobody changes rules or modules
+}
+
+// generation is the configuration in force and the chains made of it.
+type generation struct {
+	cfg *config.Config
+	set *chainSet
+}
+
+// change waits for the right to change what runs, which a reload, a push and a rollback
+// have one at a time. done gives it back. The error is what a client is told.
+func (n *node) change(ctx context.Context) (done func(), err error) {
+	select {
+	case <-n.turn:
+	case <-ctx.Done():
+		return nil, errEnding
+	}
+	done = func() { n.turn <- struct{}{} }
+	if n.stopping.Load() {
+		done()
+		return nil, errEnding
+	}
+	return done, nil
 }
 
 // newNode builds everything and opens the listeners. With an error among the problems the
 // node is nil and nothing is left open.
 func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, problems config.Problems) {
-	n := &node{cfg: cfg, log: log}
+	n := &node{cfg: cfg, log: log, started: time.Now(), turn: make(chan struct{}, 1)}
+	n.turn <- struct{}{}
 	ok := false
 	defer func() {
 		if !ok {
@@ -145,12 +177,18 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if n.sockets, err = gateway.TakeSockets(); err != nil {
 		fail("listeners", err)
 	}
-	rules, more := n.rules(ctx, cfg)
+	set, more := loadChains(ctx, n.wasm, cfg)
 	problems = append(problems, more...)
+	rules := rulesOf(cfg, set)
 	bo, more := backends(cfg)
 	problems = append(problems, more...)
 	lo, more := n.doorman.listeners(cfg)
 	problems = append(problems, more...)
+	if wrong := checkAdmin(cfg); wrong.Err() != nil {
+		problems = append(problems, wrong...)
+	} else if err := n.newAdmin(); err != nil {
+		fail("admin", err)
+	}
 	if problems.Err() != nil {
 		if rules.Release != nil {
 			rules.Release()
@@ -164,7 +202,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	o := gateway.Options{
 		Hostname: string(cfg.Hostname), Listeners: lo, Relay: transportRelay{n.transport},
-		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Log: log,
+		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Observe: n.filters.observer(), Log: log,
 		Overload: gateway.Overload{Sessions: cfg.Overload.Sessions, Memory: int64(cfg.Overload.Memory), Spool: int64(cfg.Overload.Spool)},
 	}
 	if n.names != nil {
@@ -172,6 +210,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	n.gw, err = gateway.New(o, rules)
 	if err == nil {
+		n.live.Store(&generation{cfg, set})
 		err = n.gw.Listen()
 	} else {
 		rules.Release()
@@ -183,22 +222,28 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	for _, name := range n.sockets.Unused() {
 		log.Warn("the service manager opened a socket that no listener uses", "socket", name)
 	}
+	if n.admin != nil {
+		if err := n.admin.Listen(); err != nil {
+			fail("admin.address", err)
+			return nil, problems
+		}
+	}
 	ok = true
 	return n, problems
 }
 
-// rules loads the chains and routes of a configuration.
-func (n *node) rules(ctx context.Context, cfg *config.Config) (gateway.Rules, config.Problems) {
-	set, problems := loadChains(ctx, n.wasm, cfg)
+// rulesOf is the routes and chains of a configuration; without chains it is nothing.
+func rulesOf(cfg *config.Config, set *chainSet) gateway.Rules {
 	if set == nil {
-		return gateway.Rules{}, problems
+		return gateway.Rules{}
 	}
-	return gateway.Rules{Routes: routes(cfg), Chains: set.chains, Release: set.close}, problems
+	return gateway.Rules{Routes: routes(cfg), Chains: set.chains, Release: set.close}
 }
 
 // run serves until ctx ends, and reloads on hup. A reload compiles filters, which takes a
 // while; it runs beside, one at a time, and gives up when the gateway is to end.
 func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, config.Problems)) error {
+	administered := n.serveAdmin()
 	served := make(chan error, 1)
 	go func() { served <- n.gw.Serve() }()
 	n.log.Info("started", "hostname", string(n.cfg.Hostname), "version", versionText())
@@ -237,21 +282,27 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 			n.doorman.reloadUsers()
 		case err := <-served:
 			stop()
-			return errors.Join(err, n.shutdown(&reloads))
+			return errors.Join(err, n.shutdown(&reloads, administered))
 		case <-ctx.Done():
-			return errors.Join(n.shutdown(&reloads), <-served)
+			return errors.Join(n.shutdown(&reloads, administered), <-served)
 		}
 	}
 }
 
 // reload takes a new configuration over, whole, or keeps the old one and says why.
 func (n *node) reload(ctx context.Context, load func() (*config.Config, config.Problems)) {
+	done, err := n.change(ctx)
+	if err != nil {
+		return // the gateway ends
+	}
+	defer done()
 	cfg, problems := load()
 	if cfg == nil {
 		n.logProblems("configuration is not taken over", problems)
 		return
 	}
-	rules, more := n.rules(ctx, cfg)
+	set, more := loadChains(ctx, n.wasm, cfg)
+	rules := rulesOf(cfg, set)
 	bo, moreStill := backends(cfg)
 	co, evenMore := certOptions(cfg, n.log)
 	problems = slices.Concat(problems, more, moreStill, evenMore)
@@ -270,6 +321,12 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 		}
 		n.logProblems("configuration is not taken over", problems)
 		return
+	}
+	n.live.Store(&generation{cfg, set})
+	if n.admin != nil {
+		if err := n.admin.Reload(); err != nil {
+			n.log.Error("admin: the old tokens are kept", "err", err)
+		}
 	}
 	n.logProblems("configuration", problems)
 	for _, key := range needRestart(n.cfg, cfg) {
@@ -300,6 +357,7 @@ func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]d
 func needRestart(old, cfg *config.Config) []string {
 	var keys []string
 	for key, same := range map[string]bool{
+		"admin":                    reflect.DeepEqual(old.Admin, cfg.Admin),
 		"hostname":                 old.Hostname == cfg.Hostname,
 		"delivery":                 old.Delivery == cfg.Delivery,
 		"overload":                 old.Overload == cfg.Overload,
@@ -337,10 +395,11 @@ func (n *node) logProblems(msg string, problems config.Problems) {
 // grace is what a shutdown has beyond its timeout to free things in order.
 const grace = 5 * time.Second
 
-// shutdown ends everything in order: no new mail, running mail to its reply, backends, then
-// filters. It returns a few seconds after its timeout at the latest: a guest that cannot be
+// shutdown ends everything in order: no new mail, running mail to its reply, the admin API,
+// backends, then filters. It returns a few seconds after its timeout at the latest: a guest that cannot be
 // stopped must not keep the process.
-func (n *node) shutdown(reloads *sync.WaitGroup) error {
+func (n *node) shutdown(reloads *sync.WaitGroup, administered <-chan struct{}) error {
+	n.stopping.Store(true)
 	timeout := n.cfg.ShutdownTimeout
 	n.log.Info("shutting down", "connections", n.gw.Connections(), "timeout", timeout)
 	done := make(chan error, 1)
@@ -354,6 +413,7 @@ func (n *node) shutdown(reloads *sync.WaitGroup) error {
 		}
 		reloads.Wait()
 		n.close()
+		<-administered
 		done <- err
 	}()
 	counts := func() []any {
@@ -377,6 +437,15 @@ var errStuck = errors.New("a filter did not return; it was left behind")
 func (n *node) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	if n.admin != nil {
+		// What it runs uses all else. A module that is being compiled cannot be stopped,
+		// and must not take the time of the others.
+		brief, cancel := context.WithTimeout(ctx, grace/2)
+		defer cancel()
+		if err := n.admin.Shutdown(brief); err != nil {
+			n.log.Warn("requests to the admin API were cut off", "err", err)
+		}
+	}
 	if n.transport != nil {
 		if err := n.transport.Shutdown(ctx); err != nil {
 			n.log.Warn("backend connections were cut off", "err", err)

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/penstock/penstock/admin"
+	"github.com/penstock/penstock/admin/api"
+	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/internal/metrics"
+)
+
+// admin.go puts the running gateway behind the interfaces of package admin.
+
+// newAdmin makes the admin API, if the configuration has one.
+func (n *node) newAdmin() error {
+	a := n.cfg.Admin
+	if a.Tokens == "" {
+		return nil
+	}
+	o := admin.Options{Network: a.Address.Network, Address: a.Address.Address, Tokens: string(a.Tokens),
+		Gateway: watch{n}, Filters: filterStore{n}, Log: n.log}
+	for _, h := range a.Hosts {
+		o.Hosts = append(o.Hosts, string(h))
+	}
+	if a.Metrics == config.True {
+		registry := metrics.New()
+		n.filters = newFilterStats()
+		if err := registry.Add(n.families()...); err != nil {
+			return err
+		}
+		o.Metrics = registry.Handler()
+	}
+	var err error
+	n.admin, err = admin.New(o)
+	return err
+}
+
+// serveAdmin serves the admin API, if there is one, until it is shut down; what it returns
+// is closed then. Mail does not depend on it.
+func (n *node) serveAdmin() <-chan struct{} {
+	done := make(chan struct{})
+	if n.admin == nil {
+		close(done)
+		return done
+	}
+	go func() {
+		defer close(done)
+		if err := n.admin.Serve(); err != nil {
+			n.log.Error("the admin API has ended; mail goes on", "err", err)
+		}
+	}()
+	return done
+}
+
+// watch is a node to look at.
+type watch struct{ n *node }
+
+// Ready implements admin.Gateway.
+func (w watch) Ready() bool {
+	if w.n.stopping.Load() {
+		return false
+	}
+	for _, l := range w.n.gw.Listeners() {
+		if !l.Open {
+			return false
+		}
+	}
+	return true
+}
+
+// Status implements admin.Gateway.
+func (w watch) Status() api.Status {
+	n := w.n
+	s := api.Status{
+		Version: versionText(), Hostname: string(n.cfg.Hostname), Started: n.started.UTC(), Ready: w.Ready(),
+		Counts: api.Counts{Sessions: n.gw.Stats.Sessions.Load(), Relayed: n.gw.Stats.Relayed.Load(), Refused: n.gw.Stats.Refused.Load(),
+			Discarded: n.gw.Stats.Discarded.Load(), Duplicates: n.gw.Stats.Duplicates.Load()},
+		Listeners: []api.Listener{}, Backends: w.backends(), Chains: w.chains(), Certificates: []api.Certificate{},
+	}
+	for _, l := range n.gw.Listeners() {
+		al := api.Listener{Name: l.Name, Addresses: []string{}, TLS: string(l.TLS), Open: l.Open, Connections: l.Connections}
+		for _, a := range l.Addrs {
+			al.Addresses = append(al.Addresses, a.String())
+		}
+		s.Listeners = append(s.Listeners, al)
+	}
+	for _, e := range n.certs.Expiries() {
+		s.Certificates = append(s.Certificates, api.Certificate{Names: e.Names, Expires: e.NotAfter.UTC()})
+	}
+	return s
+}
+
+func (w watch) backends() []api.Backend {
+	list := []api.Backend{}
+	for _, b := range w.n.transport.Stats() {
+		ab := api.Backend{Name: b.Name, Idle: b.Idle, Busy: b.Busy, Waiting: b.Waiting, Transactions: b.Transactions, Endpoints: []api.Endpoint{}}
+		for _, e := range b.Endpoints {
+			ab.Up = ab.Up || e.Up
+			ae := api.Endpoint{Address: e.Endpoint.String(), Up: e.Up}
+			if e.Err != nil {
+				ae.Error = printable(oneLine(e.Err)) // it may have what a peer said
+			}
+			if !e.Retry.IsZero() {
+				retry := e.Retry.UTC()
+				ae.Retry = &retry
+			}
+			ab.Endpoints = append(ab.Endpoints, ae)
+		}
+		list = append(list, ab)
+	}
+	return list
+}
+
+func (w watch) chains() []api.Chain {
+	set := w.n.live.Load().set
+	list := []api.Chain{}
+	for _, name := range sortedKeys(set.places) {
+		c := api.Chain{Name: name, Filters: []api.Link{}}
+		for _, p := range set.places[name] {
+			c.Filters = append(c.Filters, api.Link{Name: p.filter.value.Name(), Module: p.Module.String(), Digest: p.digest.String(), OnError: string(p.OnError)})
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// checkAdmin says what is wrong with the token file, and warns of what is not wrong enough.
+func checkAdmin(cfg *config.Config) config.Problems {
+	if cfg.Admin.Tokens == "" {
+		return nil
+	}
+	tokens, warnings, err := admin.ReadTokens(string(cfg.Admin.Tokens))
+	if err != nil {
+		return config.Problems{cfg.Problem("admin.tokens", oneLine(err))}
+	}
+	var problems config.Problems
+	for _, w := range warnings {
+		problems = append(problems, cfg.Warning("admin.tokens", w))
+	}
+	if len(tokens) == 0 && len(warnings) == 0 {
+		problems = append(problems, cfg.Warning("admin.tokens", fmt.Sprintf("%s has no token: nobody is let in", cfg.Admin.Tokens)))
+	}
+	return problems
+}
