@@ -27,10 +27,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -98,7 +98,7 @@ func (o Options) Validate() error {
 		errs = append(errs, errors.New("nothing to show"))
 	}
 	for _, h := range o.Hosts {
-		if h == "" || hostOf(h) != h {
+		if _, err := netip.ParseAddr(h); err != nil && (h == "" || hostOf(h) != h) {
 			errs = append(errs, fmt.Errorf("host %q: want a name or an address, without a port", h))
 		}
 	}
@@ -271,6 +271,3 @@ func statusOf(c api.Code) int {
 	}
 	return http.StatusInternalServerError
 }
-
-// drain reads what is left of a small body, so that the connection can be used again.
-func drain(r *http.Request) { _, _ = io.CopyN(io.Discard, r.Body, maxSmallBody) }

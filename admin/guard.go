@@ -30,7 +30,7 @@ func ownHost(r *http.Request, hosts []string) bool {
 	if !ok { // a socket, which has no name that a client could know
 		return host == "localhost"
 	}
-	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	ip, err := netip.ParseAddr(host)
 	if err != nil {
 		return false
 	}
@@ -38,18 +38,28 @@ func ownHost(r *http.Request, hosts []string) bool {
 	return ip.Unmap() == own || ip.IsLoopback() && own.IsLoopback()
 }
 
-// hostOf cuts the port off a Host header; empty if it has no form.
+// hostOf returns the host of a Host header, without port and brackets; empty if the header
+// has no form (RFC 3986, Section 3.2.2).
 func hostOf(s string) string {
-	if host, port, err := net.SplitHostPort(s); err == nil {
-		if strings.Trim(port, "0123456789") != "" {
-			return ""
-		}
-		return host
+	host, port := s, ""
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
+		host, port = s[:i], s[i+1:]
 	}
-	if strings.HasPrefix(s, "[") != strings.HasSuffix(s, "]") || strings.Contains(strings.Trim(s, "[]"), ":") && s[0] != '[' {
+	if strings.Trim(port, "0123456789") != "" {
 		return ""
 	}
-	return s
+	literal, open := strings.CutPrefix(host, "[")
+	literal, closed := strings.CutSuffix(literal, "]")
+	if open || closed {
+		if a, err := netip.ParseAddr(literal); err != nil || !a.Is6() || !open || !closed {
+			return ""
+		}
+		return literal
+	}
+	if strings.Contains(host, ":") {
+		return ""
+	}
+	return host
 }
 
 // bearer returns the token of a request: RFC 6750, Section 2.1.

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -41,6 +43,11 @@ func TestOwnHost(t *testing.T) {
 		{"", loop4, false},
 		{"localhost:80a", loop4, false},
 		{"user@localhost", loop4, false},
+		{"[2001:db8::1]", lan, true}, // on the list
+		{"[2001:db8::1]:8025", lan, true},
+		{"2001:db8::1", lan, false}, // what of it is a port?
+		{"[localhost]", loop4, false},
+		{"[127.0.0.1]", loop4, false},
 		{"::1", loop6, false},
 		{"[::1", loop6, false},
 		{"localhost", sock, true},
@@ -50,7 +57,7 @@ func TestOwnHost(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Host = tt.host
 		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, tt.local))
-		if got := ownHost(r, []string{"localhost", "Admin.example"}); got != tt.want {
+		if got := ownHost(r, []string{"localhost", "Admin.example", "2001:db8::1"}); got != tt.want {
 			t.Errorf("Host %q at %v: %v, want %v", tt.host, tt.local, got, tt.want)
 		}
 	}
@@ -121,4 +128,29 @@ func TestSite(t *testing.T) {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
+}
+
+// FuzzOwnHostIsOurs: what is taken for ours is a name of the list or our own address, whatever
+// surrounds it.
+func FuzzOwnHostIsOurs(f *testing.F) {
+	for _, s := range []string{"localhost", "localhost:8025", "[::1]:8025", "127.0.0.1", "evil.example:1", "[localhost]", "::1", "a@localhost", "[::ffff:7f00:1%x]"} {
+		f.Add(s)
+	}
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8025}
+	f.Fuzz(func(t *testing.T, host string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Host = host
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
+		if !ownHost(r, []string{"localhost"}) {
+			return
+		}
+		name := host
+		if i := strings.LastIndex(host, ":"); i >= 0 && !strings.HasSuffix(host, "]") {
+			name = host[:i]
+		}
+		ip, err := netip.ParseAddr(strings.Trim(name, "[]"))
+		if !strings.EqualFold(name, "localhost") && (err != nil || !ip.Unmap().IsLoopback()) {
+			t.Errorf("%q is taken for ours", host)
+		}
+	})
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -180,7 +179,10 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		s.opts.Log.Error("admin: request failed", "path", cut(r.URL.Path, 200), "err", err)
 		e = fail(api.CodeInternal, "the log of the gateway has more", "the gateway could not do it")
 	}
-	drain(r)
+	if r.ContentLength != 0 {
+		// The answer does not wait for what is left of the body.
+		w.Header().Set("Connection", "close")
+	}
 	answer(w, statusOf(e.Code), api.Failure{Error: e})
 }
 
@@ -210,7 +212,7 @@ func (s *Server) filters(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusOK, api.Filters{Filters: slices.Concat([]api.Filter{}, list)})
+	answer(w, http.StatusOK, api.Filters{Filters: append([]api.Filter{}, list...)})
 	return nil
 }
 
