@@ -10,7 +10,7 @@ func TestListeners(t *testing.T) {
 	r := &rig{more: []Listener{{Name: "bare", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff}}}
 	gw := r.build(t)
 	for _, l := range gw.Listeners() {
-		if l.Open || l.Addr != nil || l.Connections != 0 {
+		if l.Open || l.Addrs != nil || l.Connections != 0 {
 			t.Errorf("before Listen: %+v", l)
 		}
 	}
@@ -23,7 +23,7 @@ func TestListeners(t *testing.T) {
 	r.dial(t, "bare").talk(" => 220")
 	list := gw.Listeners()
 	for i, name := range []string{"mx", "bare"} {
-		if l := list[i]; l.Name != name || !l.Open || l.Connections != 1 || l.Addr != gw.Addr(name) || l.TLS != TLSOff {
+		if l := list[i]; l.Name != name || !l.Open || l.Connections != 1 || len(l.Addrs) != 1 || l.Addrs[0] != gw.Addr(name) || l.TLS != TLSOff {
 			t.Errorf("while it serves: %+v", l)
 		}
 	}

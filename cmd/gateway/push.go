@@ -104,7 +104,7 @@ func (ch *change) run(ctx context.Context, module []byte, c api.Condition) (api.
 		ch.n.log.Warn("an old version of a filter could not be removed", "filter", ch.name, "err", err)
 	}
 	return api.Change{Name: ch.name, Digest: sum.String(), OldDigest: digestOf(old), Size: int64(len(module)),
-		Chains: slices.Concat([]string{}, changed)}, nil
+		Chains: append([]string{}, changed...)}, nil
 }
 
 // current returns the module that is there; nil for none.

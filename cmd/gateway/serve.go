@@ -200,6 +200,13 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		rules.Release()
 		return nil, problems
 	}
+	if n.admin != nil {
+		if err := n.admin.Listen(); err != nil {
+			fail("admin.address", err)
+			rules.Release()
+			return nil, problems
+		}
+	}
 	o := gateway.Options{
 		Hostname: string(cfg.Hostname), Listeners: lo, Relay: transportRelay{n.transport},
 		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Observe: n.filters.observer(), Log: log,
@@ -221,12 +228,6 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	for _, name := range n.sockets.Unused() {
 		log.Warn("the service manager opened a socket that no listener uses", "socket", name)
-	}
-	if n.admin != nil {
-		if err := n.admin.Listen(); err != nil {
-			fail("admin.address", err)
-			return nil, problems
-		}
 	}
 	ok = true
 	return n, problems

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/wasmhost"
+	"github.com/penstock/penstock/wasmhost/wasmtest"
+)
+
+// TestSharedFilters: a set made of another has the one new filter and shares the rest, which
+// live until both are closed; one that cannot be made leaves nothing behind.
+func TestSharedFilters(t *testing.T) {
+	ctx := context.Background()
+	rt, err := wasmhost.New(ctx, wasmhost.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close(ctx)
+	dir := t.TempDir()
+	var list []config.Filter
+	for _, name := range []string{"a", "b"} {
+		file := filepath.Join(dir, name+".wasm")
+		if err := os.WriteFile(file, rejects(550), 0o644); err != nil { // of one binary
+			t.Fatal(err)
+		}
+		list = append(list, config.Filter{Module: config.Module{Name: name, File: file}, OnError: config.OnErrorTempfail})
+	}
+	cfg := &config.Config{Filters: config.Filters{Dir: config.Path(dir), Chains: map[string][]config.Filter{"one": list, "two": list[1:], "none": nil}}}
+	first, problems := loadChains(ctx, rt, cfg)
+	if first == nil {
+		t.Fatal(problems)
+	}
+	opens := func(step string, f *wasmhost.Filter, want bool) {
+		t.Helper()
+		in, err := f.Open(ctx, &policy.Session{})
+		if (err == nil) != want {
+			t.Errorf("%s: open: %v", step, err)
+		}
+		if err == nil {
+			in.Close()
+		}
+	}
+	if _, _, err := first.with(ctx, rt, list[0].Module.File, wasmtest.Guest{Init: wasmtest.Trap()}.Bytes()); err == nil || !strings.Contains(err.Error(), "chain one: ") {
+		t.Errorf("a module that traps: %v", err)
+	}
+	second, changed, err := first.with(ctx, rt, filepath.Join(dir, ".", "a.wasm"), rejects(551))
+	if err != nil || strings.Join(changed, " ") != "one" || len(second.chains) != 3 {
+		t.Fatalf("%v %v", changed, err)
+	}
+	a, b, c := first.places["one"][0], first.places["one"][1], first.places["two"][0]
+	a2, b2, c2 := second.places["one"][0], second.places["one"][1], second.places["two"][0]
+	if a.filter == a2.filter || b.filter != b2.filter || c.filter != c2.filter || a.digest == a2.digest {
+		t.Error("the wrong filters are shared")
+	}
+	first.close()
+	opens("the old one after its set", a.filter.value, false)
+	opens("a shared one after the first set", b.filter.value, true)
+	opens("the new one", a2.filter.value, true)
+	second.close()
+	opens("a shared one after both sets", c.filter.value, false)
+	if _, _, err := second.with(ctx, rt, list[0].Module.File, rejects(552)); err == nil {
+		t.Error("a set is made of one that is closed")
+	}
+}
+
+// TestSharedEndsOnce: users come and go; the end is once, after the last, and nobody comes
+// after it.
+func TestSharedEndsOnce(t *testing.T) {
+	for range 100 {
+		var ends atomic.Int32
+		s := share(1, func() { ends.Add(1) })
+		var users sync.WaitGroup
+		for range 8 {
+			users.Go(func() {
+				if s.acquire() {
+					if ends.Load() != 0 {
+						t.Error("used after its end")
+					}
+					s.release()
+				}
+			})
+		}
+		s.release()
+		users.Wait()
+		if n := ends.Load(); n != 1 || s.acquire() {
+			t.Errorf("%d ends", n)
+		}
+	}
+}
