@@ -7,7 +7,7 @@ import (
 
 // TestListeners: closed before Serve, open while clients are greeted, closed after.
 func TestListeners(t *testing.T) {
-	r := &rig{more: []Listener{{Name: "bare", Network: "tcp", Address: "127.0.0.1:0", TLS: TLSOff}}}
+	r := &rig{more: []Listener{{Name: "bare", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff}}}
 	gw := r.build(t)
 	for _, l := range gw.Listeners() {
 		if l.Open || l.Addrs != nil || l.Connections != 0 {
