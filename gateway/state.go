@@ -30,3 +30,32 @@ func (g *Gateway) Listeners() []ListenerState {
 	}
 	return list
 }
+
+// Load is how close the gateway is to what it can bear.
+type Load struct {
+	// Level is "normal", "stressed", where time limits are short, or "full", where new
+	// sessions are turned away.
+	Level string
+	// Rank is the place of Level in this order, from 0 on.
+	Rank int
+	// Sessions, Memory and Spool are what can run out: open sessions, octets of memory,
+	// octets of messages under way.
+	Sessions, Memory, Spool Use
+	// RefusedSessions and RefusedMessages were turned away for it, since the start.
+	RefusedSessions, RefusedMessages int64
+}
+
+// Use is how much of something is used. A Limit that is not positive is none.
+type Use struct{ Used, Limit int64 }
+
+// Load returns how much there is to do. It may be called at any time.
+func (g *Gateway) Load() Load {
+	c := g.load.counts()
+	return Load{
+		Level: c.level.String(), Rank: int(c.level),
+		Sessions:        Use{c.sessions, c.sessionLimit},
+		Memory:          Use{c.memory, c.memoryLimit},
+		Spool:           Use{c.spool, c.spoolLimit},
+		RefusedSessions: c.refusedSessions, RefusedMessages: c.refusedSpool,
+	}
+}

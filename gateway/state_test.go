@@ -21,6 +21,9 @@ func TestListeners(t *testing.T) {
 	go func() { served <- gw.Serve() }()
 	r.hello(t)
 	r.dial(t, "bare").talk(" => 220")
+	if l := gw.Load(); l.Level != "normal" || l.Rank != 0 || l.Sessions != (Use{2, 10000}) || l.RefusedSessions+l.RefusedMessages != 0 {
+		t.Errorf("load: %+v", l)
+	}
 	list := gw.Listeners()
 	for i, name := range []string{"mx", "bare"} {
 		if l := list[i]; l.Name != name || !l.Open || l.Connections != 1 || len(l.Addrs) != 1 || l.Addrs[0] != gw.Addr(name) || l.TLS != TLSOff {

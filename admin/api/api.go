@@ -97,7 +97,9 @@ type Status struct {
 	Hostname string    `json:"hostname"`
 	Started  time.Time `json:"started"`
 	// Ready is true while mail is taken on every listener.
-	Ready        bool          `json:"ready"`
+	Ready bool `json:"ready"`
+	// Load is normal, stressed or full.
+	Load         string        `json:"load"`
 	Listeners    []Listener    `json:"listeners"`
 	Counts       Counts        `json:"counts"`
 	Backends     []Backend     `json:"backends"`
@@ -118,11 +120,15 @@ type Listener struct {
 
 // Counts are sums since the start.
 type Counts struct {
-	Sessions   int64 `json:"sessions"`
-	Relayed    int64 `json:"relayed"`
-	Refused    int64 `json:"refused"`
-	Discarded  int64 `json:"discarded"`
-	Duplicates int64 `json:"duplicates"`
+	Logins       int64 `json:"logins"`
+	LoginsFailed int64 `json:"logins_failed"`
+	EarlyTalkers int64 `json:"early_talkers"`
+	Limited      int64 `json:"limited"`
+	Sessions     int64 `json:"sessions"`
+	Relayed      int64 `json:"relayed"`
+	Refused      int64 `json:"refused"`
+	Discarded    int64 `json:"discarded"`
+	Duplicates   int64 `json:"duplicates"`
 }
 
 // Backend is one backend.

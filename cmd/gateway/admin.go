@@ -72,9 +72,8 @@ func (w watch) Ready() bool {
 func (w watch) Status() api.Status {
 	n := w.n
 	s := api.Status{
-		Version: versionText(), Hostname: string(n.cfg.Hostname), Started: n.started.UTC(), Ready: w.Ready(),
-		Counts: api.Counts{Sessions: n.gw.Stats.Sessions.Load(), Relayed: n.gw.Stats.Relayed.Load(), Refused: n.gw.Stats.Refused.Load(),
-			Discarded: n.gw.Stats.Discarded.Load(), Duplicates: n.gw.Stats.Duplicates.Load()},
+		Version: versionText(), Hostname: string(n.cfg.Hostname), Started: n.started.UTC(), Ready: w.Ready(), Load: n.gw.Load().Level,
+		Counts:    w.counts(),
 		Listeners: []api.Listener{}, Backends: w.backends(), Chains: w.chains(), Certificates: []api.Certificate{},
 	}
 	for _, l := range n.gw.Listeners() {
@@ -88,6 +87,15 @@ func (w watch) Status() api.Status {
 		s.Certificates = append(s.Certificates, api.Certificate{Names: e.Names, Expires: e.NotAfter.UTC()})
 	}
 	return s
+}
+
+func (w watch) counts() api.Counts {
+	s := &w.n.gw.Stats
+	return api.Counts{
+		Sessions: s.Sessions.Load(), Relayed: s.Relayed.Load(), Refused: s.Refused.Load(),
+		Discarded: s.Discarded.Load(), Duplicates: s.Duplicates.Load(),
+		Logins: s.Logins.Load(), LoginsFailed: s.LoginsFailed.Load(), EarlyTalkers: s.EarlyTalkers.Load(), Limited: s.Limited.Load(),
+	}
 }
 
 func (w watch) backends() []api.Backend {

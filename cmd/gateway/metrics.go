@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/metrics"
 	"github.com/penstock/penstock/policy"
 )
@@ -17,7 +18,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.deliveryFamilies(), n.filters.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.filters.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
@@ -44,6 +45,18 @@ func (n *node) gatewayFamilies() []metrics.Family {
 		Name: "penstock_gateway_duplicates_total", Help: "Messages that some recipients got although the client was told 451.",
 		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.Duplicates.Load())) },
 	}, {
+		Name: "penstock_gateway_logins_total", Labels: []string{"result"}, Help: "Logins of clients.",
+		Collect: func(o *metrics.Out) {
+			o.Value(float64(n.gw.Stats.Logins.Load()), "ok")
+			o.Value(float64(n.gw.Stats.LoginsFailed.Load()), "failed")
+		},
+	}, {
+		Name: "penstock_gateway_early_talkers_total", Help: "Clients that spoke before the greeting.",
+		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.EarlyTalkers.Load())) },
+	}, {
+		Name: "penstock_gateway_limited_total", Help: "Connections and messages that a rate refused.",
+		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.Limited.Load())) },
+	}, {
 		Name: "penstock_gateway_open_connections", Kind: metrics.Gauge, Labels: []string{"listener"},
 		Help: "Connections that are open now.",
 		Collect: func(o *metrics.Out) {
@@ -57,6 +70,66 @@ func (n *node) gatewayFamilies() []metrics.Family {
 		Collect: func(o *metrics.Out) {
 			for _, l := range n.gw.Listeners() {
 				o.Value(truth(l.Open), l.Name)
+			}
+		},
+	}}
+}
+
+func (n *node) loadFamilies() []metrics.Family {
+	resource := []string{"resource"}
+	uses := func(o *metrics.Out, of func(gateway.Use) int64) {
+		l := n.gw.Load()
+		o.Value(float64(of(l.Sessions)), "sessions")
+		o.Value(float64(of(l.Memory)), "memory")
+		o.Value(float64(of(l.Spool)), "spool")
+	}
+	return []metrics.Family{{
+		Name: "penstock_gateway_load_level", Kind: metrics.Gauge,
+		Help:    "0 is normal, 1 stressed (time limits are short), 2 full (new sessions are turned away).",
+		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Load().Rank)) },
+	}, {
+		Name: "penstock_gateway_load_used", Kind: metrics.Gauge, Labels: resource,
+		Help:    "What is used: open sessions, octets of memory, octets of messages under way.",
+		Collect: func(o *metrics.Out) { uses(o, func(u gateway.Use) int64 { return u.Used }) },
+	}, {
+		Name: "penstock_gateway_load_limit", Kind: metrics.Gauge, Labels: resource,
+		Help:    "How much of it there is; 0 or less is no limit.",
+		Collect: func(o *metrics.Out) { uses(o, func(u gateway.Use) int64 { return u.Limit }) },
+	}, {
+		Name: "penstock_gateway_load_refused_total", Labels: []string{"what"}, Help: "What was turned away for lack of room.",
+		Collect: func(o *metrics.Out) {
+			l := n.gw.Load()
+			o.Value(float64(l.RefusedSessions), "session")
+			o.Value(float64(l.RefusedMessages), "message")
+		},
+	}}
+}
+
+// resolverFamilies have no series where nobody asks for names.
+func (n *node) resolverFamilies() []metrics.Family {
+	return []metrics.Family{{
+		Name: "penstock_resolver_events_total", Labels: []string{"event"},
+		Help: "Look-ups in DNS, and what came of them.",
+		Collect: func(o *metrics.Out) {
+			if n.names == nil {
+				return
+			}
+			s := n.names.Stats()
+			o.Value(float64(s.Lookups), "lookup")
+			o.Value(float64(s.Hits), "hit")
+			o.Value(float64(s.Shared), "shared")
+			o.Value(float64(s.Queries), "query")
+			o.Value(float64(s.Streams), "stream")
+			o.Value(float64(s.Timeouts), "timeout")
+			o.Value(float64(s.Foreign), "foreign")
+			o.Value(float64(s.Failures), "failure")
+			o.Value(float64(s.Bogus), "bogus")
+		},
+	}, {
+		Name: "penstock_resolver_cache_bytes", Kind: metrics.Gauge, Help: "About what the answers in the cache take.",
+		Collect: func(o *metrics.Out) {
+			if n.names != nil {
+				o.Value(float64(n.names.Stats().CacheBytes))
 			}
 		},
 	}}

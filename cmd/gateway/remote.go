@@ -123,14 +123,17 @@ func printStatus(w io.Writer, s api.Status) {
 		fmt.Fprintln(w)
 	}
 	state := map[bool]string{true: "takes mail", false: "takes no mail"}[s.Ready]
-	fmt.Fprintf(w, "%s, %s, %s, since %s\n\n", printable(s.Hostname), printable(s.Version), state, s.Started.Local().Format(time.DateTime))
+	fmt.Fprintf(w, "%s, %s, %s, load %s, since %s\n\n", printable(s.Hostname), printable(s.Version), state, printable(s.Load), s.Started.Local().Format(time.DateTime))
 	line("LISTENER", "ADDRESS", "TLS", "STATE", "CONNECTIONS")
 	for _, l := range s.Listeners {
 		line(l.Name, strings.Join(l.Addresses, " "), l.TLS, map[bool]string{true: "open", false: "closed"}[l.Open], l.Connections)
 	}
 	fmt.Fprintln(w)
-	line("SESSIONS", "RELAYED", "REFUSED", "DISCARDED", "DUPLICATES")
-	line(s.Counts.Sessions, s.Counts.Relayed, s.Counts.Refused, s.Counts.Discarded, s.Counts.Duplicates)
+	line("SESSIONS", "LIMITED", "EARLY TALKERS", "LOGINS", "FAILED")
+	line(s.Counts.Sessions, s.Counts.Limited, s.Counts.EarlyTalkers, s.Counts.Logins, s.Counts.LoginsFailed)
+	fmt.Fprintln(w)
+	line("RELAYED", "REFUSED", "DISCARDED", "DUPLICATES")
+	line(s.Counts.Relayed, s.Counts.Refused, s.Counts.Discarded, s.Counts.Duplicates)
 	fmt.Fprintln(w)
 	line("BACKEND", "ADDRESS", "STATE", "IDLE", "BUSY", "WAITING", "TRANSACTIONS")
 	for _, b := range s.Backends {
