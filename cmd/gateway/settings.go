@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
@@ -72,6 +73,7 @@ func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Prob
 			TLS: delivery.TLSMode(b.TLS), ServerName: string(b.TLSName), Connections: b.Connections,
 			ConnectTimeout: b.Timeouts.Connect,
 			XClient:        b.XClient == config.True, XForward: b.XForward == config.True,
+			NoChunking: b.Chunking == config.False, User: b.Login.User, ClearLogin: b.Login.Insecure == config.True,
 			Timeouts: smtp.Timeouts{Command: b.Timeouts.Command, DataEnd: b.Timeouts.Data},
 		}
 		for _, group := range b.Addresses {
@@ -81,6 +83,13 @@ func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Prob
 					LMTP: a.Protocol == config.ProtocolLMTP, ImplicitTLS: a.ImplicitTLS})
 			}
 			o.Groups = append(o.Groups, eps)
+		}
+		if b.Login.Password != "" {
+			password, err := passwordFile(string(b.Login.Password))
+			if err != nil {
+				problems = append(problems, c.Problem("backends."+name+".login.password", err.Error()))
+			}
+			o.Password = password
 		}
 		if b.CAFile != "" {
 			pool, err := readPool(string(b.CAFile))
@@ -95,6 +104,19 @@ func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Prob
 		all[name] = o
 	}
 	return all, problems
+}
+
+// passwordFile reads a file that holds one line.
+func passwordFile(path string) (string, error) {
+	text, err := readRegular(path, 4<<10)
+	if err != nil {
+		return "", err
+	}
+	password := strings.TrimRight(string(text), "\r\n")
+	if password == "" || strings.ContainsAny(password, "\r\n\x00") {
+		return "", fmt.Errorf("%s does not hold a password on one line", path)
+	}
+	return password, nil
 }
 
 func readPool(path string) (*x509.CertPool, error) {

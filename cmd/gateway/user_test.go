@@ -65,6 +65,9 @@ func TestUserCommands(t *testing.T) {
 		Schemes []string
 	}
 	stdout, _, err := userCommand(t, "", "list", "--json", "-f", file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := json.Unmarshal([]byte(stdout), &list); err != nil || len(list) != 2 || list[1].Name != "bob" || list[1].Schemes[0] != "plain" {
 		t.Errorf("list --json says %q, %v", stdout, err)
 	}

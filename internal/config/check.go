@@ -325,6 +325,12 @@ func (k *checker) backends() {
 		if b.Separator != "" && b.Recipients.File == "" {
 			k.warnf(child(at, "recipient_separator"), "has no effect without recipients: file:PATH")
 		}
+		if (b.Login.User == "") != (b.Login.Password == "") {
+			k.errorf(child(at, "login"), "user and password need each other")
+		}
+		if b.Login.User != "" && b.XClient == True {
+			k.errorf(child(at, "xclient"), "does not go with login: behind XCLIENT a backend forgets who logged in")
+		}
 		if len(b.Separator) > 1 {
 			k.errorf(child(at, "recipient_separator"), "must be one character")
 		}

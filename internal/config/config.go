@@ -160,6 +160,8 @@ type Backend struct {
 	Recipients  Recipients         `key:"recipients" default:"pass" doc:"Who knows which recipients exist: pass asks the backend about each at once; callout asks it in a conversation of its own and remembers the answer; file:PATH is a list of addresses, a line each, @domain for all of a domain; accept takes all of a route's domains unasked."`
 	Separator   string             `key:"recipient_separator" doc:"What begins the part of a local part that file: ignores, such as +. Empty for none."`
 	Callout     Callout            `key:"callout" doc:"How recipients: callout asks and remembers."`
+	Login       BackendLogin       `key:"login" doc:"How we log in there, if it asks for that."`
+	Chunking    Bool               `key:"chunking" default:"true" doc:"false sends by DATA where the backend offers CHUNKING, too."`
 	XClient     Bool               `key:"xclient" default:"false" doc:"true tells the backend with XCLIENT who the client is, if it offers that: it then judges the client as if it were connected itself."`
 	XForward    Bool               `key:"xforward" default:"false" doc:"true tells the backend with XFORWARD who the client is, if it offers that, for its log."`
 	Connections int                `key:"connections" default:"50" doc:"Connections open to it at one time."`
@@ -175,6 +177,13 @@ type Callout struct {
 	Timeout  time.Duration `key:"timeout" default:"10s" doc:"How long the backend may take to answer."`
 	Stale    time.Duration `key:"stale" default:"24h" doc:"How long after its time a recipient that existed is still taken while the backend does not answer."`
 	Entries  int           `key:"entries" default:"100000" doc:"Recipients that are remembered at one time."`
+}
+
+// BackendLogin says how we log in at a backend.
+type BackendLogin struct {
+	User     string `key:"user" doc:"Our name there. Empty does not log in."`
+	Password File   `key:"password" doc:"file:PATH of a file that holds the password alone."`
+	Insecure Bool   `key:"insecure" default:"false" doc:"true lets passwords out without TLS, also those that auth: users: backend:NAME tries here. To this machine and to unix sockets they may go in any case."`
 }
 
 // Timeouts bounds the waits of one conversation with a backend.

@@ -75,7 +75,9 @@ backends:
     connections: 5
     ca_file: ca.pem
     tls_name: mail.example.com
-    xclient: true
+    login: {user: us, password: "file:pw", insecure: true}
+    chunking: false
+    xclient: false
     xforward: true
     timeouts: {connect: 1s, command: 2s, data: 3s}
   other:
@@ -165,14 +167,14 @@ func fullConfig() *Config {
 					{{ProtocolSMTP, false, "unix", "/run/lmtp.sock"}},
 				},
 				TLS: BackendTLSVerify, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{Word: RecipientsAccept},
-				Callout: callout, XClient: True, XForward: True,
+				Callout: callout, Login: BackendLogin{"us", "/etc/p/pw", True}, Chunking: False, XClient: False, XForward: True,
 				Connections: 5, CAFile: "/etc/p/ca.pem", TLSName: "mail.example.com",
 				Timeouts: Timeouts{time.Second, 2 * time.Second, 3 * time.Second},
 			},
 			"other": {
 				Addresses: [][]BackendAddress{{{ProtocolSMTP, false, "tcp", "[2001:db8::1]:2525"}}},
 				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{File: "/etc/p/list.txt"}, Separator: "+",
-				Callout: Callout{time.Minute, 2 * time.Minute, 3 * time.Second, 4 * time.Minute, 5}, XClient: False, XForward: False,
+				Callout: Callout{time.Minute, 2 * time.Minute, 3 * time.Second, 4 * time.Minute, 5}, XClient: False, XForward: False, Chunking: True, Login: BackendLogin{Insecure: False},
 				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
 			},
 		},

@@ -277,6 +277,9 @@ penstock.yaml:4: listeners[0].client_certificates.ca_file: is required with mode
 penstock.yaml:4: listeners[0].proxy_protocol.trusted: 0.0.0.0/0 is every IPv4 address: anybody could be anybody
 penstock.yaml:5: listeners[0].xclient.trusted: ::/0 is every IPv6 address: anybody could be anybody
 penstock.yaml:5: warning: listeners[0].xclient.relay: has no effect without accept: any`},
+		{"backend: login", backend("addresses: ['smtp://a.test']\nlogin: {user: us}\nxclient: true"), `
+penstock.yaml:4: backends.m.login: user and password need each other
+penstock.yaml:5: backends.m.xclient: does not go with login: behind XCLIENT a backend forgets who logged in`},
 		{"backend: list", backend("addresses: ['smtp://a.test']\nrecipients: 'file:'\nrecipient_separator: '+-'"), `
 penstock.yaml:4: backends.m.recipients: must be pass, callout, accept or file:PATH, not "file:"
 penstock.yaml:5: warning: backends.m.recipient_separator: has no effect without recipients: file:PATH
