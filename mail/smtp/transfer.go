@@ -125,6 +125,8 @@ func (c *conn) nextChunk(k *chunks) error {
 		switch {
 		case errors.Is(err, errLineTooLong), errors.Is(err, errLineEnd):
 			return Refuse(500, Enhanced{5, 5, 2}, "this is no command").Because(err)
+		case errors.Is(err, io.EOF):
+			return io.ErrUnexpectedEOF // the connection's end is not the message's
 		case err != nil:
 			return err
 		}
