@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"time"
 )
 
@@ -277,11 +278,16 @@ func (c *conn) turn() error {
 	return c.dispatch(cmd)
 }
 
-// logCommand logs a line of the client, without the secrets that follow AUTH.
+// logCommand logs a line of the client, without the secrets that follow AUTH. What is no
+// command may be one, too: a client that does not wait sends its password though AUTH was
+// refused.
 func (c *conn) logCommand(cmd command, line []byte) {
 	said := string(line)
-	if cmd.verb == "AUTH" {
+	switch cmd.verb {
+	case "AUTH":
 		said = "AUTH …"
+	case "":
+		said = "… (" + strconv.Itoa(len(line)) + " octets that are no command)"
 	}
 	c.log.Debug("C", "conn", c.id, "line", said)
 }
