@@ -96,6 +96,11 @@ func (c *conn) exchange(m Mechanism, response []byte) error {
 		case done && len(challenge) == 0:
 			return c.loggedIn()
 		}
+		// No mechanism of ours goes on for ever, but a response is as good as a command to
+		// keep us busy.
+		if c.count++; c.count > c.srv.opts.MaxCommands {
+			return c.last(Refuse(421, Enhanced{4, 7, 0}, "too many commands without a message"))
+		}
 		var lost error
 		response, lost, err = c.ask(challenge)
 		switch {
@@ -119,6 +124,9 @@ func (c *conn) ask(challenge []byte) (response []byte, lost, err error) {
 	c.wire.out = append(c.wire.out, crlf...)
 	if c.debug {
 		c.log.Debug("S", "conn", c.id, "line", "334 …")
+	}
+	if err := c.overflow(); err != nil {
+		return nil, err, nil
 	}
 	line, err := c.readCommand(maxResponse)
 	switch {
