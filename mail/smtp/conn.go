@@ -56,6 +56,7 @@ type conn struct {
 	count    int       // commands since the last message
 	bad      int       // bad commands so far
 	errors   int       // refusals since the last message
+	later    int       // recipients put off since the last message
 	unknown  int       // commands before a login
 	failures int       // of logins
 	expires  time.Time // of the session
@@ -198,7 +199,7 @@ func (c *conn) begin() error {
 		c.wire.out = append(append(c.wire.out, ' '), c.srv.opts.Banner...)
 	}
 	c.wire.out = append(c.wire.out, crlf...)
-	return nil
+	return c.overflow() // it may be one of many that XCLIENT began
 }
 
 func (o *ServerOptions) protocol() string {

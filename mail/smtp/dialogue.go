@@ -103,7 +103,7 @@ func (c *conn) hello(verb, name string) error {
 	}
 	if !c.esmtp {
 		c.wire.out = append(c.wire.out, "250 "+greeting+"\r\n"...)
-		return nil
+		return c.overflow()
 	}
 	c.wire.out = c.appendEhlo(c.wire.out, greeting)
 	return c.overflow()
@@ -214,7 +214,7 @@ func (c *conn) rcpt(args string) error {
 	case !c.inMail:
 		return c.offence(badSequence("say MAIL first"))
 	case c.rcpts >= c.srv.opts.MaxRecipients:
-		return c.refuse(Refuse(452, Enhanced{4, 5, 3}, "too many recipients, send the rest in another message"))
+		return c.putOff(errTooMany)
 	}
 	c.asked = true
 	to, err := parseRcpt(args, c.sender.UTF8, c.offers())
@@ -222,11 +222,33 @@ func (c *conn) rcpt(args string) error {
 		return c.offence(err)
 	}
 	if err := c.sess.Rcpt(c.ctx, to); err != nil {
+		if r := ReplyOf(err); r.Code == errTooMany.Code && r.Enh == errTooMany.Enh && !r.Hangup {
+			return c.putOff(r)
+		}
 		return c.refuse(err)
 	}
 	c.rcpts++
 	c.count--
 	return c.say(250, Enhanced{2, 1, 5}, "recipient OK")
+}
+
+var errTooMany = Refuse(452, Enhanced{4, 5, 3}, "too many recipients, send the rest in another message")
+
+// maxPutOff is how many recipients may be put off between two messages, for each that a
+// transaction can have.
+const maxPutOff = 10
+
+// putOff refuses a recipient that belongs into another message. RFC 5321, Section 4.5.3.1.10
+// has the client send the message to those that were taken, and then the rest. So it is no
+// error of the client's, nor is a long list of them a reason to send it away: its message
+// would never get through. Only lists without end are held against it.
+func (c *conn) putOff(r *Reply) error {
+	if c.later++; c.later > maxPutOff*c.srv.opts.MaxRecipients {
+		return c.refuse(r)
+	}
+	c.count--
+	c.reply(r)
+	return c.overflow()
 }
 
 // endMail forgets the transaction, which the session has finished by itself.

@@ -9,6 +9,8 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -279,6 +281,151 @@ func TestServerChunksCutOff(t *testing.T) {
 			t.Errorf("%s, the last one: %d messages, want 1", s.name, w.messages)
 		}
 	}
+}
+
+// Ten thousand recipients in one go: those that are too many are put off, and the message
+// goes to the others. RFC 5321, Section 4.5.3.1.10.
+func TestServerManyRecipients(t *testing.T) {
+	const all = 10000
+	said := []byte("HELO c.test\r\nMAIL FROM:<a@c.test>\r\n" + strings.Repeat("RCPT TO:<b@mx.test>\r\n", all) + "DATA\r\n.\r\nQUIT\r\n")
+	for _, tt := range []struct{ most, want, putOff int }{
+		{1000, 1000, 9000},
+		{all, all, 0},
+	} {
+		got, events, _ := serveScript(ServerOptions{Hostname: "mx.test", MaxRecipients: tt.most, ErrorDelay: time.Hour}, said)
+		taken, putOff := strings.Count(got, "\r\n250 2.1.5 "), strings.Count(got, "\r\n452 4.5.3 ")
+		if taken != tt.want || putOff != tt.putOff || !strings.Contains(got, "\r\n250 2.6.0 ") || events[len(events)-1] != "close true" {
+			t.Errorf("at most %d: got %d taken, %d put off, %q at the end, want %d and %d", tt.most, taken, putOff, got[len(got)-80:], tt.want, tt.putOff)
+		}
+	}
+	// Nobody is put off for ever.
+	got, _, _ := serveScript(ServerOptions{Hostname: "mx.test", MaxRecipients: 10, MaxErrors: 5, ErrorDelay: -1}, said)
+	if n := strings.Count(got, "\r\n452 "); n != 10*maxPutOff+4 || !strings.HasSuffix(got, "\r\n421 4.7.0 too many errors\r\n") {
+		t.Errorf("at most 10: got %d put off and %q at the end", n, got[len(got)-80:])
+	}
+}
+
+// generated is a connection whose client says head and then one unit again and again, at
+// most so many octets. Nothing of it is kept, nor of what the client is told but its size.
+type generated struct {
+	scriptConn
+	head, unit string
+	left       int64
+	at         int
+	told       int64
+	longest    int // in one write
+	last       []byte
+
+	reads, every int
+	peak         uint64 // of the heap, at the 4th, 16th, 64th ... read
+}
+
+func (c *generated) Read(p []byte) (int, error) {
+	if c.head != "" {
+		n := copy(p, c.head)
+		c.head = c.head[n:]
+		return n, nil
+	}
+	if c.left <= 0 {
+		return 0, io.EOF
+	}
+	if c.reads++; c.reads%c.every == 0 {
+		c.peak = max(c.peak, allocated())
+		c.every *= 4
+	}
+	n := 0
+	for n < len(p) && c.left > 0 {
+		k := copy(p[n:min(int64(len(p)), int64(n)+c.left)], c.unit[c.at:])
+		c.at = (c.at + k) % len(c.unit)
+		n, c.left = n+k, c.left-int64(k)
+	}
+	return n, nil
+}
+
+func (c *generated) Write(p []byte) (int, error) {
+	c.told += int64(len(p))
+	c.longest = max(c.longest, len(p))
+	c.last = append(c.last[:0], p[max(0, len(p)-200):]...)
+	return len(p), nil
+}
+
+// Whatever comes without end costs the same memory, and no stack.
+func TestServerEndless(t *testing.T) {
+	const gib = 1 << 30
+	defer debug.SetMaxStack(debug.SetMaxStack(256 << 10)) // more ends the process
+	transaction := "HELO c.test\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@mx.test>\r\n"
+	endless := func(o *ServerOptions) { o.MaxCommands, o.Auth.Insecure = 1<<30, true }
+	for _, tt := range []struct {
+		name       string
+		head, unit string
+		size       int64
+		opts       func(*ServerOptions)
+		told       int64  // at least
+		last       string // of what the client is told
+		unread     bool   // it need not take all
+	}{
+		{"100,000 commands", "HELO c.test\r\n", "NOOP\r\n", 6 * 100_000, endless, 100_000 * 14, "250 2.0.0 OK\r\n", false},
+		{"100,000 greetings", "", "HELO c.test\r\n", 13 * 100_000, endless, 100_000 * 20, "250 mx.test greets c.test\r\n", false},
+		{"100,000 commands, by default", "HELO c.test\r\n", "NOOP\r\n", 6 * 100_000, nil, 1000 * 14, "421 4.7.0 too many commands without a message\r\n", true},
+		{"a command without end", "", "x", gib, nil, 1, "421 4.5.2 line without end\r\n", true},
+		{"a command of NULs", "", "\x00", gib, nil, 1, "421 4.5.2 line without end\r\n", true},
+		{"a response without end", "EHLO c.test\r\nAUTH ECHO\r\n", "A", gib, endless, 1, "421 4.5.2 line without end\r\n", true},
+		{"an exchange without end", "EHLO c.test\r\nAUTH ECHO\r\n", "YWdhaW4=\r\n", gib, func(o *ServerOptions) { o.Auth.Insecure = true }, 1,
+			"421 4.7.0 too many commands without a message\r\n", true},
+		{"a long exchange", "EHLO c.test\r\nAUTH ECHO\r\n", "YWdhaW4=\r\n", 10 * 100_000, endless, 100_000 * 6, "334 \r\n", false},
+		{"a line of data without end", transaction + "DATA\r\n", "x", gib, nil, 1, "552 5.3.4 *", true},
+		{"data of CRs", transaction + "DATA\r\n", "\r", gib, nil, 1, "552 5.3.4 *", true},
+		{"data of dots", transaction + "DATA\r\n", "\r\n..", gib, nil, 1, "552 5.3.4 *", true},
+		{"a chunk without end", transaction + "BDAT 99999999999999999999\r\n", "x", gib, nil, 1, "552 5.3.4 *", true},
+		{"chunks without end", transaction, "BDAT 1\r\nx", gib, nil, 1, "421 4.7.0 too many commands without a message\r\n", true},
+		{"empty messages without end", "HELO c.test\r\n", "MAIL FROM:<a@c.test>\r\nRCPT TO:<b@mx.test>\r\nDATA\r\n.\r\n", gib, nil, 1,
+			"421 4.7.0 too many messages on one connection, connect again\r\n", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := ServerOptions{Hostname: "mx.test", MinRate: -1, ErrorDelay: -1, MaxMessage: 1 << 20}
+			if tt.opts != nil {
+				tt.opts(&o)
+			}
+			srv := mustServer(t, HandlerFunc(func(context.Context, *Conn) (Session, error) { return &untiring{}, nil }), o)
+			nc := &generated{head: tt.head, unit: tt.unit, left: tt.size, every: 4}
+			before := allocated()
+			srv.ServeConn(nc)
+			if grown := int64(max(nc.peak, allocated())) - int64(before); grown > 2<<20 {
+				t.Errorf("memory: %d octets more than before", grown)
+			}
+			if nc.told < tt.told || !matchesEnd(tt.last, string(nc.last)) {
+				t.Errorf("told %d octets, %q at the end, want %d at least and %q", nc.told, nc.last, tt.told, tt.last)
+			}
+			if nc.longest > 2*maxOutput {
+				t.Errorf("one write of %d octets: the replies were kept", nc.longest)
+			}
+			if !tt.unread && nc.left != 0 {
+				t.Errorf("%d octets were not taken", nc.left)
+			}
+		})
+	}
+}
+
+// matchesEnd tells whether said ends with a line like pattern.
+func matchesEnd(pattern, said string) bool {
+	lines := strings.SplitAfter(said, "\n")
+	return len(lines) > 1 && matches(pattern, lines[len(lines)-2])
+}
+
+// allocated is how much of the heap is reachable, about.
+func allocated() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
+
+// untiring accepts all, and has an exchange that goes on for ever.
+type untiring struct{ Accept }
+
+func (*untiring) Mechanisms() []string { return []string{"ECHO"} }
+func (*untiring) Auth(context.Context, string) (Mechanism, error) {
+	return &echo{note: func(string, ...any) {}}, nil
 }
 
 // hostileSeeds are what the clients of all dialogues say, after their greeting and before.

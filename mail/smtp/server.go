@@ -76,8 +76,9 @@ type ServerOptions struct {
 	// MaxBadCommands ends a connection after so many commands that were unknown, out
 	// of sequence or malformed. Default 10.
 	MaxBadCommands int
-	// MaxErrors ends a connection after so many refusals of any kind without a message that
-	// was accepted between them. Default 100.
+	// MaxErrors ends a connection after so many refusals without a message that was accepted
+	// between them. A recipient that is put off to another message (452 4.5.3) is none, up
+	// to ten times MaxRecipients. Default 100.
 	MaxErrors int
 	// ErrorDelay is how long the answer waits to each refusal after the first ten. Default 1
 	// s; negative is off. It slows who tries addresses or passwords one after the other.

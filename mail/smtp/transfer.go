@@ -252,7 +252,7 @@ func (c *conn) answerOne(r *Reply) error {
 	if r.Code/100 != 2 {
 		return c.refuse(r)
 	}
-	c.count, c.errors = 0, 0
+	c.count, c.errors, c.later = 0, 0, 0
 	c.reply(r)
 	return c.overflow()
 }
