@@ -12,7 +12,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/tools/txtar"
@@ -426,6 +428,168 @@ type untiring struct{ Accept }
 func (*untiring) Mechanisms() []string { return []string{"ECHO"} }
 func (*untiring) Auth(context.Context, string) (Mechanism, error) {
 	return &echo{note: func(string, ...any) {}}, nil
+}
+
+// Clients that send an octet a second are served beside fast ones, and those that never
+// read what they are told are given up after the time for a write; each ends by itself.
+func TestServerSlowAndDeaf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := mustServer(t, acceptAll, ServerOptions{MaxCommands: 1 << 20, MinRate: 1})
+		var clients sync.WaitGroup
+		start := time.Now()
+		var slow, deaf [20]time.Duration
+		for i := range slow {
+			p, done := pipeTo(t, srv)
+			clients.Go(func() {
+				said := "EHLO c.test\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@mx.test>\r\nDATA\r\n" + strings.Repeat("x", 100) + "\r\n.\r\nQUIT\r\n"
+				heard := make(chan string)
+				go func() {
+					all, _ := io.ReadAll(p.nc)
+					heard <- string(all)
+				}()
+				for _, c := range []byte(said) {
+					<-time.After(time.Second)
+					p.nc.Write([]byte{c})
+				}
+				<-done
+				slow[i] = time.Since(start)
+				if got := <-heard; !strings.Contains(got, "\r\n250 2.6.0 ") {
+					t.Errorf("slow client: got %q", got)
+				}
+			})
+			mute, ended := pipeTo(t, srv)
+			clients.Go(func() {
+				mute.hear("220 *")
+				go io.Copy(mute.nc, strings.NewReader(strings.Repeat("HELP\r\n", 100_000)))
+				<-ended
+				deaf[i] = time.Since(start)
+			})
+		}
+		for range 100 {
+			p, done := pipeTo(t, srv)
+			began := time.Now()
+			p.hear("220 *")
+			p.say("HELO c.test", "QUIT")
+			p.hear("250 *", "221 *")
+			<-done
+			if d := time.Since(began); d > time.Second {
+				t.Errorf("fast client: %s", d)
+			}
+		}
+		clients.Wait()
+		for i := range slow {
+			if slow[i] > 5*time.Minute || deaf[i] > 5*time.Minute+10*time.Second || deaf[i] < 5*time.Minute {
+				t.Errorf("slow client: %s, deaf client: %s", slow[i], deaf[i])
+			}
+		}
+		if n := srv.Connections(); n != 0 {
+			t.Errorf("%d connections are left", n)
+		}
+	})
+}
+
+// Connections that are reset in any state, in clear and within TLS, and five hundred that
+// say nothing, leave nothing behind, and keep nobody out.
+func TestServerResets(t *testing.T) {
+	base := ServerOptions{Hostname: "mx.test", TLS: testTLS(t), MaxConnections: 1000, XClient: func(net.Addr) bool { return true },
+		Auth: AuthOptions{Insecure: true}, Offer: Extensions{BinaryMIME: true}}
+	srv := mustServer(t, HandlerFunc(func(context.Context, *Conn) (Session, error) { return &untiring{}, nil }), base)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	defer func() { srv.Shutdown(context.Background()); <-served }()
+	dial := func() *net.TCPConn {
+		nc, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc.SetDeadline(time.Now().Add(20 * time.Second))
+		return nc.(*net.TCPConn)
+	}
+	var silent []*net.TCPConn
+	for range 500 {
+		silent = append(silent, dial())
+	}
+	for _, s := range hostileStates {
+		if strings.Contains(s.words, "lmtp") || strings.Contains(s.words, "implicit") {
+			continue
+		}
+		for _, wait := range []bool{false, true} {
+			nc := dial()
+			io.WriteString(nc, s.prefix)
+			if wait {
+				nc.Read(make([]byte, 4096))
+			}
+			if s.secret {
+				tc := tls.Client(nc, &tls.Config{InsecureSkipVerify: true})
+				nc.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // greeting and replies are no handshake
+				tc.Handshake()
+			}
+			nc.SetLinger(0)
+			nc.Close()
+		}
+	}
+	nc := dial()
+	p := newPeer(t, nc)
+	p.hear("220 *")
+	p.say("HELO c.test", "MAIL FROM:<a@c.test>", "RCPT TO:<b@mx.test>", "DATA", ".", "QUIT")
+	p.hear("250 *", "250 *", "250 *", "354 *", "250 2.6.0 *", "221 *")
+	nc.Close()
+	for _, nc := range silent {
+		nc.SetLinger(0)
+		nc.Close()
+	}
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for srv.Connections() > 0 || srv.admitted.Load() > 0 {
+		select {
+		case <-look.C:
+		case <-deadline.C:
+			t.Fatalf("%d connections are open, %d are counted", srv.Connections(), srv.admitted.Load())
+		}
+	}
+}
+
+// FuzzChunks: text that comes with BDAT is the same however it was cut into chunks, and the
+// same as ever a bare line end was mended; in binary chunks it is what was sent.
+func FuzzChunks(f *testing.F) {
+	for _, s := range []string{"", "\r", "\n", "a\r\nb", "a\r\n.\r\n", "\r\r\n\n\r", "x\n.\n", strings.Repeat("\r", 300)} {
+		for _, cuts := range []string{"", "\x00\x01\x02", "\x01\x01\x01\x01"} {
+			f.Add([]byte(s), []byte(cuts), false)
+			f.Add([]byte(s), []byte(cuts), true)
+		}
+	}
+	states := map[bool]hostileState{
+		false: {"text", "commands=100000", "EHLO c.test\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@mx.test>\r\n", false},
+		true:  {"binary", "commands=100000 offer", "EHLO c.test\r\nMAIL FROM:<a@c.test> BODY=BINARYMIME\r\nRCPT TO:<b@mx.test>\r\n", false},
+	}
+	lineEnd := regexp.MustCompile("\r\n|\r|\n")
+	f.Fuzz(func(t *testing.T, content, cuts []byte, binary bool) {
+		want := content
+		if !binary {
+			want = lineEnd.ReplaceAll(content, crlf)
+		}
+		var said []byte
+		rest := content
+		for _, n := range cuts[:min(len(cuts), 200)] {
+			k := min(int(n), len(rest))
+			said = append(fmt.Appendf(said, "BDAT %d\r\n", k), rest[:k]...)
+			rest = rest[k:]
+		}
+		said = append(fmt.Appendf(said, "BDAT %d LAST\r\n", len(rest)), rest...)
+		for _, chunks := range [][][]byte{{bytes.Clone(said)}, byteByByte(bytes.Clone(said))} {
+			answer, w := states[binary].run(t, chunks, nil)
+			states[binary].check(t, said, answer, w)
+			if len(w.content) != 1 || !bytes.Equal(w.content[0], want) {
+				t.Fatalf("%q: got %q, want %q", said, w.content, want)
+			}
+		}
+	})
 }
 
 // hostileSeeds are what the clients of all dialogues say, after their greeting and before.
