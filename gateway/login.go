@@ -54,7 +54,7 @@ var errLogins = smtp.Refuse(454, smtp.Enhanced{4, 7, 0}, "too many failed logins
 
 // Auth implements smtp.AuthSession.
 func (s *session) Auth(ctx context.Context, mechanism string) (smtp.Mechanism, error) {
-	if ok, _ := s.l.authFailures.allows(s.facts.Remote.Addr(), 1); !ok {
+	if ok, _ := s.l.authFailures.allows(s.payer(), 1); !ok {
 		return nil, errLogins
 	}
 	server, err := sasl.New(ctx, mechanism, s.credentials(mechanism), s.saslConn())
@@ -82,7 +82,7 @@ func (l *login) Next(response []byte) (challenge []byte, done bool, err error) {
 			slog.String("remote", s.remote()), slog.String("mechanism", l.mechanism), slog.Any("err", err))
 		s.l.gw.Stats.LoginsFailed.Add(1)
 		if smtp.ReplyOf(err).Permanent() {
-			s.l.authFailures.take(s.facts.Remote.Addr(), 1)
+			s.l.authFailures.take(s.payer(), 1)
 		}
 	case done:
 		s.facts.User = l.server.Authorized()

@@ -139,12 +139,12 @@ var errRate = smtp.Refuse(421, smtp.Enhanced{4, 7, 0}, "too many connections fro
 
 // count holds the connection against the limits.
 func (s *session) count() error {
-	l, addr := s.l, s.facts.Remote.Addr()
+	l, addr := s.l, s.payer()
 	s.counted = true
 	if !l.gw.load.enter() {
 		return smtp.Refuse(421, smtp.Enhanced{4, 3, 2}, "too much to do, try again later")
 	}
-	if s.unix || !addr.IsValid() {
+	if !addr.IsValid() {
 		return nil
 	}
 	if !s.trusted {
@@ -158,6 +158,16 @@ func (s *session) count() error {
 		return smtp.Refuse(421, smtp.Enhanced{4, 7, 0}, "too many connections from your address, try again later")
 	}
 	return nil
+}
+
+// payer is the address that the limits hold a client to. Clients that a proxy does not name
+// share one that nobody has (RFC 919, Section 7), or they could do what no other may. It is the
+// zero value, which has no limits, for a peer on a local socket.
+func (s *session) payer() netip.Addr {
+	if a := s.facts.Remote.Addr(); a.IsValid() || s.unix {
+		return a
+	}
+	return netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // site is what an address is counted by, see Listener.ConnectionsPerIP.
@@ -298,7 +308,7 @@ var errMessageRate = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages
 // Mail implements smtp.Session.
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 	if !s.trusted && !s.loggedIn {
-		if ok, _ := s.l.messageRate.take(s.facts.Remote.Addr(), 1); !ok {
+		if ok, _ := s.l.messageRate.take(s.payer(), 1); !ok {
 			s.l.gw.Stats.Limited.Add(1)
 			return errMessageRate
 		}

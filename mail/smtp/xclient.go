@@ -47,8 +47,11 @@ func (c *conn) forward(verb, args string) error {
 func (c *conn) impersonate(f Forwarded, set forwardedSet) error {
 	c.xclient.take(f, set)
 	c.xclientTold = true
-	if x := &c.xclient; x.Addr.IsValid() {
+	switch x := &c.xclient; {
+	case x.Addr.IsValid():
 		c.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.Addr, x.Port))
+	case set.has(forwardedAddr):
+		c.remote = &net.TCPAddr{} // a client that the proxy cannot name is nobody we know
 	}
 	if x := &c.xclient; x.DestAddr.IsValid() {
 		c.local = net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.DestAddr, x.DestPort))
