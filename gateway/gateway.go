@@ -92,6 +92,10 @@ type Listener struct {
 	// a route, the route "*" included. Others may only send to the domains that are routed by
 	// name.
 	Relay bool
+	// Routing takes recipients whose local part has "@", "%" or "!" from those who may not
+	// relay, too. Many servers send on what is addressed so, and a backend that trusts our
+	// address would do it for anybody: set it only where no backend does.
+	Routing bool
 	// Trusted are those whose clients may relay. They are not held to rates either.
 	Trusted Networks
 	// Logins say who may log in.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/penstock/penstock/mail/message"
@@ -94,10 +95,16 @@ func (tx *transaction) original(r policy.Recipient) (_ policy.Recipient, ok bool
 func (tx *transaction) removeCandidate() { tx.Rcpts = tx.Rcpts[:len(tx.Rcpts)-1] }
 
 var (
-	errRelay = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "relaying denied: no mail for this domain here")
-	errOther = smtp.Refuse(452, smtp.Enhanced{4, 5, 3}, "this recipient needs a message of its own, send it again")
-	errNoOne = smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "no recipient is left of the message, try again later")
+	errRelay   = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "relaying denied: no mail for this domain here")
+	errRouting = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "mail is not passed on through another server here")
+	errOther   = smtp.Refuse(452, smtp.Enhanced{4, 5, 3}, "this recipient needs a message of its own, send it again")
+	errNoOne   = smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "no recipient is left of the message, try again later")
 )
+
+// routingMarks in a local part tell many servers to send on: user%elsewhere@here,
+// elsewhere!user@here, "user@elsewhere"@here. A backend that trusts our address would do so for
+// whoever asks us, so it takes a client that may relay.
+const routingMarks = "@%!"
 
 // route finds where a recipient's mail goes.
 func (tx *transaction) route(p smtp.Path) (i int, r *Route, err error) {
@@ -113,6 +120,9 @@ func (tx *transaction) route(p smtp.Path) (i int, r *Route, err error) {
 // its place.
 func (tx *transaction) offerCandidate(ctx context.Context) error {
 	last := len(tx.Rcpts) - 1
+	if r := tx.Rcpts[last]; r.AddedBy == "" && !tx.s.l.Routing && strings.ContainsAny(r.Path.Local, routingMarks) && !tx.s.relays() {
+		return errRouting
+	}
 	err := tx.offer(ctx, tx.Rcpts[last].Recipient)
 	if _, ok := errors.AsType[*smtp.Reply](err); !ok || tx.Rcpts[last].AddedBy == "" {
 		return err
