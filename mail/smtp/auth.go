@@ -15,7 +15,7 @@ import (
 // AuthOptions say when clients may log in, and what becomes of those who cannot. With what
 // they log in is said by an AuthSession.
 type AuthOptions struct {
-	// Required refuses MAIL, RCPT, DATA, BDAT, VRFY and EXPN with 530 before a login.
+	// Required refuses MAIL, RCPT, DATA, BDAT and VRFY with 530 before a login.
 	// RequiredText is what the client is told. Default "log in first".
 	Required     bool
 	RequiredText string

@@ -395,18 +395,8 @@ func (c *conn) refuse(err error) error {
 	return c.overflow()
 }
 
-// pause holds the next answer back, at most as long as the server runs.
-func (c *conn) pause(d time.Duration) {
-	if c.wire.closing() {
-		return
-	}
-	t := time.NewTimer(min(d, maxPause))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-c.ctx.Done():
-	}
-}
+// pause holds the next answer back, at most until a shutdown begins.
+func (c *conn) pause(d time.Duration) { c.srv.wait(min(d, maxPause)) }
 
 // offence is refuse for a client that broke the protocol; too many end it.
 func (c *conn) offence(err error) error {

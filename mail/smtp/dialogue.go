@@ -321,6 +321,7 @@ func (c *conn) upgrade() error {
 	c.tls = tc
 	c.wire.nc, c.wire.armed = tc, time.Time{}
 	c.helo, c.esmtp, c.authed = "", false, false
+	c.xclient.Login = "" // the proxy said it in clear
 	c.xforward, c.xforwardTold = Forwarded{}, false
 	return nil
 }

@@ -251,8 +251,15 @@ func serveScript(o ServerOptions, chunks ...[]byte) (said string, events []strin
 func (s *scripted) serve(o ServerOptions, nc net.Conn) error {
 	srv, err := NewServer(HandlerFunc(func(_ context.Context, conn *Conn) (Session, error) {
 		s.conn = conn
-		if x, ok := conn.XClient(); ok && x.Addr.IsValid() {
-			s.note("from %s", conn.RemoteAddr())
+		if x, ok := conn.XClient(); ok {
+			if from := conn.RemoteAddr().String(); x.Addr.IsValid() {
+				s.note("from %s", from)
+			} else {
+				s.note("from %s, unknown", from)
+			}
+			if x.Login != "" {
+				s.note("login %q", x.Login)
+			}
 		}
 		return s, s.connect
 	}), o)

@@ -246,9 +246,9 @@ type Server struct {
 	admitted atomic.Int64
 	closing  atomic.Bool
 	// ctx is the parent of every connection's; kill ends it when a shutdown runs out
-	// of patience.
-	ctx  context.Context
-	kill context.CancelFunc
+	// of patience. halting ends earlier, when a shutdown begins.
+	ctx, halting context.Context
+	kill, halt   context.CancelFunc
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]struct{}
@@ -269,6 +269,7 @@ func NewServer(h Handler, o ServerOptions) (*Server, error) {
 		s.lacks[strings.ToUpper(strings.TrimSpace(word))] = true
 	}
 	s.ctx, s.kill = context.WithCancel(context.Background())
+	s.halting, s.halt = context.WithCancel(s.ctx)
 	s.listeners = make(map[net.Listener]struct{})
 	s.conns = make(map[*conn]struct{})
 	return s, nil
@@ -324,14 +325,14 @@ func (s *Server) flooded() bool {
 	return s.opts.MaxConnections > 0 && s.open.Load() > 2*int64(s.opts.MaxConnections)+100
 }
 
-// wait waits, and returns false if the server was killed meanwhile.
+// wait waits, and returns false if a shutdown has begun meanwhile.
 func (s *Server) wait(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
-	case <-s.ctx.Done():
+	case <-s.halting.Done():
 		return false
 	}
 }
@@ -355,6 +356,7 @@ func (s *Server) ServeConn(nc net.Conn) error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing.Store(true)
+	s.halt()
 	for l := range s.listeners {
 		l.Close()
 	}

@@ -161,7 +161,8 @@ type Conn struct{ c *conn }
 func (c *Conn) ID() string { return c.c.id }
 
 // RemoteAddr is the client's address: the connection's own, or what ServerOptions.Prepare
-// or XCLIENT put in its place.
+// or XCLIENT put in its place. It is a *net.TCPAddr without an IP if XCLIENT said that the
+// client's is not known.
 func (c *Conn) RemoteAddr() net.Addr { return c.c.remote }
 
 // LocalAddr is the address that the client connected to.
@@ -189,7 +190,8 @@ func (c *Conn) Helo() string { return c.c.helo }
 func (c *Conn) Authenticated() bool { return c.c.authed }
 
 // XClient returns what XCLIENT said; ok is false if there was none. It holds from the
-// Connect that follows XCLIENT to the end of the connection.
+// Connect that follows XCLIENT to the end of the connection, but for the login, which
+// STARTTLS ends like any other.
 func (c *Conn) XClient() (x Forwarded, ok bool) { return c.c.xclient, c.c.xclientTold }
 
 // XForward returns what XFORWARD said about the origin of the transaction at hand, or of

@@ -235,15 +235,42 @@ func (c *conn) answer(body *DataReader, replies []*Reply, err error) error {
 		c.log.Error("message is deferred", "conn", c.id, "err", err)
 		replies = []*Reply{ReplyOf(err)}
 	}
+	if n > 1 {
+		return c.answerEach(replies, n)
+	}
+	return c.answerOne(replies[0])
+}
+
+// answerEach gives n recipients their answers. The client counts on all of them (RFC 2033,
+// Section 4.2), so none is held back, and what ends the connection does so behind the last.
+// All together are one refusal, or none if somebody has the message.
+func (c *conn) answerEach(replies []*Reply, n int) error {
+	var end *Reply
+	taken := false
 	for i := range n {
 		r := replies[min(i, len(replies)-1)]
-		if n > 1 && r.Code == 421 {
-			// It would end the connection before the others have their answers.
+		switch {
+		case r.Code/100 == 2:
+			taken = true
+		case r.Code == 421:
 			r = &Reply{Code: 451, Enh: r.Enh, Text: r.Text, Cause: r.Cause}
+		default:
+			if r = r.asError(); r.Code == 521 || r.Hangup {
+				end = r
+			}
 		}
-		if err := c.answerOne(r); err != nil {
+		c.reply(r)
+		if err := c.overflow(); err != nil {
 			return err
 		}
+	}
+	switch {
+	case end != nil:
+		return end
+	case taken:
+		c.count, c.errors = 0, 0
+	default:
+		c.errors++ // the next refusal looks whether they are too many
 	}
 	return nil
 }

@@ -47,15 +47,8 @@ func (c *conn) forward(verb, args string) error {
 func (c *conn) impersonate(f Forwarded, set forwardedSet) error {
 	c.xclient.take(f, set)
 	c.xclientTold = true
-	switch x := &c.xclient; {
-	case x.Addr.IsValid():
-		c.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.Addr, x.Port))
-	case set.has(forwardedAddr):
-		c.remote = &net.TCPAddr{} // a client that the proxy cannot name is nobody we know
-	}
-	if x := &c.xclient; x.DestAddr.IsValid() {
-		c.local = net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.DestAddr, x.DestPort))
-	}
+	c.remote = forwardedEnd(c.remote, c.xclient.Addr, c.xclient.Port, set.has(forwardedAddr))
+	c.local = forwardedEnd(c.local, c.xclient.DestAddr, c.xclient.DestPort, set.has(forwardedDestAddr))
 	old := c.sess
 	c.sess = nil
 	c.guard(func() error { old.Close(nil); return nil })
@@ -63,4 +56,16 @@ func (c *conn) impersonate(f Forwarded, set forwardedSet) error {
 	c.skips, c.xforward, c.xforwardTold = false, Forwarded{}, false
 	c.offer = c.srv.opts.Offer
 	return c.begin()
+}
+
+// forwardedEnd is the address of one end of the connection. One that is said not to be
+// known is no address at all: what there was is the proxy's, or another client's.
+func forwardedEnd(old net.Addr, a netip.Addr, port uint16, said bool) net.Addr {
+	switch {
+	case a.IsValid():
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, port))
+	case said:
+		return &net.TCPAddr{}
+	}
+	return old
 }
