@@ -39,6 +39,16 @@ type Recipients struct {
 	List *ListOptions
 }
 
+func (r Recipients) validate() error {
+	if r.Accept && (r.Callout != nil || r.List != nil) || r.Callout != nil && r.List != nil {
+		return errors.New("recipients: more than one way to know them")
+	}
+	if r.Callout != nil {
+		return r.Callout.settings().validate()
+	}
+	return nil
+}
+
 // CalloutOptions are the settings of a callout. The zero value of each field means its
 // default.
 type CalloutOptions struct {
@@ -108,8 +118,8 @@ func newRuleSet(r Rules) (*ruleSet, error) {
 		if route.Backend == "" {
 			errs = append(errs, fmt.Errorf("gateway: route %d: no backend", i+1))
 		}
-		if c := route.Recipients.Callout; c != nil {
-			errs = append(errs, c.settings().validate())
+		if err := route.Recipients.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("gateway: route %d: %w", i+1, err))
 		}
 		if !slices.Contains(rs.backends, route.Backend) {
 			rs.backends = append(rs.backends, route.Backend)
@@ -230,7 +240,11 @@ func (rs *ruleSet) know(relay Relay, log *slog.Logger) error {
 	ctx, stop := context.WithCancel(context.Background())
 	rs.stop = stop
 	rs.checks = make([]func(context.Context, smtp.Path) error, len(rs.Routes))
-	lists, callouts := make(map[ListOptions]*recipientList), make(map[string]*callout)
+	type asked struct {
+		backend string
+		CalloutOptions
+	}
+	lists, callouts := make(map[ListOptions]*recipientList), make(map[asked]*callout)
 	for i, r := range rs.Routes {
 		switch {
 		case r.Recipients.List != nil:
@@ -246,10 +260,11 @@ func (rs *ruleSet) know(relay Relay, log *slog.Logger) error {
 			}
 			rs.checks[i] = func(_ context.Context, p smtp.Path) error { return l.check(p) }
 		case r.Recipients.Callout != nil:
-			c := callouts[r.Backend]
+			key := asked{r.Backend, *r.Recipients.Callout}
+			c := callouts[key]
 			if c == nil {
 				c = newCallout(r.Recipients.Callout.settings(), askRelay(relay), time.Now)
-				callouts[r.Backend] = c
+				callouts[key] = c
 			}
 			rs.checks[i] = func(ctx context.Context, p smtp.Path) error { return c.check(ctx, r.Backend, p) }
 		}

@@ -78,8 +78,8 @@ func (tx *transaction) note(step policy.Step) {
 	}
 }
 
-// original returns what the client had called a recipient before filters changed it; ok
-// is false if it was not there. Each change is undone once.
+// original returns a recipient as the client had named it before filters changed it, with
+// its wishes; ok is false if it was not there. Each change is undone once.
 func (tx *transaction) original(r policy.Recipient) (_ policy.Recipient, ok bool) {
 	name := r.Path.String()
 	for i := len(tx.changes) - 1; i >= 0; i-- {
@@ -89,7 +89,8 @@ func (tx *transaction) original(r policy.Recipient) (_ policy.Recipient, ok bool
 		}
 	}
 	p, err := smtp.ParsePath("<" + name + ">")
-	return policy.Recipient{Recipient: smtp.Recipient{Path: p}}, ok && err == nil
+	r.Path, r.AddedBy = p, ""
+	return r, ok && err == nil
 }
 
 func (tx *transaction) removeCandidate() { tx.Rcpts = tx.Rcpts[:len(tx.Rcpts)-1] }
