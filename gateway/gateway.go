@@ -105,7 +105,8 @@ type Listener struct {
 	Proxies      Networks
 	ProxyTimeout time.Duration
 	// XClient may say XCLIENT, XForward XFORWARD. With XClientRelay what XCLIENT tells of
-	// address and login grants relaying as the client's own would.
+	// address and login grants relaying as the client's own would. Until a proxy has said for
+	// whom it comes, it is not held to rates.
 	XClient, XForward Networks
 	XClientRelay      bool
 	// ReverseDNS is how long the look-up of a client's name may take. Default 1.5 s;

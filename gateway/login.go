@@ -13,8 +13,9 @@ import (
 )
 
 // login.go: who a client is. The mechanisms are those of package sasl; what they ask about
-// a user goes to the filters first, which may refuse, and then to whoever knows the users:
-// Credentials, or the filters themselves.
+// a user goes to the filters, which may refuse, and to whoever knows the users: Credentials,
+// or the filters themselves. The filters come first where the client says its name; of a
+// token and a certificate it is Credentials that knows whose they are.
 
 // Logins say who may log in on a listener. The zero value is nobody.
 type Logins struct {
@@ -28,14 +29,17 @@ type Logins struct {
 	Mechanisms []string
 }
 
-// none tells whether nobody can log in.
-func (l Logins) none() bool { return l.Credentials == nil && !l.Filter }
+// hasLogins tells whether anybody can log in. Where filters decide there must be one that
+// is asked.
+func (s *session) hasLogins() bool {
+	if s.l.Logins.Filter {
+		return s.rules.Chains[s.l.Chain].Stages().Has(policy.StageAuth)
+	}
+	return s.l.Logins.Credentials != nil
+}
 
 // Mechanisms implements smtp.AuthSession.
 func (s *session) Mechanisms() []string {
-	if s.l.Logins.none() {
-		return nil
-	}
 	s.offered = sasl.Available(s.l.Logins.Mechanisms, s.credentials(""), s.saslConn())
 	return s.offered
 }
@@ -94,8 +98,8 @@ func (l *login) Next(response []byte) (challenge []byte, done bool, err error) {
 	return challenge, done, err
 }
 
-// credentials are those of the listener, with the filters asked first. Each callback has
-// the context of the command that it belongs to.
+// credentials are those of the listener, with the filters asked too. Each callback has the
+// context of the command that it belongs to.
 func (s *session) credentials(mechanism string) sasl.Credentials {
 	if s.l.Logins.Filter {
 		return s.filterCredentials(mechanism)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -28,6 +29,7 @@ type session struct {
 	ip       *ipKey // it is counted by; nil if it is not
 	unix     bool
 	trusted  bool // by its address
+	proxying bool // it may say for whom it comes, and has not
 	loggedIn bool
 	offered  []string // mechanisms, at the last EHLO
 	proxy    proxyInfo
@@ -63,6 +65,9 @@ func (l *listener) Connect(ctx context.Context, conn *smtp.Conn) (smtp.Session, 
 	if end = err; err != nil {
 		return nil, err
 	}
+	if !s.hasLogins() {
+		return struct{ smtp.Session }{s}, nil // which is no smtp.AuthSession
+	}
 	return s, nil
 }
 
@@ -81,6 +86,7 @@ func (s *session) identify() {
 	}
 	x, ok := s.conn.XClient()
 	if !ok {
+		s.proxying = s.l.XClient.holds(s.conn.Peer())
 		return
 	}
 	// What a proxy may do is not what those may whom it speaks for.
@@ -94,12 +100,18 @@ func (s *session) identify() {
 
 // relays tells whether the client may send to any domain that has a route.
 func (s *session) relays() bool {
-	if !s.l.Relay {
-		return false
-	}
-	x, _ := s.conn.XClient()
-	return s.trusted || s.loggedIn || s.l.XClientRelay && x.Login != ""
+	return s.l.Relay && (s.trusted || s.isUser())
 }
+
+// isUser tells whether the client has logged in, here or, where that counts, at a proxy.
+func (s *session) isUser() bool {
+	x, _ := s.conn.XClient()
+	return s.loggedIn || s.l.XClientRelay && x.Login != ""
+}
+
+// limited tells whether the connection is held to what strangers are: to rates, and to wait
+// for the greeting. A proxy speaks for many, and is not judged by what they do.
+func (s *session) limited() bool { return !s.trusted && !s.proxying }
 
 // open asks whether the client may connect.
 func (s *session) open(ctx context.Context) error {
@@ -107,7 +119,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.lookUpName(ctx)
-	if !s.trusted {
+	if s.limited() {
 		s.conn.GreetDelay(greetDelay(s.l.GreetDelay, s.l.gw.record, s.facts.Remote.Addr()))
 	}
 	return s.decide(ctx, policy.StageConnect)
@@ -147,7 +159,7 @@ func (s *session) count() error {
 	if !addr.IsValid() {
 		return nil
 	}
-	if !s.trusted {
+	if s.limited() {
 		if ok, _ := l.connectionRate.take(addr, 1); !ok {
 			l.gw.Stats.Limited.Add(1)
 			return errRate
@@ -307,7 +319,7 @@ var errMessageRate = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages
 
 // Mail implements smtp.Session.
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
-	if !s.trusted && !s.loggedIn {
+	if s.limited() && !s.isUser() {
 		if ok, _ := s.l.messageRate.take(s.payer(), 1); !ok {
 			s.l.gw.Stats.Limited.Add(1)
 			return errMessageRate
@@ -363,7 +375,7 @@ func (s *session) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.R
 	defer s.endTransaction()
 	replies, err := s.tx.message(ctx, body)
 	switch {
-	case err == nil:
+	case err == nil && taken(replies):
 		s.done.accepted++
 		s.l.gw.record.good(s.facts.Remote.Addr())
 	case !s.tx.broken:
@@ -371,6 +383,11 @@ func (s *session) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.R
 		s.l.gw.Stats.Refused.Add(1)
 	}
 	return replies, err
+}
+
+// taken tells whether anybody has the message. No replies at all mean all of them.
+func taken(replies []*smtp.Reply) bool {
+	return len(replies) == 0 || slices.ContainsFunc(replies, func(r *smtp.Reply) bool { return r.Code/100 == 2 })
 }
 
 // Reset implements smtp.Session.
