@@ -29,10 +29,13 @@ type far struct {
 	begin func(backend string) error
 	rcpt  func(backend, to string) error
 	data  func(rcpts []string, content []byte) ([]*smtp.Reply, error)
+	// offers are the extensions of backends by name; who is not in it is not known.
+	offers map[string]smtp.Extensions
 
 	mu       sync.Mutex // guards what follows
 	heard    []string   // "begin b <from>", "rcpt <to>", "data <to> <to>", "abort"
 	messages [][]byte   // of Data
+	begun    []begun    // of Begin
 	open     int        // transactions that have not ended
 }
 
@@ -68,8 +71,33 @@ func (f *far) count(d int) int {
 	return f.open
 }
 
-func (f *far) Begin(_ context.Context, backend string, from smtp.Sender, _ smtp.Forwarded) (smtp.Transaction, error) {
+// begun is a transaction as the far side was told of it.
+type begun struct {
+	sender smtp.Sender
+	client smtp.Forwarded
+	rcpts  []smtp.Recipient // as they were offered
+}
+
+// lastBegun returns the last transaction that began.
+func (f *far) lastBegun() begun {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.begun[len(f.begun)-1]
+}
+
+// Offers implements Offers.
+func (f *far) Offers(backend string) (smtp.Extensions, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, ok := f.offers[backend]
+	return e, ok
+}
+
+func (f *far) Begin(_ context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error) {
 	f.note("begin %s <%s>", backend, from.Path)
+	f.mu.Lock()
+	f.begun = append(f.begun, begun{sender: from, client: client})
+	f.mu.Unlock()
 	if f.begin != nil {
 		if err := f.begin(backend); err != nil {
 			return nil, err
@@ -92,6 +120,10 @@ func (tx *farTransaction) Rcpt(_ context.Context, to smtp.Recipient) error {
 	}
 	name := to.Path.String()
 	tx.far.note("rcpt <%s>", name)
+	tx.far.mu.Lock()
+	b := &tx.far.begun[len(tx.far.begun)-1]
+	b.rcpts = append(b.rcpts, to)
+	tx.far.mu.Unlock()
 	if tx.far.rcpt != nil {
 		if err := tx.far.rcpt(tx.backend, name); err != nil {
 			if _, ok := errors.AsType[*smtp.Reply](err); !ok {
