@@ -241,7 +241,7 @@ func (l Listener) check(o Options) []error {
 	if (l.ClientAuth == tls.VerifyClientCertIfGiven || l.ClientAuth == tls.RequireAndVerifyClientCert) && l.ClientCAs == nil {
 		errs = append(errs, errors.New("client certificates are to be verified, and no authority is trusted"))
 	}
-	if l.Server.Auth.Required && l.Logins.none() {
+	if l.Server.Auth.Required && l.Logins.Credentials == nil && !l.Logins.Filter {
 		errs = append(errs, errors.New("a login is required, and nobody can log in"))
 	}
 	if l.Hops < 0 || l.MaxHeader < 0 {
@@ -376,9 +376,6 @@ func (l *listener) serverOptions(o Options) smtp.ServerOptions {
 	so := l.server(o)
 	so.MaxConnections = max(l.Connections, 0)
 	so.Stressed = func() bool { return l.gw.load.level() >= loadStressed }
-	if l.Logins.none() {
-		so.Disabled = append(slices.Clone(so.Disabled), "AUTH")
-	}
 	if !l.Proxies.empty() {
 		so.Prepare = l.prepare
 	}

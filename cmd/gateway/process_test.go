@@ -83,17 +83,29 @@ const patience = 60 * time.Second
 // $DIR in it stands for that folder, $CACHE for one that all share. It returns when all listeners listen.
 func startGateway(t *testing.T, yaml string) *gatewayProcess {
 	t.Helper()
-	return startGatewayIn(t, yaml, func(string) {})
+	return startGatewayWith(t, yaml, func(string) {}, func(*exec.Cmd) {})
 }
 
 // startGatewayIn is startGateway for one that finds something in its folder: seed puts it
 // there.
 func startGatewayIn(t *testing.T, yaml string, seed func(dir string)) *gatewayProcess {
 	t.Helper()
+	return startGatewayWith(t, yaml, seed, func(*exec.Cmd) {})
+}
+
+// startGatewayAs is startGateway with a command that prepare has changed.
+func startGatewayAs(t *testing.T, yaml string, prepare func(*exec.Cmd)) *gatewayProcess {
+	t.Helper()
+	return startGatewayWith(t, yaml, func(string) {}, prepare)
+}
+
+func startGatewayWith(t *testing.T, yaml string, seed func(dir string), prepare func(*exec.Cmd)) *gatewayProcess {
+	t.Helper()
 	g := &gatewayProcess{t: t, dir: t.TempDir(), addr: map[string]string{}, done: make(chan struct{}), news: make(chan struct{})}
 	seed(g.dir)
 	g.write(yaml)
 	g.cmd = exec.Command(binary, "serve", "-c", filepath.Join(g.dir, "penstock.yaml"), "--set", "log.format=json")
+	prepare(g.cmd)
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
