@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -430,8 +432,19 @@ func (s *session) Close(err error) {
 	s.run.Close(ctx)
 }
 
+// gone tells whether a client left before it said anything, as checks of a load balancer do,
+// some of them several times a second.
+func (s *session) gone(err error) bool {
+	left := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return left && s.facts.Helo == "" && s.facts.TLS == nil && s.conn.LastRefusal() == nil
+}
+
 func (s *session) logEnd(err error) {
-	if !s.log.Enabled(context.Background(), slog.LevelInfo) {
+	level := slog.LevelInfo
+	if s.gone(err) {
+		level = slog.LevelDebug
+	}
+	if !s.log.Enabled(context.Background(), level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 16)
@@ -456,5 +469,5 @@ func (s *session) logEnd(err error) {
 	if err != nil {
 		attrs = append(attrs, slog.Any("err", err))
 	}
-	s.log.LogAttrs(context.Background(), slog.LevelInfo, "session ended", attrs...)
+	s.log.LogAttrs(context.Background(), level, "session ended", attrs...)
 }

@@ -398,3 +398,26 @@ func TestLog(t *testing.T) {
 		t.Errorf("the log has content of the message:\n%s", log)
 	}
 }
+
+// TestGoneClients: who leaves without a word is no news; a load balancer does so all day.
+func TestGoneClients(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		talk []string
+		news bool
+	}{
+		{"nothing said", nil, false},
+		{"a name", []string{"EHLO client.test => 250"}, true},
+		{"nonsense", []string{"NONSENSE => 500"}, true},
+		{"QUIT", []string{"QUIT => 221"}, true},
+	} {
+		r := (&rig{}).start(t)
+		p := r.dial(t, "mx")
+		p.talk(append([]string{" => 220"}, c.talk...)...)
+		p.nc.Close()
+		r.stop(t)
+		if got := strings.Contains(r.log.String(), "session ended"); got != c.news {
+			t.Errorf("%s: logged %v, want %v\n%s", c.name, got, c.news, r.log.String())
+		}
+	}
+}
