@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -414,7 +416,8 @@ func TestGoneClients(t *testing.T) {
 		r := (&rig{}).start(t)
 		p := r.dial(t, "mx")
 		p.talk(append([]string{" => 220"}, c.talk...)...)
-		p.nc.Close()
+		p.nc.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, p.nc) // until the session has ended
 		r.stop(t)
 		if got := strings.Contains(r.log.String(), "session ended"); got != c.news {
 			t.Errorf("%s: logged %v, want %v\n%s", c.name, got, c.news, r.log.String())
