@@ -197,6 +197,7 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*s
 	}
 	switch {
 	case tx.dropped, len(tx.Rcpts) == 0 && tx.discarded:
+		tx.dropped = true
 		s.l.gw.Stats.Discarded.Add(1)
 		return nil, nil
 	case tx.held:
@@ -438,7 +439,7 @@ func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, e
 func (tx *transaction) received() message.Received {
 	s := tx.s
 	r := message.Received{
-		Helo: s.facts.Helo, RDNS: s.facts.RDNS, Remote: s.facts.Remote.Addr(),
+		Helo: s.facts.Helo, RDNS: s.facts.RDNS, Remote: s.facts.Remote.Addr(), Unknown: !s.unix,
 		By: s.l.gw.opts.Hostname, With: s.conn.Protocol(), ID: tx.id(), Time: tx.start,
 	}
 	if s.facts.TLS != nil {

@@ -18,8 +18,10 @@ type Received struct {
 	Helo string
 	// RDNS is the verified name of the client's address, empty if there is none.
 	RDNS string
-	// Remote is the client's address; the zero Addr stands for a local socket.
-	Remote netip.Addr
+	// Remote is the client's address; the zero Addr stands for a local socket, or with
+	// Unknown for a client of which somebody in front of us did not tell it.
+	Remote  netip.Addr
+	Unknown bool
 	// By is our name.
 	By string
 	// With is the protocol: ESMTP, ESMTPS ... (RFC 3848); SMTP if empty.
@@ -70,7 +72,11 @@ func (r Received) Field() Field {
 // 5321, Section 4.4 wants an address literal; a local socket has none, so that it gets a
 // comment.
 func (r Received) appendClient(b []byte) []byte {
-	if !r.Remote.IsValid() {
+	switch {
+	case r.Remote.IsValid():
+	case r.Unknown:
+		return append(b, " (unknown)"...)
+	default:
 		return append(b, " (local socket)"...)
 	}
 	b = append(b, " ("...)
