@@ -379,7 +379,9 @@ func (s *session) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.R
 	switch {
 	case err == nil && taken(replies):
 		s.done.accepted++
-		s.l.gw.record.good(s.facts.Remote.Addr())
+		if !s.tx.dropped { // what was thrown away speaks for nobody
+			s.l.gw.record.good(s.facts.Remote.Addr())
+		}
 	case !s.tx.broken:
 		s.done.refused++
 		s.l.gw.Stats.Refused.Add(1)
