@@ -40,6 +40,7 @@ func TestReceived(t *testing.T) {
 		{func(r *Received) { r.TLSCipher = 0x9999 }, "TLS_AES_128_GCM_SHA256", "0x9999", "a cipher to come"},
 		{func(r *Received) { r.RDNS = "" }, "(client.example.org [", "([", "no verified name"},
 		{func(r *Received) { r.Remote = netip.Addr{} }, "(client.example.org [192.0.2.7])", "(local socket)", "no address"},
+		{func(r *Received) { r.Remote, r.Unknown = netip.Addr{}, true }, "(client.example.org [192.0.2.7])", "(unknown)", "an address that nobody told"},
 		{func(r *Received) { r.Remote = netip.MustParseAddr("::ffff:192.0.2.7") }, "", "", "mapped IPv4"},
 		{func(r *Received) { r.Remote = netip.MustParseAddr("fe80::1%eth0") }, "[192.0.2.7]", "[IPv6:fe80::1]", "IPv6, without its zone"},
 		{func(r *Received) { r.Helo = "" }, "from client.example.org", "from unknown", "no HELO"},
@@ -79,7 +80,7 @@ var form = regexp.MustCompile(strings.NewReplacer(
 	"NAME", `[A-Za-z0-9?._-]{1,255}`,
 	"LITERAL", `\[[0-9A-Fa-f:.IPv]+\]`,
 	"PATH", `("([^"\\\x00-\x1f\x7f]|\\[ -~])+"|[^" \x00-\x1f\x7f()<>\[\]:;@\\,]+)(@([a-z0-9.-]+|\[[0-9a-fIPv:.]+\]))?`,
-).Replace(`^from (NAME|LITERAL)( \((NAME )?LITERAL\)| \(local socket\))` +
+).Replace(`^from (NAME|LITERAL)( \((NAME )?LITERAL\)| \((local socket|unknown)\))` +
 	`( \(using [A-Za-z0-9.]+ with cipher [A-Za-z0-9_]+\))? by (NAME|LITERAL) \(Penstock\) with NAME id NAME` +
 	`( for <PATH>)?; [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}$`))
 
