@@ -346,14 +346,14 @@ func (s *session) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	err := s.decide(ctx, policy.StageRcpt)
 	if err == nil && !tx.dropCandidate {
 		if err = tx.offerCandidate(ctx); err == nil {
-			tx.promised = append(tx.promised, to.Path)
+			tx.promised = append(tx.promised, promise{path: to.Path})
 			return nil
 		}
 	}
 	tx.removeCandidate()
 	if err == nil {
 		tx.discarded = true
-		tx.promised = append(tx.promised, to.Path)
+		tx.promised = append(tx.promised, promise{to.Path, true})
 	}
 	return err
 }

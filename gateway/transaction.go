@@ -25,15 +25,21 @@ type transaction struct {
 	back    *handover // the session's
 	backend string    // takes the recipients so far; empty before the first
 	changes []change  // of recipients, by filters
-	// promised are the recipients that the client was told 250 for, as it named them. With
-	// LMTP each is owed an answer.
-	promised []smtp.Path
+	// promised are the recipients that the client was told 250 for. With LMTP each is owed
+	// an answer.
+	promised []promise
 
 	dropCandidate bool // a filter discards the recipient at hand
 	discarded     bool // a filter has discarded a recipient
 	dropped       bool // a filter discards the message
 	held          bool // a filter wants it held
 	broken        bool // the client's message did not come to its end
+}
+
+// promise is a recipient as the client named it, and whether a filter discarded it.
+type promise struct {
+	path      smtp.Path
+	discarded bool
 }
 
 // change is a filter's change of a recipient.
@@ -246,14 +252,20 @@ func (tx *transaction) deliver(ctx context.Context) ([]*smtp.Reply, error) {
 	return []*smtp.Reply{reply}, nil
 }
 
-// outcomes gives each recipient that the client named the answer of what became of it. Those
-// that filters took out are served; those that they added have nobody to hear of them.
+// outcomes gives each recipient that the client named the answer of what became of it. One
+// that filters took out is served, unless those that they added are not: these may be in
+// its place, and nobody else would hear of them.
 func (tx *transaction) outcomes(replies []*smtp.Reply) []*smtp.Reply {
 	named := make(map[smtp.Path][]*smtp.Reply, len(replies))
+	served := &smtp.Reply{Code: 250, Enh: smtp.Enhanced{2, 6, 0}, Text: "message accepted"}
+	others := served
 	for i, r := range tx.Rcpts {
 		if r.AddedBy != "" {
 			own, ok := tx.original(r)
 			if !ok {
+				if replies[i].Code/100 != 2 && !others.Temporary() {
+					others = replies[i]
+				}
 				continue
 			}
 			r = own
@@ -262,10 +274,14 @@ func (tx *transaction) outcomes(replies []*smtp.Reply) []*smtp.Reply {
 	}
 	owed := make([]*smtp.Reply, len(tx.promised))
 	for i, p := range tx.promised {
-		owed[i] = &smtp.Reply{Code: 250, Enh: smtp.Enhanced{2, 6, 0}, Text: "message accepted"}
-		if answers := named[p]; len(answers) > 0 {
+		switch answers := named[p.path]; {
+		case p.discarded:
+			owed[i] = served
+		case len(answers) > 0:
 			owed[i] = answers[0]
-			named[p] = answers[1:]
+			named[p.path] = answers[1:]
+		default:
+			owed[i] = others
 		}
 		if owed[i].Code/100 != 2 {
 			owed[i] = smtp.ReplyOf(refusal(owed[i]))
