@@ -211,10 +211,11 @@ func add(to string) func(*policy.Edits) error {
 
 func set(i int, to string) func(*policy.Edits) error {
 	return func(e *policy.Edits) error {
-		if i < 0 {
-			i += len(e.Recipients())
+		at := i
+		if at < 0 {
+			at += len(e.Recipients())
 		}
-		return e.SetRecipient(i, path(to))
+		return e.SetRecipient(at, path(to))
 	}
 }
 
