@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/penstock/penstock/internal/parity"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
 )
@@ -85,6 +86,7 @@ func TestSite(t *testing.T) {
 
 // TestTrust: who may relay.
 func TestTrust(t *testing.T) {
+	parity.Row(t, "SS-50")
 	r := &rig{
 		routes: []Route{{Domains: []string{"example.com"}, Backend: "a"}, {Domains: []string{"*"}, Backend: "out"}},
 		more: []Listener{

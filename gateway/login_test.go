@@ -78,7 +78,7 @@ func (a *authority) server(t testing.TB) *tls.Config {
 func (a *authority) client(t testing.TB, user string) *tls.Config {
 	c := &tls.Config{RootCAs: a.pool(), ServerName: testHost}
 	if user != "" {
-		_, _, cert := a.issue(t, &x509.Certificate{EmailAddresses: []string{user}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		_, _, cert := a.issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: "a user"}, EmailAddresses: []string{user}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 		c.Certificates = []tls.Certificate{cert}
 	}
 	return c

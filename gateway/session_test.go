@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/penstock/penstock/internal/parity"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
 )
@@ -350,6 +351,7 @@ func TestPipelined(t *testing.T) {
 
 // TestLog: one line for each session, verdict and attempt; no content of a message.
 func TestLog(t *testing.T) {
+	parity.Row(t, "SS-54")
 	r := (&rig{links: []policy.Link{filter("judge", policy.StageRcpt, func(e *policy.Event) policy.Verdict {
 		rcpts := e.Edits.Recipients()
 		switch rcpts[len(rcpts)-1].Path.Local {

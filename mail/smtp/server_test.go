@@ -447,7 +447,7 @@ func (l *brokenListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // Accept errors are waited out, from 5 ms to a second, and do not end the server.
 func TestServeAcceptErrors(t *testing.T) {
-	parity.Row(t, "SS-55")
+	parity.Row(t, "SS-44", "SS-55")
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		l := &brokenListener{n: 11, conn: theirs, closed: make(chan struct{})}
