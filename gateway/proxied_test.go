@@ -66,6 +66,8 @@ func TestXClient(t *testing.T) {
 			o.LookUpName = func(_ context.Context, a netip.Addr) string { looked++; return "name-of-" + a.String() }
 		}}).start(t)
 	p := r.hello(t)
+	p.begin("a@example.com")
+	p.talk("RSET => 250")
 	if r.counted("127.0.0.1") != 1 {
 		t.Error("the proxy is not counted")
 	}
@@ -77,7 +79,9 @@ func TestXClient(t *testing.T) {
 	if !strings.HasPrefix(m, "Received: from client.test (given.test [192.0.2.1])") || !strings.Contains(m, "with ESMTPA id") {
 		t.Errorf("message begins %.200q", m)
 	}
-	if got := r.far.lastBegun().client; got.Addr.String() != "192.0.2.1" || got.Name != "given.test" || got.Login != "bob" {
+	if got := r.far.lastBegun().client; !strings.HasSuffix(got.Ident, ".2") { // each message of a connection has its own name
+		t.Errorf("the second message of the connection is called %s", got.Ident)
+	} else if got.Addr.String() != "192.0.2.1" || got.Name != "given.test" || got.Login != "bob" {
 		t.Errorf("the far side was told of %+v", got)
 	}
 	if r.counted("127.0.0.1") != 0 || r.counted("192.0.2.1") != 1 {

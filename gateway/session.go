@@ -36,7 +36,6 @@ type session struct {
 	offered  []string // mechanisms, at the last EHLO
 	proxy    proxyInfo
 
-	seq  uint64
 	tx   *transaction // nil outside of a transaction
 	back handover     // of tx; here so that one timer serves all transactions
 	done counts
@@ -327,10 +326,9 @@ func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 			return errMessageRate
 		}
 	}
-	s.seq++
 	s.back.reset()
 	s.tx = &transaction{s: s, back: &s.back, start: time.Now()}
-	s.tx.Seq, s.tx.Sender = s.seq, from
+	s.tx.Seq, s.tx.Sender = uint64(s.conn.Transaction()), from
 	if err := s.decide(ctx, policy.StageMail); err != nil {
 		s.endTransaction()
 		return err

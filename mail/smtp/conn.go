@@ -53,6 +53,7 @@ type conn struct {
 	sender   Sender    // of the transaction
 	rcpts    int       // accepted in the transaction
 	mails    int       // transactions begun
+	asks     int       // MAIL that the session was asked about
 	count    int       // commands since the last message
 	bad      int       // bad commands so far
 	errors   int       // refusals since the last message

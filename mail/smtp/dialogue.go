@@ -196,6 +196,7 @@ func (c *conn) mail(args string) error {
 		return c.refuse(errTooLarge)
 	}
 	c.sender = sender
+	c.asks++
 	if err := c.sess.Mail(c.ctx, sender); err != nil {
 		r := c.refuse(err)
 		c.sender = Sender{}

@@ -421,9 +421,9 @@ func TestConnProperties(t *testing.T) {
 	p.hearEnd()
 	<-done
 	want := []string{
-		"from <a@client.test> by SMTP of client.test, logged in false, secure false , refused <nil>, for invalid IP",
-		"from <b@client.test> by ESMTPSA of client.test, logged in true, secure true mx.test, refused 550 rcpt refused, for invalid IP",
-		"from <c@client.test> by ESMTPSA of far.test, logged in true, secure true mx.test, refused 550 rcpt refused, for 192.0.2.2",
+		"1 from <a@client.test> by SMTP of client.test, logged in false, secure false , refused <nil>, for invalid IP",
+		"2 from <b@client.test> by ESMTPSA of client.test, logged in true, secure true mx.test, refused 550 rcpt refused, for invalid IP",
+		"3 from <c@client.test> by ESMTPSA of far.test, logged in true, secure true mx.test, refused 550 rcpt refused, for 192.0.2.2",
 	}
 	if got := strings.Join(s.told, "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
@@ -445,7 +445,7 @@ func (s *telling) Mail(_ context.Context, from Sender) error {
 	if r := s.conn.LastRefusal(); r != nil {
 		refused = fmt.Sprint(r.Code, " ", r.Text)
 	}
-	s.told = append(s.told, fmt.Sprintf("from <%s> by %s of %s, logged in %v, secure %v %s, refused %s, for %s", from.Path, s.conn.Protocol(), s.conn.Helo(),
+	s.told = append(s.told, fmt.Sprintf("%d from <%s> by %s of %s, logged in %v, secure %v %s, refused %s, for %s", s.conn.Transaction(), from.Path, s.conn.Protocol(), s.conn.Helo(),
 		s.conn.Authenticated(), secure, st.ServerName, refused, x.Addr))
 	return nil
 }

@@ -198,6 +198,10 @@ func (c *Conn) XClient() (x Forwarded, ok bool) { return c.c.xclient, c.c.xclien
 // the one to come; ok is false if it said nothing.
 func (c *Conn) XForward() (x Forwarded, ok bool) { return c.c.xforward, c.c.xforwardTold }
 
+// Transaction is the number of the transaction at hand, or else of the last one: how often
+// Session.Mail was called on this connection, XCLIENT or not.
+func (c *Conn) Transaction() int { return c.c.asks }
+
 // Offer sets which of the extensions that bind the receiver are offered on this
 // connection, from the next EHLO on. It is for Connect and Helo.
 func (c *Conn) Offer(e Extensions) { c.c.offer = e }
