@@ -38,7 +38,7 @@ var (
 )
 
 // passable returns the length of the longest prefix of b that mail data may carry
-// unchanged, and the reader pass on unchanged. It ends behind a CRLF that a dot
+// unchanged, and the reader pass on unchanged. It ends behind a CRLF that a dot or a NUL
 // follows, before a bare CR or LF, and before a CR at the end of b, of which only
 // the next byte tells what it is.
 func passable(b []byte) int {
@@ -59,7 +59,7 @@ func passable(b []byte) int {
 		}
 		n = at + 1
 		lines++
-		if n < len(b) && b[n] == '.' {
+		if n < len(b) && (b[n] == '.' || b[n] == 0) {
 			break
 		}
 	}
@@ -96,13 +96,17 @@ const mendPiece = 4 << 10
 //
 // mid says, before and after, that a dot which follows is not at the start of a line.
 // For the writer every line end that it makes begins a line, and dots are stuffed
-// here. For the reader only a CRLF does that was one before, and mend stops at it if
+// here, NULs dropped. For the reader only a CRLF does that was one before, and mend stops at it if
 // a dot follows. It stops before a CR that ends in, too.
 func mend(dst, in []byte, mid, writing bool) (out []byte, taken int, midAfter bool) {
 	dst = slices.Grow(dst, 2*min(len(in), mendPiece))
 	limit := min(len(in), mendPiece)
 	i, lf := 0, -1 // no LF in in[i:lf]
 	for i < limit {
+		if in[i] == 0 && !mid && writing {
+			i++
+			continue
+		}
 		if in[i] == '.' && !mid {
 			if !writing {
 				break
@@ -322,6 +326,10 @@ func (d *DataReader) end() {
 // DataWriter writes content as mail data: it stuffs dots, makes CRLF of every line
 // end, and ends the data in Close. It does not close w. Not safe for concurrent use.
 //
+// It drops NULs at the beginning of a line. They belong into no text (RFC 2045, Section
+// 2.8), and a server that takes them out before it looks for the end of the data would find
+// it in a line of a NUL and a dot.
+//
 // After an error of w every call returns that error and writes nothing: the end mark
 // would make a whole message of one that was cut short.
 type DataWriter struct {
@@ -362,6 +370,9 @@ func (d *DataWriter) step(p []byte) (int, error) {
 			return 1, nil
 		}
 		return 0, err
+	}
+	if !d.mid && p[0] == 0 {
+		return len(p) - len(bytes.TrimLeft(p, "\x00")), nil
 	}
 	if !d.mid && p[0] == '.' {
 		if _, err := d.w.Write(oneDot); err != nil {
