@@ -141,6 +141,8 @@ type system struct {
 // listeners of every system, by name.
 var listeners = []gateway.Listener{
 	{Name: "mx", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, Chain: "in", ConnectionsPerIP: -1},
+	{Name: "strict", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, ConnectionsPerIP: -1,
+		Server: smtp.ServerOptions{LineEndings: smtp.RejectLineEndings}},
 	{Name: "submissions", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: gateway.TLSImplicit, Chain: "in"},
 }
 
