@@ -1,10 +1,27 @@
 package gateway
 
 import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/mail/smtp/sasl"
 )
 
 // hostile_test.go: what strangers try at a gateway: to be taken for somebody else, to send
@@ -176,4 +193,231 @@ func TestNoRelaying(t *testing.T) {
 		own.start(t).hello(t).talk("MAIL FROM:<f@c.test> => 250", "RCPT TO:<b%elsewhere.test@example.com> => 250",
 			"RCPT TO:<elsewhere.test!b@example.com> => 250", "QUIT => 221")
 	}
+}
+
+// logins are users "user" and "certain" with the password and the token.
+func logins(t testing.TB, password, token string, asked *atomic.Int64) Logins {
+	keys, err := sasl.DeriveSCRAMKeys(password, []byte("0123456789abcdef"), sasl.MinIterations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	only := func(right bool) error {
+		asked.Add(1)
+		if right {
+			return nil
+		}
+		return sasl.ErrDenied
+	}
+	return Logins{Mechanisms: sasl.Mechanisms(), Credentials: func() sasl.Credentials {
+		return sasl.Credentials{
+			Password: func(_ context.Context, user, said string) error { return only(user == "user" && said == password) },
+			Secret:   func(_ context.Context, user string) (string, error) { return password, only(user == "user") },
+			SCRAM:    func(_ context.Context, user string) (sasl.SCRAMKeys, error) { return keys, only(user == "user") },
+			Token:    func(_ context.Context, r sasl.TokenRequest) (string, error) { return "user", only(r.Token == token) },
+		}
+	}}
+}
+
+// logIn is one exchange. It returns the last reply, and all lines that were said behind the
+// command's name.
+func (p *peer) logIn(mechanism string, a sasl.Account) (reply string, said []string) {
+	p.t.Helper()
+	a.AllowClear = true
+	c, err := sasl.NewClient(mechanism, a)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, initial, err := c.Start()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	line := "AUTH " + mechanism
+	if initial != nil {
+		said = append(said, base64.StdEncoding.EncodeToString(initial))
+		line += " " + said[0]
+	}
+	for {
+		p.send(line + "\r\n")
+		reply = p.reply()
+		challenge, more := strings.CutPrefix(reply, "334 ")
+		if !more {
+			return reply, said
+		}
+		raw, err := base64.StdEncoding.DecodeString(challenge)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		response, err := c.Next(raw)
+		if err != nil {
+			line = "*"
+			continue
+		}
+		line = base64.StdEncoding.EncodeToString(response)
+		said = append(said, line)
+	}
+}
+
+// TestLoginSecrets: at debug level the log tells of every login and has nothing in it with
+// which another could log in.
+func TestLoginSecrets(t *testing.T) {
+	const password, token, other = "correct-horse", "battery.staple", "wrong-cow"
+	var asked atomic.Int64
+	r := &rig{listener: Listener{Logins: logins(t, password, token, &asked),
+		Server: smtp.ServerOptions{Auth: smtp.AuthOptions{Insecure: true, FailureDelay: -1}, ErrorDelay: -1}}}
+	r.options = func(o *Options) {
+		o.Log = slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	r.start(t)
+	secrets := map[string]bool{}
+	for _, s := range []string{password, token, other} {
+		for _, form := range []string{s, base64.StdEncoding.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s)), fmt.Sprintf("%x", s)} {
+			secrets[form] = true
+		}
+	}
+	for _, mechanism := range []string{sasl.Plain, sasl.Login, sasl.CRAMMD5, sasl.XOAuth2, sasl.OAuthBearer, sasl.SCRAMSHA256} {
+		for _, a := range []sasl.Account{{User: "user", Password: password, Token: token}, {User: "user", Password: other, Token: other}, {User: "nobody", Password: other, Token: other}} {
+			p := r.hello(t)
+			reply, said := p.logIn(mechanism, a)
+			want := "235"
+			if a.Password == other {
+				want = "535"
+			}
+			if !strings.HasPrefix(reply, want) {
+				t.Errorf("%s as %s: got %q, want %s", mechanism, a.User, reply, want)
+			}
+			for _, s := range said {
+				if len(s) > 4 {
+					secrets[s] = true
+				}
+			}
+			p.talk("QUIT => 221")
+		}
+	}
+	// Clients that do not wait, or that write what nobody expects.
+	for _, said := range []string{
+		"AUTH NONE\r\n%s\r\nQUIT\r\n", "AUTH LOGIN\r\n!\r\n%s\r\n%s\r\nQUIT\r\n", "AUTH\tPLAIN %s\r\nQUIT\r\n", "AUTHPLAIN %s\r\nQUIT\r\n",
+		"AUTH PLAIN =%s\r\n%s\r\nQUIT\r\n", "MAIL FROM:<a@c.test>\r\nAUTH PLAIN %s\r\n%s\r\nBDAT 1\r\n%s\r\nQUIT\r\n", "AUTH LOGIN\r\n%s\n\r\n%s\r\nQUIT\r\n",
+	} {
+		p := r.hello(t)
+		p.send(strings.ReplaceAll(said, "%s", base64.StdEncoding.EncodeToString([]byte(password))))
+		io.Copy(io.Discard, p.r)
+	}
+	r.stop(t)
+	log := r.log.String()
+	for s := range secrets {
+		if strings.Contains(log, s) {
+			at := strings.Index(log, s)
+			t.Errorf("%q is in the log: %s", s, log[max(0, at-200):min(len(log), at+100)])
+		}
+	}
+	for _, want := range []string{"AUTH …", "logged in", "login failed", "mechanism=SCRAM-SHA-256"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("%q is not in the log", want)
+		}
+	}
+}
+
+// TestLoginLimits: who guesses is sent away after three, and his address is not heard any
+// more after five, not even with the right password; an unknown user and a wrong password
+// are answered alike, and each costs one question.
+func TestLoginLimits(t *testing.T) {
+	var asked atomic.Int64
+	r := &rig{listener: Listener{Logins: logins(t, "right", "token", &asked), AuthFailureRate: Rate{Count: 5, Per: time.Hour},
+		Server: smtp.ServerOptions{Auth: smtp.AuthOptions{Insecure: true, FailureDelay: -1}}}}
+	r.start(t)
+	try := func(p *peer, user, password, want string, questions int64) {
+		t.Helper()
+		before := asked.Load()
+		if got, _ := p.logIn(sasl.Plain, sasl.Account{User: user, Password: password}); got != want {
+			t.Errorf("%s %s: got %q, want %q", user, password, got, want)
+		}
+		if n := asked.Load() - before; n != questions {
+			t.Errorf("%s %s: %d questions, want %d", user, password, n, questions)
+		}
+	}
+	const denied = "535 5.7.8 authentication credentials invalid"
+	p := r.hello(t)
+	try(p, "user", "wrong", denied, 1)
+	try(p, "nobody", "right", denied, 1)
+	try(p, "user", "wrong", "421 4.7.0 too many failed logins", 1)
+	p.talk(" => closed")
+	p = r.hello(t)
+	try(p, "user", "right", "235 2.7.0 logged in", 1)
+	p = r.hello(t)
+	try(p, "user", "wrong", denied, 1)
+	try(p, "user", "wrong", denied, 1)
+	const tooMany = "454 4.7.0 too many failed logins from your address, try again later"
+	try(p, "user", "right", tooMany, 0)
+	try(r.hello(t), "user", "right", tooMany, 0)
+}
+
+// TestLoginPlace: where AUTH may not stand it is refused, and what comes with it in one go is
+// taken as what it is.
+func TestLoginPlace(t *testing.T) {
+	var asked atomic.Int64
+	right := base64.StdEncoding.EncodeToString([]byte("\x00user\x00right"))
+	r := &rig{listener: Listener{Relay: true, Logins: logins(t, "right", "token", &asked), TLS: TLSStart,
+		Server: smtp.ServerOptions{Auth: smtp.AuthOptions{Insecure: true, FailureDelay: -1}, ErrorDelay: -1}},
+		more:   []Listener{{Name: "safe", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, Relay: true, Logins: logins(t, "right", "token", &asked), TLS: TLSStart}},
+		routes: []Route{{Domains: []string{"example.com"}, Backend: "a"}, {Domains: []string{"*"}, Backend: "out"}}}
+	r.options = func(o *Options) { o.TLS = testTLS(t) }
+	r.start(t)
+	relay := func(p *peer, want string) {
+		p.t.Helper()
+		p.talk("MAIL FROM:<a@c.test> => 250", "RCPT TO:<b@elsewhere.test> => "+want, "RSET => 250")
+	}
+	p := r.dial(t, "mx")
+	p.talk(" => 220", "AUTH PLAIN "+right+" => 503", "EHLO c => 250", "MAIL FROM:<a@c.test> => 250", "AUTH PLAIN "+right+" => 503", "RSET => 250")
+	relay(p, "550 5.7.1 relaying denied")
+	p.talk("AUTH PLAIN "+right+" => 235", "AUTH PLAIN "+right+" => 503")
+	relay(p, "250")
+	p.talk("EHLO again => 250")
+	relay(p, "250") // a login outlives EHLO
+	p.startTLS()
+	p.talk("EHLO c => 250")
+	relay(p, "550 5.7.1 relaying denied") // and not STARTTLS
+	p.talk("QUIT => 221")
+
+	// A login in one go with what needs it.
+	p = r.hello(t)
+	p.send("AUTH PLAIN " + right + "\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@elsewhere.test>\r\nRSET\r\nQUIT\r\n")
+	p.talk(" => 235", " => 250", " => 250", " => 250", " => 221")
+	p = r.hello(t)
+	p.send("AUTH PLAIN\r\n*\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@elsewhere.test>\r\nQUIT\r\n")
+	p.talk(" => 334", " => 501", " => 250", " => 550 5.7.1", " => 221")
+	p = r.hello(t)
+	p.send("AUTH PLAIN " + right + "\r\nSTARTTLS\r\nMAIL FROM:<a@c.test>\r\n")
+	p.talk(" => 235", " => closed") // injected in clear
+
+	p = r.dial(t, "safe")
+	p.talk(" => 220", "EHLO c => 250", "AUTH PLAIN "+right+" => 538 5.7.11")
+	relay(p, "550 5.7.1 relaying denied")
+	// A certificate of a client is no login, and nothing that grants relaying.
+	p.startTLS()
+	p.talk("EHLO c => 250")
+	relay(p, "550 5.7.1 relaying denied")
+	p.talk("AUTH EXTERNAL = => 504", "QUIT => 221")
+}
+
+// startTLS shows a certificate that the client made itself.
+func (p *peer) startTLS() {
+	p.t.Helper()
+	p.talk("STARTTLS => 220")
+	p.nc = tls.Client(p.nc, &tls.Config{InsecureSkipVerify: true, Certificates: testTLS(p.t).Certificates})
+	p.r = bufio.NewReader(p.nc)
+}
+
+// testTLS is a configuration with a certificate that nobody trusts, which asks for one.
+func testTLS(t testing.TB) *tls.Config {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "user"}, DNSNames: []string{"user"},
+		NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{ClientAuth: tls.RequestClientCert, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 }
