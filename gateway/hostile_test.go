@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,10 +15,13 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -420,4 +424,151 @@ func testTLS(t testing.TB) *tls.Config {
 		t.Fatal(err)
 	}
 	return &tls.Config{ClientAuth: tls.RequestClientCert, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
+
+// TestHeaderBombs: header sections that are too much are refused, those that are only odd go
+// through, and neither costs more than some times their size.
+func TestHeaderBombs(t *testing.T) {
+	r := (&rig{listener: Listener{MaxHeader: 1 << 20}}).start(t)
+	for _, c := range []struct{ name, message, want string }{
+		{"one field of 900 KB", "Subject: " + strings.Repeat("x", 900<<10) + "\r\n\r\nbody\r\n", "250"},
+		{"one field of 2 MB", "Subject: " + strings.Repeat("x", 2<<20) + "\r\n\r\nbody\r\n", "552 5.3.4"},
+		{"a name of 1 MB", strings.Repeat("x", 1<<20+1) + ": a\r\n\r\nbody\r\n", "552 5.3.4"},
+		{"a million fields", strings.Repeat("a:\r\n", 1e6) + "\r\nbody\r\n", "552 5.3.4"},
+		{"a million fields without an end", strings.Repeat("a:\r\n", 1e6), "552 5.3.4"},
+		{"eleven thousand fields", strings.Repeat("a:\r\n", 11_000) + "\r\n", "552 5.3.4"},
+		{"nine thousand fields", strings.Repeat("a:\r\n", 9_000) + "\r\n", "250"},
+		{"a field of a million lines", "Subject: a\r\n" + strings.Repeat(" \r\n", 1e6) + "\r\n", "552 5.3.4"},
+		{"a thousand Received fields", strings.Repeat("Received: from a by b\r\n", 1000) + "\r\n", "554 5.4.6"},
+		{"bare line ends only", strings.Repeat("a:\n", 1e6) + "\r\n", "552 5.3.4"},
+		{"no header", strings.Repeat("x", 3<<20) + "\r\n", "552 5.3.4"},
+		{"NULs", strings.Repeat("\x00", 100_000) + "\r\n\r\n", "250"},
+		{"nothing", "", "250"},
+	} {
+		p := r.hello(t)
+		p.begin("b@example.com")
+		if got := p.data(c.message); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: got %q, want %s", c.name, got, c.want)
+		}
+		p.talk("QUIT => 221")
+	}
+}
+
+// TestSilence: five hundred that say nothing, with and without a proxy's header half said,
+// keep nobody out and are gone in time.
+func TestSilence(t *testing.T) {
+	for _, c := range []struct {
+		name, head string
+		listener   Listener
+		gone       time.Duration
+	}{
+		{"behind the greeting", "", Listener{}, 5 * time.Minute},
+		{"before a PROXY header", "", Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Second},
+		{"in a PROXY header", "PROXY TCP4 192.0.2.1 ", Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Second},
+		{"in one of version 2", v2Header(v2Proxy, v2TCP4, addr4)[:20], Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Second},
+		{"behind one", v1Header("192.0.2.1"), Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Minute},
+		{"in a command", "EHLO", Listener{}, 5 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.listener.ConnectionsPerIP = -1
+				r := &rig{listener: c.listener}
+				r.build(t)
+				start := time.Now()
+				var clients sync.WaitGroup
+				for range 500 {
+					ours, theirs := net.Pipe()
+					go r.gw.listeners[0].srv.ServeConn(&addressed{theirs})
+					clients.Go(func() {
+						if c.head != "" { // of nothing a pipe makes a read of nothing
+							go io.WriteString(ours, c.head)
+						}
+						io.Copy(io.Discard, ours)
+						if d := time.Since(start); d < c.gone || d > c.gone+c.gone/10 {
+							t.Errorf("gone after %s, want %s", d, c.gone)
+						}
+					})
+				}
+				clients.Wait()
+				r.stop(t)
+			})
+		})
+	}
+}
+
+// addressed is a pipe from 127.0.0.1 as far as anybody can tell.
+type addressed struct{ net.Conn }
+
+func (addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+func (addressed) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 25} }
+
+// FuzzProxied: whatever stands before the greeting, behind it and in place of it, a session
+// ends, nothing stays counted, and the client is told whole lines or nothing.
+func FuzzProxied(f *testing.F) {
+	for _, head := range []string{"", v1Header("192.0.2.1"), "PROXY UNKNOWN\r\n", v2Header(v2Proxy, v2TCP4, addr4), v2Header(v2Local, 0, ""),
+		v2Header(v2Proxy, v2TCP6, addr6, tlv(2, "mx.test"), tlv(5, "id")), "PROXY TCP4 192.0.2.1", "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x02\x00\x01"} {
+		for _, rest := range []string{"", "EHLO c\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@example.com>\r\nDATA\r\na\n.\n\r\n.\r\nQUIT\r\n",
+			"EHLO c\r\nXCLIENT ADDR=192.0.2.7 LOGIN=u\r\nEHLO d\r\nMAIL FROM:<a@c.test>\r\nRCPT TO:<b@example.com>\r\nBDAT 3\r\na\r\nBDAT 0 LAST\r\n",
+			"EHLO c\r\nXFORWARD NAME=x\r\nSTARTTLS\r\n"} {
+			f.Add([]byte(head+rest), false)
+			f.Add([]byte(head+rest), true)
+		}
+	}
+	r := &rig{listener: Listener{Proxies: networks("127.0.0.0/8"), XClient: networks("192.0.2.0/24"), XForward: networks("192.0.2.0/24"),
+		ConnectionsPerIP: -1, Server: smtp.ServerOptions{ErrorDelay: -1}},
+		more: []Listener{{Name: "direct", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, ConnectionsPerIP: -1,
+			XClient: networks("127.0.0.0/8"), XForward: networks("127.0.0.0/8"), Server: smtp.ServerOptions{ErrorDelay: -1}}}}
+	r.build(f)
+	f.Cleanup(func() { r.stop(f) })
+	f.Fuzz(func(t *testing.T, said []byte, direct bool) {
+		defer time.AfterFunc(20*time.Second, func() { panic(fmt.Sprintf("%q: no end", said)) }).Stop()
+		l := r.gw.listeners[0]
+		if direct {
+			l = r.gw.listeners[1]
+		}
+		ours, theirs := net.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.srv.ServeConn(&halfClosed{Conn: addressed{theirs}, said: said})
+		}()
+		told, _ := io.ReadAll(ours)
+		<-done
+		if len(told) > 0 && !bytes.HasSuffix(told, []byte("\r\n")) || bytes.ContainsAny(bytes.ReplaceAll(told, []byte("\r\n"), nil), "\r\n\x00") {
+			t.Errorf("%q: told %q", said, told)
+		}
+		for _, m := range r.far.took() {
+			if i := bytes.IndexAny(bytes.ReplaceAll(m, []byte("\r\n"), nil), "\r\n"); i >= 0 {
+				t.Errorf("%q: the far side got %q", said, m)
+			}
+		}
+		if c := r.gw.load.counts(); c.sessions != 0 || c.spool != 0 || len(r.gw.perIP) != 0 || l.srv.Connections() != 0 || r.far.count(0) != 0 {
+			t.Errorf("%q: %d sessions, %d octets, addresses %v, %d connections, %d transactions are counted at the end",
+				said, c.sessions, c.spool, r.gw.perIP, l.srv.Connections(), r.far.count(0))
+		}
+	})
+}
+
+// halfClosed is a connection whose client says this and no more.
+type halfClosed struct {
+	net.Conn
+	said []byte
+}
+
+func (c *halfClosed) Read(p []byte) (int, error) {
+	if len(c.said) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.said)
+	c.said = c.said[n:]
+	return n, nil
+}
+
+// took returns the messages since it was asked last, and forgets what was heard.
+func (f *far) took() [][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.messages
+	f.messages, f.heard = nil, nil
+	return m
 }
