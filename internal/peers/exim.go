@@ -111,7 +111,7 @@ func withEximAccount(t testing.TB, dir string) []string {
 }
 
 // eximConf takes the host name, the spool directory, the program, host and port, the
-// protocol and further lines of the transport. The program is not setuid, so what it
+// protocol, the port again and further lines of the transport. The program is not setuid, so what it
 // starts again for the delivery stays the mail account's. Bounces, the null sender's mail
 // from that account, are thrown away.
 const eximConf = `
@@ -139,6 +139,7 @@ out:
   driver = smtp
   allow_localhost
   protocol = %s
+  port = %s
 %s
 begin retry
 * * F,1d,1h
@@ -158,7 +159,9 @@ func (opt EximOptions) conf(t testing.TB, dir, exim string) string {
 		protocol = "lmtp"
 	}
 	spool := filepath.Join(dir, "spool")
-	return fmt.Sprintf(eximConf, hostname, spool, spool, exim, host, port, protocol, "  "+strings.Join(opt.Transport, "\n  "))
+	// The service "lmtp", its own port for LMTP, is not in everybody's /etc/services, and it
+	// looks that up even where the route has a port.
+	return fmt.Sprintf(eximConf, hostname, spool, spool, exim, host, port, protocol, port, "  "+strings.Join(opt.Transport, "\n  "))
 }
 
 // Lines of the log. A message's first has its ID; one about a recipient has a mark that
