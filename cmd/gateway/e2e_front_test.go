@@ -625,7 +625,9 @@ backends:
 		conn = sameConn(t, h, conn, i)
 	}
 	c.Close()
-	g.await("the session", func(l map[string]any) bool { return l["msg"] == "session ended" && l["conn"] == conn && l["accepted"] == 3.0 })
+	g.await("the session", func(l map[string]any) bool {
+		return l["msg"] == "session ended" && l["conn"] == conn && l["accepted"] == 3.0
+	})
 }
 
 // sameConn checks the id of a message, which is that of its connection and its number.
