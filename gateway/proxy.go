@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509/pkix"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -19,6 +21,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/penstock/penstock/policy"
 )
 
 // proxy.go reads the PROXY protocol, versions 1 and 2, by which a load balancer says
@@ -366,6 +370,24 @@ func (t *proxyTLS) read(value []byte) error {
 		return nil
 	})
 }
+
+// tlsFacts is what policy may know of the TLS between the client and the proxy. Names of
+// ciphers that are not ours are left out.
+func (p proxyInfo) tlsFacts() *policy.TLS {
+	t := &policy.TLS{Version: proxyVersions[p.tls.version], ServerName: p.authority, ALPN: p.alpn}
+	for _, suite := range tls.CipherSuites() {
+		if suite.Name == p.tls.cipher {
+			t.Cipher = suite.ID
+		}
+	}
+	if p.tls.verified && p.tls.commonName != "" {
+		t.Peer = pkix.Name{CommonName: p.tls.commonName}.String()
+	}
+	return t
+}
+
+// proxyVersions are the versions of TLS by the names that OpenSSL gives them.
+var proxyVersions = map[string]uint16{"TLSv1": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11, "TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
 
 // proxyText returns a value that can be shown; empty if it is too long or is no text.
 func proxyText(b []byte, limit int) string {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -16,6 +17,8 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/penstock/penstock/policy"
 )
 
 // v2Header writes a header of version 2 by hand: what reads it is not to check itself.
@@ -128,6 +131,24 @@ func TestProxyHeader(t *testing.T) {
 
 // errAny stands for an error of the library.
 var errAny = errors.New("any error")
+
+// TestProxyTLS: what a proxy tells of TLS, in words of ours; who was not verified is nobody.
+func TestProxyTLS(t *testing.T) {
+	for _, c := range []struct {
+		info proxyInfo
+		want policy.TLS
+	}{
+		{proxyInfo{}, policy.TLS{}},
+		{proxyInfo{authority: "mx.test", alpn: "smtp", tls: proxyTLS{version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", commonName: "client.test", verified: true}},
+			policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.test", ALPN: "smtp", Peer: "CN=client.test"}},
+		{proxyInfo{tls: proxyTLS{version: "TLSv1.2", cipher: "ECDHE-RSA-AES128-GCM-SHA256", commonName: "client.test"}}, policy.TLS{Version: tls.VersionTLS12}},
+		{proxyInfo{tls: proxyTLS{version: "TLSv9", commonName: "a,b", verified: true}}, policy.TLS{Peer: `CN=a\,b`}},
+	} {
+		if got := *c.info.tlsFacts(); got != c.want {
+			t.Errorf("%+v: got %+v, want %+v", c.info, got, c.want)
+		}
+	}
+}
 
 func ports(s string) netip.AddrPort {
 	if s == "" {

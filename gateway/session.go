@@ -82,6 +82,10 @@ func (s *session) identify() {
 	if a, ok := s.conn.NetConn().(*announced); ok {
 		s.proxy = a.info
 	}
+	if s.proxy.tls.used {
+		s.conn.Secured()
+		s.facts.TLS = s.proxy.tlsFacts()
+	}
 	if st, ok := s.conn.TLS(); ok {
 		s.facts.TLS = tlsFacts(st)
 	}

@@ -93,7 +93,7 @@ type Auth struct {
 
 // ProxyProtocol names the load balancers in front of a listener.
 type ProxyProtocol struct {
-	Trusted Networks      `key:"trusted" doc:"Whose connections begin with the header, always: without it they are closed. From others it is an unknown command."`
+	Trusted Networks      `key:"trusted" doc:"Whose connections begin with the header, always: without it they are closed. From others it is an unknown command. A client that has TLS with them, by the word of a header of version 2, counts as one that has TLS with us."`
 	Timeout time.Duration `key:"timeout" default:"5s" doc:"How long the header may take."`
 }
 

@@ -33,7 +33,7 @@ type Received struct {
 	// address is left out.
 	For string
 	// TLSVersion and TLSCipher are the numbers of crypto/tls; TLSVersion 0 is a clear
-	// connection.
+	// connection, TLSCipher 0 a cipher that is not known.
 	TLSVersion, TLSCipher uint16
 	// Time is when the message came.
 	Time time.Time
@@ -48,8 +48,10 @@ func (r Received) Field() Field {
 	if r.TLSVersion != 0 {
 		b = append(b, "\r\n\t(using "...)
 		b = append(b, tlsVersion(r.TLSVersion)...)
-		b = append(b, " with cipher "...)
-		b = append(b, cipherName(r.TLSCipher)...)
+		if r.TLSCipher != 0 {
+			b = append(b, " with cipher "...)
+			b = append(b, cipherName(r.TLSCipher)...)
+		}
 		b = append(b, ')')
 	}
 	b = append(b, "\r\n\tby "...)

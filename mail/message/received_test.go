@@ -38,6 +38,7 @@ func TestReceived(t *testing.T) {
 		{func(r *Received) { r.TLSVersion = 0x0399 }, "TLSv1.3", "0x0399", "a version to come"},
 		{func(r *Received) { r.TLSCipher = tls.TLS_RSA_WITH_RC4_128_SHA }, "TLS_AES_128_GCM_SHA256", "TLS_RSA_WITH_RC4_128_SHA", "an old cipher"},
 		{func(r *Received) { r.TLSCipher = 0x9999 }, "TLS_AES_128_GCM_SHA256", "0x9999", "a cipher to come"},
+		{func(r *Received) { r.TLSCipher = 0 }, " with cipher TLS_AES_128_GCM_SHA256", "", "a proxy said which version, and no more"},
 		{func(r *Received) { r.RDNS = "" }, "(client.example.org [", "([", "no verified name"},
 		{func(r *Received) { r.Remote = netip.Addr{} }, "(client.example.org [192.0.2.7])", "(local socket)", "no address"},
 		{func(r *Received) { r.Remote, r.Unknown = netip.Addr{}, true }, "(client.example.org [192.0.2.7])", "(unknown)", "an address that nobody told"},
@@ -81,7 +82,7 @@ var form = regexp.MustCompile(strings.NewReplacer(
 	"LITERAL", `\[[0-9A-Fa-f:.IPv]+\]`,
 	"PATH", `("([^"\\\x00-\x1f\x7f]|\\[ -~])+"|[^" \x00-\x1f\x7f()<>\[\]:;@\\,]+)(@([a-z0-9.-]+|\[[0-9a-fIPv:.]+\]))?`,
 ).Replace(`^from (NAME|LITERAL)( \((NAME )?LITERAL\)| \((local socket|unknown)\))` +
-	`( \(using [A-Za-z0-9.]+ with cipher [A-Za-z0-9_]+\))? by (NAME|LITERAL) \(Penstock\) with NAME id NAME` +
+	`( \(using [A-Za-z0-9.]+( with cipher [A-Za-z0-9_]+)?\))? by (NAME|LITERAL) \(Penstock\) with NAME id NAME` +
 	`( for <PATH>)?; [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}$`))
 
 func checkReceived(t *testing.T, r Received) {

@@ -42,7 +42,7 @@ const maxResponse = 12288
 // mechanisms returns what may be offered to a client that says EHLO.
 func (c *conn) mechanisms() []string {
 	sess, ok := c.sess.(AuthSession)
-	if !ok || c.authed || c.srv.lacks["AUTH"] || !c.srv.opts.Auth.Insecure && c.tls == nil {
+	if !ok || c.authed || c.srv.lacks["AUTH"] || !c.srv.opts.Auth.Insecure && !c.encrypted() {
 		return nil
 	}
 	return sess.Mechanisms()
@@ -60,7 +60,7 @@ func (c *conn) auth(args string) error {
 		return c.offence(badSequence("you are logged in already"))
 	case c.inMail:
 		return c.offence(badSequence("not within a transaction"))
-	case !c.srv.opts.Auth.Insecure && c.tls == nil:
+	case !c.srv.opts.Auth.Insecure && !c.encrypted():
 		// RFC 4954, Section 6; the enhanced code is the one that was registered for it.
 		return c.refuse(Refuse(538, Enhanced{5, 7, 11}, "a login needs TLS, say STARTTLS first"))
 	}

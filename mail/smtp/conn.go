@@ -42,6 +42,7 @@ type conn struct {
 	refused                   *Reply // the last refusal
 
 	tls      *tls.Conn // nil in clear
+	secured  bool      // the client has TLS with who stands in front of us
 	authed   bool      // the client has logged in
 	offered  []string  // mechanisms, at the last EHLO
 	helo     string    // empty before HELO

@@ -159,8 +159,11 @@ func (c *conn) appendEhlo(b []byte, greeting string) []byte {
 	return b
 }
 
+// encrypted tells whether nobody can read what the client says on its way.
+func (c *conn) encrypted() bool { return c.tls != nil || c.secured }
+
 func (c *conn) canStartTLS() bool {
-	return c.tls == nil && c.srv.opts.TLS != nil && !c.srv.opts.Implicit
+	return !c.encrypted() && c.srv.opts.TLS != nil && !c.srv.opts.Implicit
 }
 
 // offers is what MAIL and RCPT may say on this connection now.
@@ -170,7 +173,7 @@ func (c *conn) offers() extensions {
 	return extensions{
 		eightBit: !lacks["8BITMIME"], utf8: !lacks["SMTPUTF8"], size: !lacks["SIZE"], chunking: chunking,
 		dsn: c.offer.DSN && !lacks["DSN"], binary: chunking && c.offer.BinaryMIME && !lacks["BINARYMIME"],
-		requireTLS: c.offer.RequireTLS && !lacks["REQUIRETLS"], secure: c.tls != nil,
+		requireTLS: c.offer.RequireTLS && !lacks["REQUIRETLS"], secure: c.encrypted(),
 		auth: (c.authed || len(c.offered) > 0) && !lacks["AUTH"],
 	}
 }
@@ -270,7 +273,7 @@ func (c *conn) startTLS(args string) error {
 	switch {
 	case c.srv.opts.TLS == nil:
 		return c.offence(Refuse(502, Enhanced{5, 5, 1}, "TLS is not offered here"))
-	case c.tls != nil:
+	case c.encrypted():
 		return c.offence(badSequence("TLS is active already"))
 	case args != "":
 		return c.offence(syntaxError("STARTTLS has no parameters"))

@@ -635,6 +635,46 @@ func TestConn(t *testing.T) {
 	}
 }
 
+// A client whose TLS somebody in front of us has ended is one that has TLS.
+func TestSecured(t *testing.T) {
+	for _, secured := range []bool{false, true} {
+		var conn *Conn
+		h := HandlerFunc(func(_ context.Context, c *Conn) (Session, error) {
+			if conn = c; secured {
+				c.Secured()
+			}
+			c.Offer(Extensions{RequireTLS: true})
+			return &scripted{conn: c, mechs: []string{"ECHO"}}, nil
+		})
+		p, done := pipeTo(t, mustServer(t, h, ServerOptions{TLS: &tls.Config{}}))
+		p.hear("220 *")
+		p.say("EHLO client.test")
+		offered := ""
+		for !strings.Contains(offered, "\n250 ") {
+			line, err := p.r.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			offered += "\n" + line
+		}
+		for keyword, want := range map[string]bool{"AUTH ": secured, "REQUIRETLS": secured, "STARTTLS": !secured} {
+			if got := strings.Contains(offered, "-"+keyword); got != want {
+				t.Errorf("secured %v: %s offered %v, want %v", secured, keyword, got, want)
+			}
+		}
+		if got, want := conn.Protocol(), map[bool]string{false: "ESMTP", true: "ESMTPS"}[secured]; got != want {
+			t.Errorf("secured %v: protocol %s, want %s", secured, got, want)
+		}
+		if secured {
+			p.say("STARTTLS")
+			p.hear("503 5.5.1 *")
+		}
+		p.say("QUIT")
+		p.hear("221 *")
+		<-done
+	}
+}
+
 // An idle connection gives its large buffers back.
 func TestWireBuffers(t *testing.T) {
 	w := scriptedWire([]byte(strings.Repeat("x", 3000)+"\r\n"), []byte("y\r\n"))

@@ -212,6 +212,11 @@ func (c *Conn) Offer(e Extensions) { c.c.offer = e }
 // default, does not wait.
 func (c *Conn) GreetDelay(d time.Duration) { c.c.greetDelay = d }
 
+// Secured tells the server that the client speaks TLS, which somebody in front of us has
+// ended: what needs TLS is offered then, STARTTLS is not, and Protocol says so. TLS still
+// returns false, since it is not ours. It is for Connect.
+func (c *Conn) Secured() { c.c.secured = true }
+
 // LastRefusal is the last reply of 400 or above that the client was sent, nil if there was
 // none.
 func (c *Conn) LastRefusal() *Reply { return c.c.refused }
@@ -233,7 +238,7 @@ func (c *Conn) Protocol() string {
 	case k.sender.UTF8:
 		name = "UTF8SMTP"
 	}
-	if k.tls != nil {
+	if k.encrypted() {
 		name += "S"
 	}
 	if k.authed {
