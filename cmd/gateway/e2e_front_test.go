@@ -20,6 +20,7 @@ import (
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/mail/smtp/sasl/users"
 )
 
 // e2e_front_test.go: what is in front of us, what comes through the door, and who is asked
@@ -109,6 +110,42 @@ func TestHAProxy(t *testing.T) {
 			t.Errorf("in the log: %v", l)
 		}
 	}
+}
+
+// TestTLSAtHAProxy: where HAProxy ends TLS and says so, a client may do what it may on TLS.
+func TestTLSAtHAProxy(t *testing.T) {
+	t.Parallel()
+	parity.Row(t, "SS-24")
+	pf := peers.Postfix(t, peers.PostfixOptions{})
+	file := filepath.Join(t.TempDir(), "users.txt")
+	if _, err := users.Set(file, "alice", users.SCRAM, "sesame"); err != nil {
+		t.Fatal(err)
+	}
+	ca := peers.NewCA(t)
+	front := ca.Issue(t, "front.example.org")
+	g := startEdge(t, ca, strings.Replace(balancedConfig, "    limits:", "    auth: {users: \"file:USERS\"}\n    limits:", 1), "BACKEND", pf.Addr, "USERS", file)
+	ended := peers.HAProxy(t, peers.HAProxyOptions{Backend: g.addr["mx"], SendProxy: "v2", TLVs: []string{"ssl", "ssl-cipher", "authority"}, Certificate: &front})
+	silent := peers.HAProxy(t, peers.HAProxyOptions{Backend: g.addr["mx"], SendProxy: "v2", Certificate: &front})
+	for _, tt := range []struct {
+		name, addr, offered, received string
+		code                          int
+	}{
+		{"told", ended.Addr, "250-AUTH SCRAM-SHA-256 PLAIN LOGIN", "(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384) by mx.example.org (Penstock) with ESMTPSA", 0},
+		{"not told", silent.Addr, "250-STARTTLS", "", 28},
+	} {
+		out, code := peers.Swaks(t, "--server", tt.addr, "-tlsc", "--from", "alice@example.net", "--to", "bob@example.org", "--header", "Subject: "+tt.name,
+			"--auth", "PLAIN", "--auth-user", "alice", "--auth-password", "sesame")
+		both := strings.Contains(out, "250-AUTH") && strings.Contains(out, "250-STARTTLS")
+		if code != tt.code || !strings.Contains(out, tt.offered) || both {
+			t.Errorf("%s: exit code %d, want %d with %q in\n%s", tt.name, code, tt.code, tt.offered, out)
+		}
+		if tt.code == 0 {
+			traced(t, bySubject(pf.Wait(t, 1)), map[string]string{tt.name: tt.received})
+		}
+	}
+	g.await("a session on TLS", func(l map[string]any) bool {
+		return l["msg"] == "session ended" && l["tls"] == "TLS 1.3" && l["user"] == "alice"
+	})
 }
 
 // awaitNth waits until so many lines of the log are such.
