@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -445,8 +444,15 @@ func TestTokenAtBackend(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("%s: want %q in\n%s", token, want, out)
 		}
-		if !bytes.Contains([]byte(out), []byte("250-AUTH XOAUTH2 PLAIN")) {
+		if !strings.Contains(out, "250-AUTH XOAUTH2 PLAIN") {
 			t.Errorf("%s: XOAUTH2 is not offered\n%s", token, out)
+		}
+		tr := peers.NodeTransport{Host: "127.0.0.1", Port: port(t, g.addr["mx"]), RequireTLS: true, Name: "client.example.net",
+			TLS:  &peers.NodeTLS{CA: string(ca.PEM), ServerName: "mx.example.org", RejectUnauthorized: true},
+			Auth: &peers.NodeAuth{Type: "OAuth2", User: "alice", AccessToken: token}}
+		r := peers.Nodemailer(t, tr, peers.NodeMessage{"from": "alice@example.net", "to": "bob@example.org", "text": "Hello\n"})[0]
+		if good := want[0] == '2'; good != (r.Error == nil) || !good && r.Error.ResponseCode != 535 {
+			t.Errorf("nodemailer with %s: %+v", token, r.Error)
 		}
 	}
 }

@@ -61,10 +61,15 @@ type NodeTLS struct {
 	RejectUnauthorized bool   `json:"rejectUnauthorized"`   // false: any certificate
 }
 
-// NodeAuth is a login. The method is the server's and nodemailer's choice.
+// NodeAuth is a login. The method is the server's and nodemailer's choice, but with a token,
+// where it is XOAUTH2.
 type NodeAuth struct {
 	User string `json:"user"`
-	Pass string `json:"pass"`
+	Pass string `json:"pass,omitempty"`
+
+	// Type is OAuth2 for a login with AccessToken, and empty with a password.
+	Type        string `json:"type,omitempty"`
+	AccessToken string `json:"accessToken,omitempty"`
 }
 
 // NodeMessage is a message with the field names of nodemailer: from, to, subject,
