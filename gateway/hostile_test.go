@@ -199,8 +199,8 @@ func TestNoRelaying(t *testing.T) {
 	}
 }
 
-// logins are users "user" and "certain" with the password and the token.
-func logins(t testing.TB, password, token string, asked *atomic.Int64) Logins {
+// passwordLogins are users "user" and "certain" with the password and the token.
+func passwordLogins(t testing.TB, password, token string, asked *atomic.Int64) Logins {
 	keys, err := sasl.DeriveSCRAMKeys(password, []byte("0123456789abcdef"), sasl.MinIterations)
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +266,7 @@ func (p *peer) logIn(mechanism string, a sasl.Account) (reply string, said []str
 func TestLoginSecrets(t *testing.T) {
 	const password, token, other = "correct-horse", "battery.staple", "wrong-cow"
 	var asked atomic.Int64
-	r := &rig{listener: Listener{Logins: logins(t, password, token, &asked),
+	r := &rig{listener: Listener{Logins: passwordLogins(t, password, token, &asked),
 		Server: smtp.ServerOptions{Auth: smtp.AuthOptions{Insecure: true, FailureDelay: -1}, ErrorDelay: -1}}}
 	r.options = func(o *Options) {
 		o.Log = slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -326,7 +326,7 @@ func TestLoginSecrets(t *testing.T) {
 // are answered alike, and each costs one question.
 func TestLoginLimits(t *testing.T) {
 	var asked atomic.Int64
-	r := &rig{listener: Listener{Logins: logins(t, "right", "token", &asked), AuthFailureRate: Rate{Count: 5, Per: time.Hour},
+	r := &rig{listener: Listener{Logins: passwordLogins(t, "right", "token", &asked), AuthFailureRate: Rate{Count: 5, Per: time.Hour},
 		Server: smtp.ServerOptions{Auth: smtp.AuthOptions{Insecure: true, FailureDelay: -1}}}}
 	r.start(t)
 	try := func(p *peer, user, password, want string, questions int64) {
@@ -360,9 +360,9 @@ func TestLoginLimits(t *testing.T) {
 func TestLoginPlace(t *testing.T) {
 	var asked atomic.Int64
 	right := base64.StdEncoding.EncodeToString([]byte("\x00user\x00right"))
-	r := &rig{listener: Listener{Relay: true, Logins: logins(t, "right", "token", &asked), TLS: TLSStart,
+	r := &rig{listener: Listener{Relay: true, Logins: passwordLogins(t, "right", "token", &asked), TLS: TLSStart,
 		Server: smtp.ServerOptions{Auth: smtp.AuthOptions{Insecure: true, FailureDelay: -1}, ErrorDelay: -1}},
-		more:   []Listener{{Name: "safe", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, Relay: true, Logins: logins(t, "right", "token", &asked), TLS: TLSStart}},
+		more:   []Listener{{Name: "safe", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, Relay: true, Logins: passwordLogins(t, "right", "token", &asked), TLS: TLSStart}},
 		routes: []Route{{Domains: []string{"example.com"}, Backend: "a"}, {Domains: []string{"*"}, Backend: "out"}}}
 	r.options = func(o *Options) { o.TLS = testTLS(t) }
 	r.start(t)
