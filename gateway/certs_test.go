@@ -80,7 +80,7 @@ func TestCertificates(t *testing.T) {
 	parity.Row(t, "SS-16", "SS-17", "SS-18", "SS-57")
 	s := newSystem(t, nil, (&backend{}).start(t))
 	own, other := certFile(t, "mx.example.net", 1), certFile(t, "*.example.org", 2)
-	if err := s.certs.Update([]certs.File{own, other}); err != nil {
+	if err := s.certs.Update([]certs.File{own, other}, certs.ACME{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, listener := range []string{"mx", "submissions"} {
@@ -91,7 +91,7 @@ func TestCertificates(t *testing.T) {
 		}
 	}
 	before := s.secure(t, "mx", "a.example.org")
-	if err := s.certs.Update([]certs.File{own, certFile(t, "*.example.org", 3)}); err != nil {
+	if err := s.certs.Update([]certs.File{own, certFile(t, "*.example.org", 3)}, certs.ACME{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := serial(s.secure(t, "submissions", "a.example.org")); got != 3 {

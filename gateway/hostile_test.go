@@ -32,14 +32,6 @@ import (
 // where they may not, to guess passwords, and to use up what others need. The rig checks
 // after each that all counters are at zero again.
 
-func nets(prefixes ...string) Networks {
-	var n Networks
-	for _, p := range prefixes {
-		n.Prefixes = append(n.Prefixes, netip.MustParsePrefix(p))
-	}
-	return n
-}
-
 // v1Header is what a proxy says of a client.
 func v1Header(client string) string {
 	return "PROXY TCP4 " + client + " 127.0.0.1 12345 25\r\n"
@@ -48,7 +40,7 @@ func v1Header(client string) string {
 // TestForeignIdentity: what a client says of itself through a proxy, or in the words of one,
 // grants it nothing that it may not do itself, and what the proxy may do is not the client's.
 func TestForeignIdentity(t *testing.T) {
-	everywhere := nets("127.0.0.0/8", "10.0.0.0/8")
+	everywhere := networks("127.0.0.0/8", "10.0.0.0/8")
 	unnamed := "PROXY UNKNOWN\r\n"
 	for _, c := range []struct {
 		name     string
@@ -58,21 +50,21 @@ func TestForeignIdentity(t *testing.T) {
 	}{
 		{"nobody is trusted", Listener{}, "", []string{
 			"XCLIENT ADDR=10.0.0.1 => 550 5.7.1", "XFORWARD ADDR=10.0.0.1 => 550 5.7.1", "xclient login=admin => 550 5.7.1"}},
-		{"a stranger says a PROXY header", Listener{Trusted: nets("10.0.0.0/8")}, "", []string{
+		{"a stranger says a PROXY header", Listener{Trusted: networks("10.0.0.0/8")}, "", []string{
 			"PROXY TCP4 10.0.0.1 127.0.0.1 1 25 => 500"}},
-		{"a client behind a trusted proxy may not say XCLIENT", Listener{Proxies: everywhere, XClient: nets("127.0.0.0/8"), XForward: nets("127.0.0.0/8"), XClientRelay: true},
+		{"a client behind a trusted proxy may not say XCLIENT", Listener{Proxies: everywhere, XClient: networks("127.0.0.0/8"), XForward: networks("127.0.0.0/8"), XClientRelay: true},
 			v1Header("192.0.2.9"), []string{"XCLIENT ADDR=10.0.0.1 LOGIN=admin => 550 5.7.1", "XFORWARD ADDR=10.0.0.1 => 550 5.7.1"}},
-		{"nor one that the proxy does not name", Listener{Proxies: everywhere, XClient: nets("127.0.0.0/8", "0.0.0.0/0", "::/0"), XForward: nets("0.0.0.0/0", "::/0")},
+		{"nor one that the proxy does not name", Listener{Proxies: everywhere, XClient: networks("127.0.0.0/8", "0.0.0.0/0", "::/0"), XForward: networks("0.0.0.0/0", "::/0")},
 			unnamed, []string{"XCLIENT ADDR=10.0.0.1 => 550 5.7.1", "XFORWARD ADDR=10.0.0.1 => 550 5.7.1"}},
-		{"nor in version 2", Listener{Proxies: everywhere, XClient: nets("0.0.0.0/0", "::/0")},
+		{"nor in version 2", Listener{Proxies: everywhere, XClient: networks("0.0.0.0/0", "::/0")},
 			v2Header(v2Proxy, 0, ""), []string{"XCLIENT ADDR=10.0.0.1 => 550 5.7.1"}},
-		{"the proxy's address is trusted, its client is not", Listener{Proxies: everywhere, Trusted: nets("127.0.0.0/8")},
+		{"the proxy's address is trusted, its client is not", Listener{Proxies: everywhere, Trusted: networks("127.0.0.0/8")},
 			v1Header("192.0.2.9"), nil},
-		{"nor is a client without a name", Listener{Proxies: everywhere, Trusted: nets("0.0.0.0/0", "::/0")}, unnamed, nil},
+		{"nor is a client without a name", Listener{Proxies: everywhere, Trusted: networks("0.0.0.0/0", "::/0")}, unnamed, nil},
 		{"XCLIENT to a trusted address, without relay", Listener{XClient: everywhere, Trusted: everywhere}, "",
 			[]string{"XCLIENT ADDR=10.0.0.1 => 220", "EHLO c => 250"}},
 		{"XCLIENT with a login, without relay", Listener{XClient: everywhere}, "", []string{"XCLIENT LOGIN=admin => 220", "EHLO c => 250"}},
-		{"XCLIENT to a stranger, with relay", Listener{XClient: everywhere, XClientRelay: true, Trusted: nets("127.0.0.0/8")}, "",
+		{"XCLIENT to a stranger, with relay", Listener{XClient: everywhere, XClientRelay: true, Trusted: networks("127.0.0.0/8")}, "",
 			[]string{"XCLIENT ADDR=192.0.2.9 => 220", "EHLO c => 250"}},
 		{"XCLIENT to nobody", Listener{XClient: everywhere, XClientRelay: true, Trusted: everywhere}, "",
 			[]string{"XCLIENT ADDR=[UNAVAILABLE] => 220", "EHLO c => 250"}},
@@ -82,7 +74,7 @@ func TestForeignIdentity(t *testing.T) {
 			[]string{"XCLIENT NAME=trusted.test => 220", "EHLO c => 250"}},
 		{"a login that is taken back", Listener{XClient: everywhere, XClientRelay: true}, "",
 			[]string{"XCLIENT LOGIN=admin => 220", "EHLO c => 250", "XCLIENT LOGIN= => 220", "EHLO c => 250"}},
-		{"XFORWARD", Listener{XForward: everywhere, Trusted: nets("10.0.0.0/8")}, "", []string{"XFORWARD ADDR=10.0.0.1 SOURCE=LOCAL => 250"}},
+		{"XFORWARD", Listener{XForward: everywhere, Trusted: networks("10.0.0.0/8")}, "", []string{"XFORWARD ADDR=10.0.0.1 SOURCE=LOCAL => 250"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.listener.Relay = true
@@ -110,14 +102,14 @@ func TestUnnamedClients(t *testing.T) {
 		{"of a network", Listener{ConnectionRateNetwork: once}, v2Header(v2Proxy, 0, ""), nil, "421 4.7.0"},
 		{"at a time", Listener{ConnectionsPerIP: 1}, "PROXY UNKNOWN\r\n", nil, "421 4.7.0"},
 		{"messages", Listener{MessageRate: once}, "PROXY UNKNOWN\r\n", nil, "451 4.7.1"},
-		{"messages after XCLIENT", Listener{MessageRate: once, XClient: nets("127.0.0.0/8")}, "",
+		{"messages after XCLIENT", Listener{MessageRate: once, XClient: networks("127.0.0.0/8")}, "",
 			[]string{"XCLIENT ADDR=192.0.2.1 => 220", "EHLO c => 250", "XCLIENT ADDR=[UNAVAILABLE] => 220", "EHLO c => 250"}, "451 4.7.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.head != "" {
-				c.listener.Proxies = nets("127.0.0.0/8")
+				c.listener.Proxies = networks("127.0.0.0/8")
 			}
-			c.listener.Trusted = nets("127.0.0.0/8") // the proxy's own address
+			c.listener.Trusted = networks("127.0.0.0/8") // the proxy's own address
 			r := (&rig{listener: c.listener}).start(t)
 			open := func() *peer {
 				p := r.dial(t, "mx")
@@ -143,7 +135,7 @@ func TestUnnamedClients(t *testing.T) {
 // TestNoRelaying: the forms of an address by which a stranger might have us, or a backend that
 // trusts us, send mail elsewhere.
 func TestNoRelaying(t *testing.T) {
-	r := &rig{listener: Listener{Relay: true, Trusted: nets("192.0.2.0/24")},
+	r := &rig{listener: Listener{Relay: true, Trusted: networks("192.0.2.0/24")},
 		routes: []Route{{Domains: []string{"example.com", "*.example.com"}, Backend: "a"}, {Domains: []string{"*"}, Backend: "out"}}}
 	r.start(t)
 	const denied, routed = "550 5.7.1 relaying denied", "550 5.7.1 mail is not passed on through"
@@ -192,7 +184,7 @@ func TestNoRelaying(t *testing.T) {
 		p.talk("QUIT => 221")
 	}
 	// Whoever may relay may also say how, and where no backend heeds it anybody may.
-	for _, l := range []Listener{{Relay: true, Trusted: nets("127.0.0.0/8")}, {Routing: true}} {
+	for _, l := range []Listener{{Relay: true, Trusted: networks("127.0.0.0/8")}, {Routing: true}} {
 		own := &rig{listener: l, routes: r.routes}
 		own.start(t).hello(t).talk("MAIL FROM:<f@c.test> => 250", "RCPT TO:<b%elsewhere.test@example.com> => 250",
 			"RCPT TO:<elsewhere.test!b@example.com> => 250", "QUIT => 221")
@@ -463,10 +455,10 @@ func TestSilence(t *testing.T) {
 		gone       time.Duration
 	}{
 		{"behind the greeting", "", Listener{}, 5 * time.Minute},
-		{"before a PROXY header", "", Listener{Proxies: nets("0.0.0.0/0", "::/0")}, 5 * time.Second},
-		{"in a PROXY header", "PROXY TCP4 192.0.2.1 ", Listener{Proxies: nets("0.0.0.0/0", "::/0")}, 5 * time.Second},
-		{"in one of version 2", v2Header(v2Proxy, v2TCP4, addr4)[:20], Listener{Proxies: nets("0.0.0.0/0", "::/0")}, 5 * time.Second},
-		{"behind one", v1Header("192.0.2.1"), Listener{Proxies: nets("0.0.0.0/0", "::/0")}, 5 * time.Minute},
+		{"before a PROXY header", "", Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Second},
+		{"in a PROXY header", "PROXY TCP4 192.0.2.1 ", Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Second},
+		{"in one of version 2", v2Header(v2Proxy, v2TCP4, addr4)[:20], Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Second},
+		{"behind one", v1Header("192.0.2.1"), Listener{Proxies: networks("0.0.0.0/0", "::/0")}, 5 * time.Minute},
 		{"in a command", "EHLO", Listener{}, 5 * time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -514,10 +506,10 @@ func FuzzProxied(f *testing.F) {
 			f.Add([]byte(head+rest), true)
 		}
 	}
-	r := &rig{listener: Listener{Proxies: nets("127.0.0.0/8"), XClient: nets("192.0.2.0/24"), XForward: nets("192.0.2.0/24"),
+	r := &rig{listener: Listener{Proxies: networks("127.0.0.0/8"), XClient: networks("192.0.2.0/24"), XForward: networks("192.0.2.0/24"),
 		ConnectionsPerIP: -1, Server: smtp.ServerOptions{ErrorDelay: -1}},
 		more: []Listener{{Name: "direct", Addresses: []Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: TLSOff, ConnectionsPerIP: -1,
-			XClient: nets("127.0.0.0/8"), XForward: nets("127.0.0.0/8"), Server: smtp.ServerOptions{ErrorDelay: -1}}}}
+			XClient: networks("127.0.0.0/8"), XForward: networks("127.0.0.0/8"), Server: smtp.ServerOptions{ErrorDelay: -1}}}}
 	r.build(f)
 	f.Cleanup(func() { r.stop(f) })
 	f.Fuzz(func(t *testing.T, said []byte, direct bool) {
