@@ -22,6 +22,8 @@
 //	go run ./filters/build
 //	go test -run '^$' -bench . -benchtime 2s ./internal/bench
 //	go test -run '^$' -bench Relay/size=4K/clients=100/per=50/via=gateway ./internal/bench -profiles /tmp
+//
+// What connections cost that carry no mail is in capacity_test.go.
 package bench
 
 import (
@@ -81,17 +83,24 @@ func BenchmarkRelay(b *testing.B) {
 	}
 }
 
-// BenchmarkDiscard: what does receiving alone cost? A filter throws everything away. The
-// floor is the sink itself.
+// BenchmarkDiscard: what does receiving alone cost? A filter, or the session of a bare
+// server, throws everything away. The floor is the sink itself.
 func BenchmarkDiscard(b *testing.B) {
-	b.Run(usual.String()+"/via=floor", func(b *testing.B) {
-		sink := startChild(b, setup{Role: roleSink})
-		measure(b, sink, sink, usual, nil)
-	})
-	for _, k := range discarding {
-		b.Run(usual.String()+"/via="+k.name, func(b *testing.B) {
-			measure(b, k.start(b, "127.0.0.1:9", nil), nil, usual, nil)
+	many := usual
+	many.clients = 1000
+	for _, s := range []scenario{usual, many} {
+		b.Run(s.String()+"/via=floor", func(b *testing.B) {
+			sink := startChild(b, setup{Role: roleSink})
+			measure(b, sink, sink, s, nil)
 		})
+		b.Run(s.String()+"/via=server", func(b *testing.B) {
+			measure(b, startChild(b, setup{Role: roleServer}), nil, s, nil)
+		})
+		for _, k := range discarding {
+			b.Run(s.String()+"/via="+k.name, func(b *testing.B) {
+				measure(b, k.start(b, "127.0.0.1:9", nil), nil, s, nil)
+			})
+		}
 	}
 }
 
@@ -117,14 +126,19 @@ func BenchmarkStartTLS(b *testing.B) {
 // measure sends mail to sys and reports what a message costs it. All of it must come to
 // sink, which may be sys, or nil. An operation is a whole connection.
 func measure(b *testing.B, sys, sink *system, s scenario, ca *peers.CA) {
-	l := newLoad(s, sys.addr, ca)
+	measureLoad(b, sys, sink, newLoad(s, sys.addr, ca))
+}
+
+// measureLoad is measure with a load of the caller's. Where there are no messages in it, the
+// figures are per connection.
+func measureLoad(b *testing.B, sys, sink *system, l load) {
 	warm := l.start() // pools are filled, code is paged in
-	for range s.clients {
+	for range l.clients {
 		if err := <-warm.ended; err != nil {
 			b.Fatal(err)
 		}
 	}
-	if _, err := warm.stop(); err != nil {
+	if _, _, err := warm.stop(); err != nil {
 		b.Fatal(err)
 	}
 	if sink != nil {
@@ -142,7 +156,7 @@ func measure(b *testing.B, sys, sink *system, s scenario, ca *peers.CA) {
 			b.Fatal(err)
 		}
 	}
-	sent, err := running.stop()
+	sent, connections, err := running.stop()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -154,15 +168,19 @@ func measure(b *testing.B, sys, sink *system, s scenario, ca *peers.CA) {
 	default:
 		wantMessages(b, sink.usage(b).Messages, sent)
 	}
-	n, cpu := float64(sent), (used.User + used.Kernel).Seconds()
-	b.ReportMetric(n/took.Seconds(), "msgs/s")
+	n, unit := float64(sent), "msg"
+	if l.per == 0 {
+		n, unit = float64(connections), "conn"
+	}
+	cpu := (used.User + used.Kernel).Seconds()
+	b.ReportMetric(n/took.Seconds(), unit+"s/s")
 	b.ReportMetric(cpu/n*1000, "cpu-s/1000")
 	if cpu > 0 {
 		b.ReportMetric(100*used.Kernel.Seconds()/cpu, "%kernel")
 	}
 	if used.Mallocs > 0 {
-		b.ReportMetric(float64(used.Mallocs)/n, "allocs/msg")
-		b.ReportMetric(float64(used.Bytes)/n, "B/msg")
+		b.ReportMetric(float64(used.Mallocs)/n, "allocs/"+unit)
+		b.ReportMetric(float64(used.Bytes)/n, "B/"+unit)
 	}
 }
 

@@ -33,6 +33,8 @@ const (
 	roleSink    = "sink"
 	roleFloor   = "floor"
 	roleGateway = "gateway"
+	roleServer  = "server"  // mail/smtp alone, whose sessions take everything
+	roleLibrary = "library" // a goroutine that waits, with crypto/tls or without
 )
 
 // setup is the first thing that a child is told.
@@ -41,6 +43,7 @@ type setup struct {
 	Sink              string   // address; of the floor and the gateway
 	Filters           []string // of the gateway
 	CertFile, KeyFile string   // empty: no TLS
+	Implicit          bool     // TLS from the first byte
 	Dir               string   // for the gateway's log, spool and cache of code
 }
 
@@ -65,6 +68,8 @@ type order struct {
 	// Profile writes a CPU profile to this file, from now until the next order with
 	// Profile. "-" ends it.
 	Profile string
+	// Memory asks how much memory is in use once all garbage is gone.
+	Memory bool
 }
 
 // report is a child's answer to each.
@@ -78,17 +83,19 @@ type report struct {
 type usage struct {
 	User, Kernel   time.Duration
 	Mallocs, Bytes uint64
-	Messages       int64 // that came since the last report; of a sink
+	Messages       int64  // that came since the last report; of a sink
+	Memory         memory // if it was asked for
 }
 
 func (u usage) since(v usage) usage {
-	return usage{u.User - v.User, u.Kernel - v.Kernel, u.Mallocs - v.Mallocs, u.Bytes - v.Bytes, u.Messages}
+	return usage{User: u.User - v.User, Kernel: u.Kernel - v.Kernel, Mallocs: u.Mallocs - v.Mallocs, Bytes: u.Bytes - v.Bytes, Messages: u.Messages}
 }
 
 // system is what mail can be sent to.
 type system struct {
 	addr    string
 	usage   func(testing.TB) usage
+	memory  func(testing.TB) memory          // nil if it cannot tell
 	profile func(tb testing.TB, file string) // nil if it cannot; an empty file ends it
 }
 
@@ -132,8 +139,9 @@ func startChild(tb testing.TB, s setup) *system {
 		return r
 	}
 	return &system{
-		addr:  ask(tb, s).Addr,
-		usage: func(tb testing.TB) usage { return ask(tb, order{}).Usage },
+		addr:   ask(tb, s).Addr,
+		usage:  func(tb testing.TB) usage { return ask(tb, order{}).Usage },
+		memory: func(tb testing.TB) memory { return ask(tb, order{Memory: true}).Usage.Memory },
 		profile: func(tb testing.TB, file string) {
 			if file == "" {
 				file = "-"
@@ -154,16 +162,20 @@ func child() (code int) {
 	var messages atomic.Int64
 	addr, err := play(s, &messages)
 	r := report{Addr: addr}
+	var o order
 	for {
+		r.Usage = ownUsage()
+		r.Usage.Messages = messages.Swap(0)
+		if o.Memory && err == nil {
+			r.Usage.Memory, err = ownMemory()
+		}
 		if err != nil {
 			r.Error = err.Error()
 		}
-		r.Usage = ownUsage()
-		r.Usage.Messages = messages.Swap(0)
 		if err := to.Encode(r); err != nil {
 			return 1
 		}
-		var o order
+		o = order{}
 		switch err := from.Decode(&o); {
 		case err == io.EOF:
 			return 0
@@ -176,8 +188,11 @@ func child() (code int) {
 
 // play begins what the role asks for. It goes on until the process ends.
 func play(s setup, messages *atomic.Int64) (addr string, err error) {
-	if s.Role == roleGateway {
+	switch s.Role {
+	case roleGateway:
 		return playGateway(s)
+	case roleServer:
+		return playServer(s)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -188,8 +203,11 @@ func play(s setup, messages *atomic.Int64) (addr string, err error) {
 		return "", err
 	}
 	serve := func(nc net.Conn) { relayBytes(nc, s.Sink) }
-	if s.Role == roleSink {
+	switch s.Role {
+	case roleSink:
 		serve = (&sink{tls: config, messages: messages}).serve
+	case roleLibrary:
+		serve = func(nc net.Conn) { sayNothing(nc, config) }
 	}
 	go accept(l, serve)
 	return l.Addr().String(), nil

@@ -110,11 +110,14 @@ func playGateway(s setup) (addr string, err error) {
 	}
 	l := gateway.Listener{Name: "in", Addresses: []gateway.Address{{Network: "tcp", Address: "127.0.0.1:0"}}, TLS: gateway.TLSOff, Chain: "all",
 		Connections: -1, ConnectionsPerIP: -1}
-	if config != nil {
+	switch {
+	case config != nil && s.Implicit:
+		l.TLS = gateway.TLSImplicit
+	case config != nil:
 		l.TLS = gateway.TLSStart
 	}
 	gw, err := gateway.New(gateway.Options{Hostname: hostname, Listeners: []gateway.Listener{l}, Relay: relay{transport},
-		TLS: config, SpoolDir: s.Dir, Log: log},
+		TLS: config, SpoolDir: s.Dir, Log: log, Overload: gateway.Overload{Sessions: -1}},
 		gateway.Rules{
 			Routes: []gateway.Route{{Domains: []string{"example.org"}, Backend: "sink"}},
 			Chains: map[string]*policy.Chain{"all": chain},

@@ -32,6 +32,9 @@ type load struct {
 	per     int // messages per connection
 	content []byte
 	tls     *tls.Config // nil does not say STARTTLS
+	// implicit begins with the handshake. bare ends with it, and with the one octet that the
+	// server says: it speaks no SMTP.
+	implicit, bare bool
 }
 
 // newLoad returns a load for addr. With ca it says STARTTLS.
@@ -65,11 +68,12 @@ func mailData(size int) []byte {
 
 // running is a load that runs until it is stopped.
 type running struct {
-	ended   chan error // one value for each connection that ended
-	stopped chan struct{}
-	sent    atomic.Int64 // messages
-	errs    []error      // of each client's last connection; valid when clients are done
-	clients sync.WaitGroup
+	ended       chan error // one value for each connection that ended
+	stopped     chan struct{}
+	sent        atomic.Int64 // messages
+	connections atomic.Int64
+	errs        []error // of each client's last connection; valid when clients are done
+	clients     sync.WaitGroup
 }
 
 // start begins to send: each client connects, sends l.per messages, and begins anew.
@@ -87,6 +91,7 @@ func (r *running) client(l load) error {
 		err := l.connection()
 		if err == nil {
 			r.sent.Add(int64(l.per))
+			r.connections.Add(1)
 		}
 		select {
 		case <-r.stopped: // also if somebody listened to r.ended
@@ -101,11 +106,12 @@ func (r *running) client(l load) error {
 	}
 }
 
-// stop lets connections come to their end and returns how many messages were sent.
-func (r *running) stop() (int64, error) {
+// stop lets connections come to their end and returns how many messages were sent, and on
+// how many connections.
+func (r *running) stop() (messages, connections int64, err error) {
 	close(r.stopped)
 	r.clients.Wait()
-	return r.sent.Load(), errors.Join(r.errs...)
+	return r.sent.Load(), r.connections.Load(), errors.Join(r.errs...)
 }
 
 var envelope = []byte("MAIL FROM:<sender@client.test>\r\nRCPT TO:<recipient@example.org>\r\nDATA\r\n")
@@ -118,8 +124,7 @@ func (l load) connection() error {
 	}
 	c := &client{nc: nc}
 	defer func() { c.nc.Close() }()
-	nc.SetDeadline(time.Now().Add(patience))
-	if err := c.begin(l.tls); err != nil {
+	if err := c.open(l); err != nil || l.bare {
 		return err
 	}
 	for range l.per {
@@ -135,6 +140,19 @@ type client struct {
 	nc   net.Conn
 	buf  [4 << 10]byte
 	r, w int // unread is buf[r:w]
+}
+
+// open brings a new connection as far as to the answer to EHLO.
+func (c *client) open(l load) error {
+	c.nc.SetDeadline(time.Now().Add(patience))
+	config := l.tls
+	if config != nil && (l.implicit || l.bare) {
+		c.nc, config = tls.Client(c.nc, config), nil
+	}
+	if l.bare {
+		return c.more()
+	}
+	return c.begin(config)
 }
 
 // begin reads the greeting, says EHLO, and starts TLS if config is not nil.
