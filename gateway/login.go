@@ -46,7 +46,7 @@ func (s *session) Mechanisms() []string {
 
 // saslConn is what an exchange has to know of the connection.
 func (s *session) saslConn() sasl.Conn {
-	c := sasl.Conn{AllowClear: s.l.Server.Auth.Insecure || s.proxy.tls.used, Hostname: s.l.gw.opts.Hostname, Offered: s.offered}
+	c := sasl.Conn{AllowClear: s.l.Server.Auth.Insecure || s.proxy.endedTLS(), Hostname: s.l.gw.opts.Hostname, Offered: s.offered}
 	if st, ok := s.conn.TLS(); ok {
 		c.TLS = &st
 	}

@@ -72,6 +72,9 @@ type proxyInfo struct {
 	tls       proxyTLS
 }
 
+// endedTLS tells whether the client spoke TLS to the proxy. Nil is no proxy.
+func (p *proxyInfo) endedTLS() bool { return p != nil && p.tls.used }
+
 // proxyTLS is what the proxy tells about the TLS between the client and itself.
 type proxyTLS struct {
 	used            bool

@@ -33,11 +33,11 @@ type session struct {
 	trusted  bool // by its address
 	proxying bool // it may say for whom it comes, and has not
 	loggedIn bool
-	offered  []string // mechanisms, at the last EHLO
-	proxy    proxyInfo
+	offered  []string   // mechanisms, at the last EHLO
+	proxy    *proxyInfo // nil if there is none, or if it said nothing
 
 	tx   *transaction // nil outside of a transaction
-	back handover     // of tx; here so that one timer serves all transactions
+	back *handover    // of tx; here so that one timer serves all transactions. Nil before the first
 	done counts
 }
 
@@ -80,9 +80,9 @@ func (s *session) identify() {
 	s.unix = s.conn.RemoteAddr().Network() == "unix"
 	s.trusted = s.l.Trusted.holds(s.conn.RemoteAddr())
 	if a, ok := s.conn.NetConn().(*announced); ok {
-		s.proxy = a.info
+		s.proxy = &a.info
 	}
-	if s.proxy.tls.used {
+	if s.proxy.endedTLS() {
 		s.conn.Secured()
 		s.facts.TLS = s.proxy.tlsFacts()
 	}
@@ -330,8 +330,11 @@ func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 			return errMessageRate
 		}
 	}
+	if s.back == nil {
+		s.back = new(handover)
+	}
 	s.back.reset()
-	s.tx = &transaction{s: s, back: &s.back, start: time.Now()}
+	s.tx = &transaction{s: s, back: s.back, start: time.Now()}
 	s.tx.Seq, s.tx.Sender = uint64(s.conn.Transaction()), from
 	if err := s.decide(ctx, policy.StageMail); err != nil {
 		s.endTransaction()
@@ -458,11 +461,11 @@ func (s *session) logEnd(err error) {
 	if s.facts.User != "" {
 		attrs = append(attrs, slog.String("user", s.facts.User))
 	}
-	if s.proxy.proxy.IsValid() {
-		attrs = append(attrs, slog.String("proxy", s.proxy.proxy.String()))
+	if p := s.proxy; p != nil && p.proxy.IsValid() {
+		attrs = append(attrs, slog.String("proxy", p.proxy.String()))
 	}
-	if s.proxy.uniqueID != "" {
-		attrs = append(attrs, slog.String("proxy_id", s.proxy.uniqueID))
+	if p := s.proxy; p != nil && p.uniqueID != "" {
+		attrs = append(attrs, slog.String("proxy_id", p.uniqueID))
 	}
 	if s.facts.TLS != nil {
 		attrs = append(attrs, slog.String("tls", tls.VersionName(s.facts.TLS.Version)))

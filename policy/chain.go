@@ -78,8 +78,12 @@ type Run struct {
 	observe func(Step)
 	links   []link
 	stages  Stages
+	*call   // nil if no filter wants to be asked
+}
 
-	// Of the call that is under way, here so that a call allocates nothing.
+// call is what belongs to the call that is under way. A Run keeps it, so that a call
+// allocates nothing.
+type call struct {
 	edits Edits
 	event Event
 }
@@ -99,6 +103,7 @@ func (c *Chain) Open(s *Session, observe func(Step)) *Run {
 	if r.stages == 0 {
 		return r
 	}
+	r.call = new(call)
 	r.links = make([]link, len(c.links))
 	for i := range c.links {
 		r.links[i].place = &c.links[i]
@@ -160,7 +165,7 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 	}
 	r.edits.begin(l.name, stage, r.session, tx)
 	mayAccept := l.mayAccept(&r.event) // now: a filter may write into its event
-	v, err := r.call(ctx, l)
+	v, err := r.try(ctx, l)
 	if err == nil {
 		v, err = v.check(stage, mayAccept)
 	}
@@ -180,8 +185,8 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 	return v
 }
 
-// call runs the filter. A panic of a Go filter is that filter's failure.
-func (r *Run) call(ctx context.Context, l *link) (v Verdict, err error) {
+// try calls the filter. A panic of a Go filter is that filter's failure.
+func (r *Run) try(ctx context.Context, l *link) (v Verdict, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("policy: filter %s panicked: %v\n%s", l.name, p, debug.Stack())

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/smtp"
@@ -108,6 +109,9 @@ func BenchmarkHandshake(b *testing.B) {
 // the open files of both processes.
 const idleConnections = 10_000
 
+// idleTime is how long they are idle before their memory is measured.
+const idleTime = 8 * time.Second
+
 // BenchmarkIdle: what does a connection cost in memory that waits for the client's next
 // command? The memory of the kernel for sockets is not in the figures. The floor is what the
 // libraries need by themselves: a goroutine that waits for a connection.
@@ -148,6 +152,7 @@ func idle(b *testing.B, sys *system, l load) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		<-time.After(idleTime)
 		m = sys.memory(b)
 		for _, nc := range open {
 			nc.Close()
@@ -160,8 +165,7 @@ func idle(b *testing.B, sys *system, l load) {
 	b.ReportMetric(per(m.Stacks, before.Stacks), "KiB-stack/conn")
 }
 
-// hold opens n connections and brings them as far as to the answer to EHLO. It waits until
-// the server has nothing more to do.
+// hold opens n connections and brings them as far as to the answer to EHLO.
 func (l load) hold(n int) (open []net.Conn, err error) {
 	var mu sync.Mutex // guards open and err
 	var clients sync.WaitGroup

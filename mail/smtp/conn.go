@@ -30,16 +30,16 @@ type conn struct {
 	log           *slog.Logger
 	debug         bool // the log wants the dialogue
 	ctx           context.Context
+	cancel        context.CancelFunc // of ctx
+	own           bool               // the goroutine is the server's, and may be replaced
 	sess          Session
 
-	admitted                  bool // it counts among the connections that are limited
-	accepted                  time.Time
-	greetDelay                time.Duration
-	offer                     Extensions
-	xclient                   Forwarded // what XCLIENT said
-	xforward                  Forwarded // what XFORWARD said of the transaction
-	xclientTold, xforwardTold bool
-	refused                   *Reply // the last refusal
+	admitted          bool // it counts among the connections that are limited
+	accepted          time.Time
+	greetDelay        time.Duration
+	offer             Extensions
+	xclient, xforward *Forwarded // what XCLIENT said, and XFORWARD of the transaction; nil if nothing
+	refused           *Reply     // the last refusal
 
 	tls      *tls.Conn // nil in clear
 	secured  bool      // the client has TLS with who stands in front of us
@@ -78,14 +78,55 @@ func newConn(s *Server, nc net.Conn) *conn {
 // errQuit ends a dialogue in good order.
 var errQuit = errors.New("smtp: quit")
 
-// serve runs the dialogue to its end. It is the connection's goroutine.
-func (c *conn) serve() {
+// serve runs the dialogue to its end or, with own, until it leaves the connection to another
+// goroutine. err, if not nil, is why the dialogue has ended already. It waits for commands
+// itself, and not where they are answered: a stack that waits deep down stays large.
+func (c *conn) serve(err error) {
+	for err == nil {
+		if err = c.guard(c.turns); err == nil {
+			err = c.await()
+		}
+	}
+	if err == errDoze {
+		// The stack of this goroutine has grown with what it did, and hardly becomes small
+		// again. That of a new one, which does nothing but wait, is half as large.
+		go c.doze()
+		return
+	}
+	c.end(err)
+}
+
+// dozeAfter is how long a client must be silent before its goroutine is replaced: those that
+// send mail hardly ever are.
+const dozeAfter = 5 * time.Second
+
+// await waits for a command, and gives up with errDoze where another goroutine can go on.
+func (c *conn) await() error {
+	if c.own {
+		return c.awoken(c.wire.moreWithin(dozeAfter))
+	}
+	return c.awoken(c.wire.more())
+}
+
+// doze goes on to wait for a client that has been silent.
+func (c *conn) doze() { c.serve(c.awoken(c.wire.doze())) }
+
+// awoken ends a wait.
+func (c *conn) awoken(err error) error {
+	if err == errDoze {
+		return err
+	}
+	c.wire.until = time.Time{}
+	if err != nil {
+		return c.lost(err)
+	}
+	return nil
+}
+
+// end ends the dialogue.
+func (c *conn) end(err error) {
 	defer c.srv.removeConn(c)
-	ctx, cancel := context.WithCancel(c.srv.ctx)
-	defer cancel()
-	c.ctx = ctx
-	c.expires = c.accepted.Add(c.srv.opts.SessionTimeout)
-	err := c.guard(c.talk)
+	defer c.cancel()
 	if errors.Is(err, errPanic) && (c.tls != nil || !c.srv.opts.Implicit) {
 		c.reply(Refuse(421, Enhanced{4, 3, 0}, "internal error, try again later"))
 	}
@@ -145,7 +186,10 @@ func (c *conn) hangUp(ours bool) {
 	c.raw.Close()
 }
 
-func (c *conn) talk() error {
+// open brings the dialogue as far as to the greeting.
+func (c *conn) open() error {
+	c.ctx, c.cancel = context.WithCancel(c.srv.ctx)
+	c.expires = c.accepted.Add(c.srv.opts.SessionTimeout)
 	n := c.srv.admitted.Add(1)
 	c.admitted = true
 	if err := c.prepare(); err != nil {
@@ -154,14 +198,26 @@ func (c *conn) talk() error {
 	if most := c.srv.opts.MaxConnections; most > 0 && n > int64(most) {
 		return c.turnAway(Refuse(421, Enhanced{4, 3, 2}, "too many connections, try again later"))
 	}
-	if err := c.begin(); err != nil {
-		return err
+	return c.begin()
+}
+
+// turns answers the commands that are there. At first it opens the dialogue.
+func (c *conn) turns() error {
+	if c.ctx == nil {
+		if err := c.open(); err != nil {
+			return err
+		}
 	}
-	for {
+	for len(c.wire.unread()) > 0 {
 		if err := c.turn(); err != nil {
 			return err
 		}
 	}
+	c.wire.shrink()
+	if c.wire.until = time.Now().Add(c.wire.timeout); c.patience().Before(c.wire.until) {
+		c.wire.until = c.patience()
+	}
+	return nil
 }
 
 // prepare lets the owner of the server look at the connection first.
@@ -215,7 +271,7 @@ func (o *ServerOptions) protocol() string {
 func (c *conn) holdBack() error {
 	d := c.greetDelay
 	c.greetDelay = 0
-	if d <= 0 || c.xclientTold { // a proxy has been greeted once
+	if d <= 0 || c.xclient != nil { // a proxy has been greeted once
 		return nil
 	}
 	c.wire.until = time.Now().Add(d)
@@ -302,21 +358,27 @@ func isHTTP(line []byte) bool {
 	return at > 0 && bytes.HasPrefix(line[at+1:], []byte("HTTP/"))
 }
 
-// readCommand waits for a line of at most max octets, until the session's time is over, or
-// that of the open transaction.
+// readCommand reads a line of at most max octets.
 func (c *conn) readCommand(max int) ([]byte, error) {
-	c.wire.until = c.expires
-	if c.inMail {
-		c.wire.until = c.decide
-	}
-	if s := c.srv.opts.Stressed; s != nil && s() {
-		if soon := time.Now().Add(c.srv.opts.StressTimeout); soon.Before(c.wire.until) {
-			c.wire.until = soon
-		}
-	}
+	c.wire.until = c.patience()
 	line, err := c.wire.readLine(max)
 	c.wire.until = time.Time{}
 	return line, err
+}
+
+// patience is how long to wait for a command: until the session's time is over, or that of
+// the open transaction.
+func (c *conn) patience() time.Time {
+	until := c.expires
+	if c.inMail {
+		until = c.decide
+	}
+	if s := c.srv.opts.Stressed; s != nil && s() {
+		if soon := time.Now().Add(c.srv.opts.StressTimeout); soon.Before(until) {
+			until = soon
+		}
+	}
+	return until
 }
 
 // lost handles an error of reading: where the client can still hear it, it is told.

@@ -258,7 +258,7 @@ func (c *conn) putOff(r *Reply) error {
 // endMail forgets the transaction, which the session has finished by itself.
 func (c *conn) endMail() {
 	c.inMail, c.sender, c.rcpts, c.asked = false, Sender{}, 0, false
-	c.xforward, c.xforwardTold = Forwarded{}, false
+	c.xforward = nil
 }
 
 // reset forgets the transaction and tells the session, if there is one.
@@ -325,7 +325,9 @@ func (c *conn) upgrade() error {
 	c.tls = tc
 	c.wire.nc, c.wire.armed = tc, time.Time{}
 	c.helo, c.esmtp, c.authed = "", false, false
-	c.xclient.Login = "" // the proxy said it in clear
-	c.xforward, c.xforwardTold = Forwarded{}, false
+	if c.xclient != nil {
+		c.xclient.Login = "" // the proxy said it in clear
+	}
+	c.xforward = nil
 	return nil
 }

@@ -351,6 +351,23 @@ func forwardedPortText(n uint16) string {
 	return strconv.Itoa(int(n))
 }
 
+// with returns f, which may be nil, with the attributes of set from g.
+func (f *Forwarded) with(g Forwarded, set forwardedSet) *Forwarded {
+	if f == nil {
+		f = new(Forwarded)
+	}
+	f.take(g, set)
+	return f
+}
+
+// value returns what f points to; ok is false for nil.
+func (f *Forwarded) value() (_ Forwarded, ok bool) {
+	if f == nil {
+		return Forwarded{}, false
+	}
+	return *f, true
+}
+
 // take overwrites the attributes of set with those of g: what a later command says adds to
 // what an earlier one said.
 func (f *Forwarded) take(g Forwarded, set forwardedSet) {

@@ -235,8 +235,8 @@ func setDefault[T comparable](p *T, v T) {
 }
 
 // Server receives mail on any number of listeners and hands what happens to a
-// Handler. It is safe for concurrent use. It starts one goroutine per connection
-// and no other.
+// Handler. It is safe for concurrent use. Each connection has one goroutine at a time,
+// which is replaced by a smaller one while the client is silent; there is no other.
 type Server struct {
 	opts    ServerOptions
 	handler Handler
@@ -315,7 +315,8 @@ func (s *Server) Serve(l net.Listener) error {
 			nc.Close()
 			return ErrServerClosed
 		}
-		go c.serve()
+		c.own = true
+		go c.serve(nil)
 	}
 }
 
@@ -345,7 +346,7 @@ func (s *Server) ServeConn(nc net.Conn) error {
 		nc.Close()
 		return ErrServerClosed
 	}
-	c.serve()
+	c.serve(nil)
 	return nil
 }
 

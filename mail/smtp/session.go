@@ -11,7 +11,7 @@ import (
 // session.go: what a program that receives mail implements.
 
 // Handler opens a Session for each connection. Connect is called before the
-// greeting, from the connection's goroutine; many run at once. If it returns an
+// greeting; many run at once, one for each connection. If it returns an
 // error, the client gets ReplyOf(err) instead of the greeting and the connection is
 // closed; a nil *Session with a nil error is a mistake of the Handler.
 //
@@ -28,8 +28,8 @@ type HandlerFunc func(ctx context.Context, conn *Conn) (Session, error)
 func (f HandlerFunc) Connect(ctx context.Context, conn *Conn) (Session, error) { return f(ctx, conn) }
 
 // Session decides on one connection, stage by stage. All calls come one after the
-// other from the connection's goroutine. A nil error accepts with the standard's
-// reply; any other error is answered with [ReplyOf] of it, as 451 if that has a code
+// other, though not always from the same goroutine. A nil error accepts with the
+// standard's reply; any other error is answered with [ReplyOf] of it, as 451 if that has a code
 // below 400. A reply of code 421 or 521 (554 also from Helo, any from Secure) ends the
 // connection. The server has checked syntax, sequence and limits before it calls.
 //
@@ -154,7 +154,8 @@ type Content interface {
 }
 
 // Conn is what a Session may know of its connection, and what it may say about it. Its
-// methods are for the goroutine of the connection: for Connect and the Session's methods.
+// methods are for those calls alone that the server makes: for Connect and the Session's
+// methods.
 type Conn struct{ c *conn }
 
 // ID names the connection in logs: 16 characters, random, unique.
@@ -192,11 +193,11 @@ func (c *Conn) Authenticated() bool { return c.c.authed }
 // XClient returns what XCLIENT said; ok is false if there was none. It holds from the
 // Connect that follows XCLIENT to the end of the connection, but for the login, which
 // STARTTLS ends like any other.
-func (c *Conn) XClient() (x Forwarded, ok bool) { return c.c.xclient, c.c.xclientTold }
+func (c *Conn) XClient() (x Forwarded, ok bool) { return c.c.xclient.value() }
 
 // XForward returns what XFORWARD said about the origin of the transaction at hand, or of
 // the one to come; ok is false if it said nothing.
-func (c *Conn) XForward() (x Forwarded, ok bool) { return c.c.xforward, c.c.xforwardTold }
+func (c *Conn) XForward() (x Forwarded, ok bool) { return c.c.xforward.value() }
 
 // Transaction is the number of the transaction at hand, or else of the last one: how often
 // Session.Mail was called on this connection, XCLIENT or not.

@@ -18,8 +18,8 @@ import (
 // commands one segment.
 
 // Sizes of the input buffer. While a connection waits for a command it holds only
-// the small one, so that ten thousand idle peers cost little; a longer line or
-// mail data borrows a large one, and gives it back when it is empty.
+// the small one, so that ten thousand peers cost little; a longer line or mail data
+// borrows a large one, and gives it back when it is empty. One that dozes holds none.
 const (
 	smallBuffer = 512
 	largeBuffer = 64 << 10
@@ -32,6 +32,14 @@ const (
 	maxOutput   = 32 << 10
 )
 
+// smallBuffers are the small ones of a connection.
+type smallBuffers struct {
+	in  [smallBuffer]byte
+	out [smallOutput]byte
+}
+
+var smallBufferPool = sync.Pool{New: func() any { return new(smallBuffers) }}
+
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
 var (
@@ -39,24 +47,25 @@ var (
 	errLineEnd     = errors.New("smtp: line does not end with CRLF")
 	errTooSlow     = errors.New("smtp: peer sends too slowly")
 	errClosing     = errors.New("smtp: shutting down")
+	errDoze        = errors.New("smtp: nothing has come for some time")
 )
 
 // wire is one connection's input and output. It belongs to one goroutine; only
 // interrupt may be called by another.
 type wire struct {
 	nc       net.Conn
-	small    [smallBuffer]byte
+	small    *smallBuffers      // borrowed; nil while the connection dozes
 	large    *[largeBuffer]byte // borrowed, or nil
 	buf      []byte             // small or large
 	r, w     int                // unread input is buf[r:w]
 	full     bool               // the last read filled buf: there is more
-	smallOut [smallOutput]byte
 	largeOut *[largeBuffer]byte // borrowed for mail data that is sent, or nil
 	out      []byte             // collected output
 
 	timeout time.Duration   // for one read or write
 	until   time.Time       // no read waits beyond; zero is no such bound
 	armed   time.Time       // the read deadline that is set
+	first   [16]byte        // what ends a doze
 	closing func() bool     // nil, or tells that reading must end; see interrupt
 	ctx     context.Context // nil, or its end ends every wait; see interrupt
 
@@ -65,24 +74,64 @@ type wire struct {
 
 func newWire(nc net.Conn) *wire {
 	w := &wire{nc: nc}
-	w.buf = w.small[:]
-	w.out = w.smallOut[:0]
+	w.wake()
 	return w
 }
 
-// release gives the large buffers back. Unread input and collected output are lost.
+// wake borrows the small buffers.
+func (w *wire) wake() {
+	w.small = smallBufferPool.Get().(*smallBuffers)
+	w.buf = w.small.in[:]
+	w.out = w.small.out[:0]
+}
+
+// release gives all buffers back. Unread input and collected output are lost.
 func (w *wire) release() {
+	if w.small == nil {
+		return
+	}
 	w.r, w.w = 0, 0
 	w.shrink()
 	w.out = w.out[:0]
 	w.shrinkOut()
+	smallBufferPool.Put(w.small)
+	w.small, w.buf, w.out = nil, nil, nil
+}
+
+// doze waits for input without a buffer. It returns when the first octets are there, with
+// buffers, or with why there will be none.
+func (w *wire) doze() error {
+	w.release()
+	n, err := w.read(w.first[:])
+	w.wake()
+	w.w = copy(w.buf, w.first[:n])
+	if n == 0 && err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// moreWithin is more that gives up with errDoze after d, if until, which must be set, comes
+// later.
+func (w *wire) moreWithin(d time.Duration) error {
+	last, soon := w.until, time.Now().Add(d)
+	if !soon.Before(last) {
+		return w.more()
+	}
+	w.until = soon
+	err := w.more()
+	w.until = last
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errDoze
+	}
+	return err
 }
 
 // shrink goes back to the small buffer when nothing is unread.
 func (w *wire) shrink() {
 	if w.large != nil && w.r == w.w {
 		largeBuffers.Put(w.large)
-		w.large, w.buf = nil, w.small[:]
+		w.large, w.buf = nil, w.small.in[:]
 		w.r, w.w = 0, 0
 	}
 }
@@ -112,7 +161,7 @@ func (w *wire) shrinkOut() {
 	if len(w.out) > 0 {
 		return
 	}
-	w.out = w.smallOut[:0]
+	w.out = w.small.out[:0]
 	if w.largeOut != nil {
 		largeBuffers.Put(w.largeOut)
 		w.largeOut = nil
@@ -157,13 +206,18 @@ func (w *wire) more() error {
 	return err
 }
 
-// read reads once, by the deadline. A reader that is woken by interrupt though its
-// time has not come goes on, unless closing or ctx say that waiting must end. They
-// are asked after the deadline is set: an interrupt that comes in between is seen,
-// and one that comes later finds its deadline left alone.
+// read reads once, by the deadline. A reader that is woken though its time has not come,
+// by interrupt or by a deadline that was set for an earlier wait, goes on, unless closing
+// or ctx say that waiting must end. They are asked after the deadline is set: an interrupt
+// that comes in between is seen, and one that comes later finds its deadline left alone.
 func (w *wire) read(p []byte) (int, error) {
+	now := time.Now()
+	deadline := now.Add(w.timeout)
+	if !w.until.IsZero() && w.until.Before(deadline) {
+		deadline = w.until
+	}
 	for {
-		deadline := w.arm()
+		w.arm(now, deadline)
 		if w.closing != nil && w.closing() {
 			return 0, errClosing
 		}
@@ -171,26 +225,23 @@ func (w *wire) read(p []byte) (int, error) {
 			return 0, err
 		}
 		n, err := w.nc.Read(p)
-		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
-			w.armed = time.Time{}
-			continue
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			if now = time.Now(); now.Before(deadline) {
+				w.armed = time.Time{}
+				continue
+			}
 		}
 		return n, err
 	}
 }
 
-// arm sets the read deadline, if the one that is set is off by more than a
-// sixteenth: setting it for every read would cost as much as the read's own work.
-func (w *wire) arm() time.Time {
-	want := time.Now().Add(w.timeout)
-	if !w.until.IsZero() && w.until.Before(want) {
-		want = w.until
+// arm sets the read deadline. One that is set and comes earlier is left, since to be woken
+// by it once costs less than to set another for every read.
+func (w *wire) arm(now, deadline time.Time) {
+	if !w.armed.After(now) || w.armed.After(deadline) {
+		w.nc.SetReadDeadline(deadline)
+		w.armed = deadline
 	}
-	if d := want.Sub(w.armed); d < 0 || d > w.timeout/16 {
-		w.nc.SetReadDeadline(want)
-		w.armed = want
-	}
-	return w.armed
 }
 
 // ended returns why every wait must end, or nil.

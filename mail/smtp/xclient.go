@@ -35,8 +35,7 @@ func (c *conn) forward(verb, args string) error {
 		return c.offence(err)
 	}
 	if verb == "XFORWARD" {
-		c.xforward.take(f, set)
-		c.xforwardTold = true
+		c.xforward = c.xforward.with(f, set)
 		return c.say(250, Enhanced{2, 0, 0}, "OK")
 	}
 	return c.impersonate(f, set)
@@ -45,15 +44,15 @@ func (c *conn) forward(verb, args string) error {
 // impersonate starts the dialogue over for the client that XCLIENT tells of. The peer stays
 // who it is: what it may say is still decided by its own address.
 func (c *conn) impersonate(f Forwarded, set forwardedSet) error {
-	c.xclient.take(f, set)
-	c.xclientTold = true
-	c.remote = forwardedEnd(c.remote, c.xclient.Addr, c.xclient.Port, set.has(forwardedAddr))
-	c.local = forwardedEnd(c.local, c.xclient.DestAddr, c.xclient.DestPort, set.has(forwardedDestAddr))
+	c.xclient = c.xclient.with(f, set)
+	x := c.xclient
+	c.remote = forwardedEnd(c.remote, x.Addr, x.Port, set.has(forwardedAddr))
+	c.local = forwardedEnd(c.local, x.DestAddr, x.DestPort, set.has(forwardedDestAddr))
 	old := c.sess
 	c.sess = nil
 	c.guard(func() error { old.Close(nil); return nil })
 	c.helo, c.esmtp, c.authed = "", false, c.xclient.Login != ""
-	c.skips, c.xforward, c.xforwardTold = false, Forwarded{}, false
+	c.skips, c.xforward = false, nil
 	c.offer = c.srv.opts.Offer
 	return c.begin()
 }
