@@ -242,7 +242,7 @@ func (s *session) logVerdict(step policy.Step) {
 	attrs = append(attrs, slog.String("conn", s.facts.ID), slog.String("stage", step.Stage.String()), slog.String("filter", step.Filter),
 		slog.String("verdict", step.Verdict.Action.String()), slog.String("remote", s.remote()))
 	if s.tx != nil {
-		attrs = append(attrs, slog.String("msg", s.tx.id()), slog.String("from", s.tx.Sender.Path.String()))
+		attrs = append(attrs, slog.String("msg", s.tx.id), slog.String("from", s.tx.Sender.Path.String()))
 	}
 	if r := step.Verdict.Reply; r != nil {
 		attrs = append(attrs, slog.Int("code", r.Code), slog.String("enh", r.Enh.String()))
@@ -330,12 +330,7 @@ func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 			return errMessageRate
 		}
 	}
-	if s.back == nil {
-		s.back = new(handover)
-	}
-	s.back.reset()
-	s.tx = &transaction{s: s, back: s.back, start: time.Now()}
-	s.tx.Seq, s.tx.Sender = uint64(s.conn.Transaction()), from
+	s.tx = s.begin(from)
 	if err := s.decide(ctx, policy.StageMail); err != nil {
 		s.endTransaction()
 		return err
@@ -351,14 +346,14 @@ func (s *session) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	err := s.decide(ctx, policy.StageRcpt)
 	if err == nil && !tx.dropCandidate {
 		if err = tx.offerCandidate(ctx); err == nil {
-			tx.promised = append(tx.promised, promise{path: to.Path})
+			tx.promise(promise{path: to.Path})
 			return nil
 		}
 	}
 	tx.removeCandidate()
 	if err == nil {
 		tx.discarded = true
-		tx.promised = append(tx.promised, promise{to.Path, true})
+		tx.promise(promise{to.Path, true})
 	}
 	return err
 }

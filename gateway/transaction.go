@@ -21,13 +21,15 @@ import (
 type transaction struct {
 	policy.Transaction
 	s       *session
+	id      string // names the message in logs
 	start   time.Time
 	back    *handover // the session's
 	backend string    // takes the recipients so far; empty before the first
 	changes []change  // of recipients, by filters
 	// promised are the recipients that the client was told 250 for. With LMTP each is owed
-	// an answer.
+	// an answer, without it nobody asks.
 	promised []promise
+	one      [1]policy.Recipient // what Rcpts begins with: most messages have no more
 
 	dropCandidate bool // a filter discards the recipient at hand
 	discarded     bool // a filter has discarded a recipient
@@ -45,8 +47,24 @@ type promise struct {
 // change is a filter's change of a recipient.
 type change struct{ from, to string }
 
-// id names the message in logs.
-func (tx *transaction) id() string { return tx.s.facts.ID + "." + strconv.FormatUint(tx.Seq, 10) }
+// begin begins a transaction.
+func (s *session) begin(from smtp.Sender) *transaction {
+	if s.back == nil {
+		s.back = new(handover)
+	}
+	s.back.reset()
+	seq := uint64(s.conn.Transaction())
+	tx := &transaction{s: s, back: s.back, start: time.Now(), id: s.facts.ID + "." + strconv.FormatUint(seq, 10)}
+	tx.Seq, tx.Sender, tx.Rcpts = seq, from, tx.one[:0]
+	return tx
+}
+
+// promise notes that the client was told 250 for a recipient.
+func (tx *transaction) promise(p promise) {
+	if tx.s.l.Server.LMTP {
+		tx.promised = append(tx.promised, p)
+	}
+}
 
 // client is what a backend may be told of the client: what a proxy said with XFORWARD, or
 // else what we know ourselves.
@@ -60,7 +78,7 @@ func (tx *transaction) client() smtp.Forwarded {
 		proto = "ESMTP"
 	}
 	return smtp.Forwarded{Name: s.facts.RDNS, Addr: s.facts.Remote.Addr(), Port: s.facts.Remote.Port(), Proto: proto,
-		Helo: s.facts.Helo, Ident: tx.id(), Source: "REMOTE", Login: s.facts.User,
+		Helo: s.facts.Helo, Ident: tx.id, Source: "REMOTE", Login: s.facts.User,
 		DestAddr: s.facts.Local.Addr(), DestPort: s.facts.Local.Port()}
 }
 
@@ -307,7 +325,7 @@ func (tx *transaction) logAttempt(size int64, reply *smtp.Reply, err error, took
 		text, reply = "not delivered", smtp.ReplyOf(err)
 	}
 	attrs := make([]slog.Attr, 0, 10)
-	attrs = append(attrs, slog.String("conn", tx.s.facts.ID), slog.String("msg", tx.id()), slog.String("backend", tx.backend),
+	attrs = append(attrs, slog.String("conn", tx.s.facts.ID), slog.String("msg", tx.id), slog.String("backend", tx.backend),
 		slog.String("from", tx.Sender.Path.String()), slog.Int("rcpt", len(tx.Rcpts)), slog.Int64("bytes", size),
 		slog.Duration("dur", took), slog.Int("code", reply.Code), slog.String("enh", reply.Enh.String()))
 	if err != nil {
@@ -456,7 +474,7 @@ func (tx *transaction) received() message.Received {
 	s := tx.s
 	r := message.Received{
 		Helo: s.facts.Helo, RDNS: s.facts.RDNS, Remote: s.facts.Remote.Addr(), Unknown: !s.unix,
-		By: s.l.gw.opts.Hostname, With: s.conn.Protocol(), ID: tx.id(), Time: tx.start,
+		By: s.l.gw.opts.Hostname, With: s.conn.Protocol(), ID: tx.id, Time: tx.start,
 	}
 	if s.facts.TLS != nil {
 		r.TLSVersion, r.TLSCipher = s.facts.TLS.Version, s.facts.TLS.Cipher

@@ -60,14 +60,21 @@ func (r Received) Field() Field {
 	b = appendName(b, r.With, "SMTP")
 	b = append(b, " id "...)
 	b = appendName(b, r.ID, "unknown")
-	if p, err := smtp.ParsePath("<" + r.For + ">"); err == nil && !p.IsNull() {
-		b = append(b, "\r\n\tfor <"...)
-		b = append(b, p.String()...)
-		b = append(b, '>')
+	if p, ok := r.recipient(); ok {
+		b = append(p.AppendTo(append(b, "\r\n\tfor <"...)), '>')
 	}
 	b = append(b, ";\r\n\t"...)
 	b = r.Time.AppendFormat(b, "Mon, 02 Jan 2006 15:04:05 -0700")
 	return Field{raw: append(b, '\r', '\n'), name: len("Received")}
+}
+
+// recipient returns For, if it is an address.
+func (r Received) recipient() (smtp.Path, bool) {
+	p, err := smtp.ParseAddress(r.For)
+	if err != nil { // <postmaster> is none without its brackets
+		p, err = smtp.ParsePath("<" + r.For + ">")
+	}
+	return p, err == nil && !p.IsNull()
 }
 
 // appendClient appends the TCP-info, which is what we know ourselves of the client. RFC

@@ -405,10 +405,15 @@ func (c *conn) last(r *Reply) error {
 
 // reply queues r. Client text in it has been made harmless by appendReply.
 func (c *conn) reply(r *Reply) {
-	start := len(c.wire.out)
 	if r.Code >= 400 {
 		c.refused = r
 	}
+	c.put(r)
+}
+
+// put is reply for what is not remembered, so that it need not be on the heap.
+func (c *conn) put(r *Reply) {
+	start := len(c.wire.out)
 	c.wire.out = appendReply(c.wire.out, r, !c.srv.lacks["ENHANCEDSTATUSCODES"], c.sender.UTF8)
 	if c.debug {
 		c.logReply(c.wire.out[start:len(c.wire.out)-2], r.Cause)
@@ -419,9 +424,9 @@ func (c *conn) logReply(line []byte, cause error) {
 	c.log.Debug("S", "conn", c.id, "line", string(line), "err", cause)
 }
 
-// say is reply with fixed text.
+// say is reply with fixed text, for what is no refusal.
 func (c *conn) say(code int, enh Enhanced, text string) error {
-	c.reply(&Reply{Code: code, Enh: enh, Text: text})
+	c.put(&Reply{Code: code, Enh: enh, Text: text})
 	return c.overflow()
 }
 

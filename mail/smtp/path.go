@@ -275,6 +275,19 @@ func (p Path) IsNull() bool { return p == Path{} }
 // never needs it: it is held in A-labels.
 func (p Path) NeedsUTF8() bool { return !isASCII(p.Local) }
 
+// AppendTo appends what String returns to b.
+func (p Path) AppendTo(b []byte) []byte {
+	if p.Local == "" || isDotString(p.Local) {
+		b = append(b, p.Local...)
+	} else {
+		b = append(b, quoteLocal(p.Local)...)
+	}
+	if !p.Domain.IsZero() {
+		b = append(append(b, '@'), p.Domain.name...)
+	}
+	return b
+}
+
 // String returns the address as it is written between the brackets, with quotes
 // only where they are needed. The null path gives the empty string.
 func (p Path) String() string {
@@ -304,17 +317,7 @@ func quoteLocal(s string) string {
 
 // appendPath writes p with its brackets.
 func appendPath(b []byte, p Path) []byte {
-	b = append(b, '<')
-	if isDotString(p.Local) {
-		b = append(b, p.Local...)
-	} else if p.Local != "" {
-		b = append(b, quoteLocal(p.Local)...)
-	}
-	if !p.Domain.IsZero() {
-		b = append(b, '@')
-		b = append(b, p.Domain.name...)
-	}
-	return append(b, '>')
+	return append(p.AppendTo(append(b, '<')), '>')
 }
 
 func isASCII(s string) bool {

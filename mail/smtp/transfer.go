@@ -229,7 +229,7 @@ func (c *conn) answer(body *DataReader, replies []*Reply, err error) error {
 	case err != nil:
 		replies = []*Reply{ReplyOf(err).asError()}
 	case len(replies) == 0:
-		replies = []*Reply{{Code: 250, Enh: Enhanced{2, 6, 0}, Text: "message accepted"}}
+		replies = accepted
 	case len(replies) > 1 && len(replies) != n:
 		err := fmt.Errorf("smtp: session gave %d replies for %d recipients", len(replies), c.rcpts)
 		c.log.Error("message is deferred", "conn", c.id, "err", err)
@@ -274,6 +274,9 @@ func (c *conn) answerEach(replies []*Reply, n int) error {
 	}
 	return nil
 }
+
+// accepted is the answer of a session that says nothing.
+var accepted = []*Reply{{Code: 250, Enh: Enhanced{2, 6, 0}, Text: "message accepted"}}
 
 func (c *conn) answerOne(r *Reply) error {
 	if r.Code/100 != 2 {
