@@ -466,3 +466,61 @@ func TestGreetDelay(t *testing.T) {
 		r.stop(t)
 	})
 }
+
+// TestProxiedTLS: TLS that the load balancer has ended counts as TLS for logins and is told to
+// filters and in our field. That a client came to it in clear changes nothing.
+func TestProxiedTLS(t *testing.T) {
+	parity.Row(t, "SS-24")
+	var seen policy.TLS
+	u, a := newUsers(t), newAuthority(t)
+	look := filter("look", policy.StageMail, func(e *policy.Event) policy.Verdict {
+		if seen = (policy.TLS{}); e.Session.TLS != nil {
+			seen = *e.Session.TLS
+		}
+		return policy.Verdict{}
+	})
+	ssl := func(bits, verify byte, sub ...string) string {
+		return tlv(0x20, string([]byte{bits, 0, 0, 0, verify})+strings.Join(sub, ""))
+	}
+	r := (&rig{links: []policy.Link{look}, listener: Listener{TLS: TLSStart, Proxies: here, Logins: Logins{Credentials: u.credentials}},
+		options: func(o *Options) { o.TLS = a.server(t) }}).start(t)
+	for _, c := range []struct {
+		name   string
+		tlvs   []string
+		secure bool
+		seen   policy.TLS
+		using  string // in our field
+	}{
+		{"TLS 1.3 with a certificate", []string{tlv(2, "mx.test"), tlv(1, "smtp"), ssl(7, 0, tlv(0x21, "TLSv1.3"), tlv(0x22, "ann"), tlv(0x23, "TLS_AES_128_GCM_SHA256"))}, true,
+			policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.test", ALPN: "smtp", Peer: "CN=ann"}, "(using TLSv1.3 with cipher TLS_AES_128_GCM_SHA256)"},
+		{"a certificate that is not good, and a cipher of another name", []string{ssl(7, 1, tlv(0x21, "TLSv1.2"), tlv(0x22, "ann"), tlv(0x23, "AES128-SHA"))}, true, policy.TLS{Version: tls.VersionTLS12}, "(using TLSv1.2)"},
+		{"an old one", []string{ssl(1, 0, tlv(0x21, "TLSv1"))}, true, policy.TLS{Version: tls.VersionTLS10}, "(using TLSv1.0)"},
+		{"in clear", []string{ssl(0, 1)}, false, policy.TLS{}, ""},
+		{"nothing said", nil, false, policy.TLS{}, ""},
+	} {
+		p := r.proxied(t, v2Header(v2Proxy, v2TCP4, addr4, c.tlvs...))
+		p.talk(" => 220")
+		p.send("EHLO client.test\r\n")
+		said := p.reply()
+		if strings.Contains(said, "-AUTH ") != c.secure || strings.Contains(said, "-STARTTLS") == c.secure {
+			t.Errorf("%s: offered\n%s", c.name, said)
+		}
+		with := "ESMTP"
+		if c.secure {
+			p.talk("STARTTLS => 503", "AUTH PLAIN AGFubkBleGFtcGxlLmNvbQB3b25kZXJsYW5k => 235")
+			with = "ESMTPSA"
+		} else {
+			p.talk("AUTH PLAIN AGFubkBleGFtcGxlLmNvbQB3b25kZXJsYW5k => 538")
+		}
+		p.begin("a@example.com")
+		p.data(testMessage)
+		m := string(r.far.last())
+		if !strings.Contains(m, " with "+with+" id ") || strings.Contains(m, "(using ") != (c.using != "") || !strings.Contains(m, c.using) {
+			t.Errorf("%s: message begins %.200q", c.name, m)
+		}
+		if seen != c.seen {
+			t.Errorf("%s: filters saw %+v, want %+v", c.name, seen, c.seen)
+		}
+		p.talk("QUIT => 221")
+	}
+}
