@@ -16,7 +16,7 @@ run: ## the demo: a backend, the gateway, four filters, real messages; Ctrl-C en
 test: test-deps filters ## install what the tests need (Debian packages, as root) and run all of them
 	@set -e; record=$$(mktemp -d); trap 'rm -rf "$$record"' EXIT; \
 	echo "$(GO) test -race -timeout 15m ./..."; \
-	PENSTOCK_PARITY_DIR="$$record" $(GO) test -race -timeout 15m ./...; \
+	PARITY_DIR="$$record" $(GO) test -race -timeout 15m ./...; \
 	$(GO) run ./internal/parity/check "$$record"
 
 test-deps:

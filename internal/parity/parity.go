@@ -24,8 +24,9 @@ import (
 // Dir is the environment variable that names the directory of the records. Where it is not
 // set, nothing is recorded. It should name a fresh directory for each run: its value is
 // part of what go test looks at before it repeats a result from its cache, so with a new
-// value exactly those packages run again that have rows to record.
-const Dir = "PENSTOCK_PARITY_DIR"
+// value exactly those packages run again that have rows to record. Its own name does not begin
+// with PENSTOCK_, since the program, which tests start, takes such variables for settings.
+const Dir = "PARITY_DIR"
 
 // Row says that the running test proves these rows of docs/parity.md. When the test has
 // ended, with all its subtests, each row is recorded as passed, as skipped, or, if the

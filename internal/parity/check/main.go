@@ -1,7 +1,7 @@
 // Command check compares a record of the tests with docs/parity.md, from the root of the
 // module:
 //
-//	PENSTOCK_PARITY_DIR=DIR go test ./... && go run ./internal/parity/check DIR
+//	PARITY_DIR=DIR go test ./... && go run ./internal/parity/check DIR
 //
 // It prints how many rows of each table are tested, and exits with 1 if a row that is
 // marked as tested was not proven, or a proven one is not marked. Rows whose tests were
