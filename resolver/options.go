@@ -153,6 +153,9 @@ type Options struct {
 	// CacheBytes is how much memory they may take, about. Default 16 MiB.
 	CacheBytes int
 
+	// Plain says that nobody asks whether answers were authenticated, so that it is no news if
+	// none is.
+	Plain bool
 	// Log gets what an operator should know: that no answer will be authenticated, and
 	// servers that do not answer. Nil discards.
 	Log *slog.Logger

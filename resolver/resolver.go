@@ -54,7 +54,7 @@ func New(o Options) (*Resolver, error) {
 	for _, s := range servers {
 		r.hosts = append(r.hosts, newHost(s))
 	}
-	if !r.Trusted() {
+	if !o.Plain && !r.Trusted() {
 		o.Log.Warn("no dns answer will count as authenticated: the servers are neither on the loopback nor trusted over tls",
 			"remote", r.Servers())
 	}

@@ -266,7 +266,7 @@ func newResolver(c *config.Config, log *slog.Logger) (*resolver.Resolver, error)
 }
 
 func resolverOptions(c *config.Config, log *slog.Logger) (resolver.Options, error) {
-	o := resolver.Options{Budget: 5 * time.Second, Inflight: 200, Log: log}
+	o := resolver.Options{Budget: 5 * time.Second, Inflight: 200, Plain: true, Log: log}
 	if a := c.Delivery.Resolver.Address; a != "auto" && a != "" {
 		s, err := resolver.ParseServer(a)
 		if err != nil {
