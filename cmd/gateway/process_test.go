@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/filters"
+	"github.com/penstock/penstock/internal/leak"
 )
 
 // process_test.go: the program as a process of its own, as a user starts it.
@@ -58,7 +59,7 @@ func testMain(m *testing.M) int {
 		os.Symlink(filepath.Join(kept, "penstock-test"), filepath.Join(dir, "cache", "penstock-test"))
 	}
 	os.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
-	return m.Run()
+	return leak.Run(m)
 }
 
 // gatewayProcess is a running gateway.

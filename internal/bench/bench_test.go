@@ -35,6 +35,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/penstock/penstock/internal/leak"
 	"github.com/penstock/penstock/internal/peers"
 )
 
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 	if *profiles != "" { // the children run elsewhere
 		*profiles, _ = filepath.Abs(*profiles)
 	}
-	os.Exit(m.Run())
+	leak.Main(m)
 }
 
 // scenario is one kind of mail.

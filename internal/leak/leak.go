@@ -26,9 +26,10 @@ const patience = 5 * time.Second
 // they passed and goroutines are left; the stacks of these are printed then. It does
 // not look for goroutines while fuzzing, since the fuzzing engine has its own. It
 // does not return.
-func Main(m *testing.M) {
-	os.Exit(run(m.Run, fuzzing(os.Args), patience))
-}
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for a TestMain that has more to do: it returns the status.
+func Run(m *testing.M) int { return run(m.Run, fuzzing(os.Args), patience) }
 
 // run is Main without the exit.
 func run(tests func() int, skip bool, wait time.Duration) int {
