@@ -496,3 +496,45 @@ func BenchmarkLogin(b *testing.B) {
 		})
 	}
 }
+
+// counting is a hash that counts how often it is computed.
+type counting struct {
+	hash
+	n *int
+}
+
+func (c counting) check(password string) bool {
+	*c.n++
+	return c.hash.check(password)
+}
+
+// A user that does not exist costs as many hashes as a wrong password, whatever the password
+// is: nobody learns from the time which users there are.
+func TestSameWork(t *testing.T) {
+	f := open(t, fileOf(t, "user:"+hashOf(t, SCRAM, "pencil")))
+	known, decoy := 0, 0
+	table := f.table.Load()
+	for s, h := range table.accounts["user"].hashes {
+		table.accounts["user"].hashes[s] = counting{h, &known}
+	}
+	table.decoy = counting{table.decoy, &decoy}
+	for _, tt := range []struct {
+		password string
+		want     int
+	}{
+		{"crayon", 1},
+		{"cafe\u0301", 2}, // prepared, and as it was typed
+		{"\u0001", 1},     // it cannot be prepared
+		{strings.Repeat("x", 1024), 1},
+	} {
+		known, decoy = 0, 0
+		for _, user := range []string{"user", "nobody"} {
+			if err := f.Credentials().Password(t.Context(), user, tt.password); !errors.Is(err, sasl.ErrDenied) {
+				t.Errorf("%s, %q: %v", user, tt.password, err)
+			}
+		}
+		if known != tt.want || decoy != tt.want {
+			t.Errorf("%.20q: %d hashes for the wrong password, %d for the unknown user, want %d", tt.password, known, decoy, tt.want)
+		}
+	}
+}
