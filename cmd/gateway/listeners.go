@@ -62,7 +62,7 @@ func listener(l config.Listener) gateway.Listener {
 	lim := l.Limits
 	gl := gateway.Listener{
 		Name: l.Name, TLS: gateway.TLSMode(l.TLS), MinTLS: tlsVersion(l.TLSMinVersion), ClientAuth: clientAuth(l.ClientCertificates.Mode),
-		Chain: l.Chain, Relay: l.Accept == config.AcceptAny, Trusted: networks(l.TrustedNetworks),
+		Chain: l.Chain, Relay: l.Accept == config.AcceptAny, Routing: l.SenderRouting == config.True, Trusted: networks(l.TrustedNetworks),
 		Proxies: networks(l.ProxyProtocol.Trusted), ProxyTimeout: l.ProxyProtocol.Timeout,
 		XClient: networks(l.XClient.Trusted), XClientRelay: l.XClient.Relay == config.True, XForward: networks(l.XForward.Trusted),
 		ReverseDNS: l.ReverseDNS.Timeout, Connections: lim.Connections, ConnectionsPerIP: lim.ConnectionsPerIP,

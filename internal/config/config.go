@@ -65,6 +65,7 @@ type Listener struct {
 	Chain              string             `key:"chain" doc:"The chain in filters.chains that judges the mail; empty for none."`
 	Accept             Accept             `key:"accept" default:"routes" doc:"routes takes recipients that have a route; any also relays for the peers in trusted_networks and for users who logged in, and for nobody else."`
 	TrustedNetworks    Networks           `key:"trusted_networks" doc:"Whose mail is relayed with accept: any. They are not held to the rates and the greet delay either."`
+	SenderRouting      Bool               `key:"sender_routing" default:"false" doc:"true takes recipients such as user%elsewhere@here, elsewhere!user@here and \"user@elsewhere\"@here from clients that may not relay, too. Set it only where no backend sends on what is so addressed."`
 	Auth               Auth               `key:"auth" doc:"Who may log in, and how (RFC 4954)."`
 	ProxyProtocol      ProxyProtocol      `key:"proxy_protocol" doc:"Load balancers in front of us that say for whom they connect, in version 1 or 2 of the PROXY protocol."`
 	XClient            XClient            `key:"xclient" doc:"Proxies that say with XCLIENT whose connection theirs is to be taken for."`

@@ -22,6 +22,7 @@ listeners:
     chain: inbound
     accept: any
     trusted_networks: [10.0.0.1/8, "::ffff:192.0.2.1", 2001:db8::/32, unix]
+    sender_routing: true
     line_endings: reject
     banner: ready
     hello_text: "hello, %s"
@@ -135,7 +136,7 @@ func fullConfig() *Config {
 			XForward:           XForward{Networks{{Prefix: netip.MustParsePrefix("127.0.0.3/32")}}},
 			ReverseDNS:         ReverseDNS{False, time.Second},
 			DisabledCommands:   []string{"VRFY"}, DisabledExtensions: []string{"CHUNKING"},
-			TLS: ListenerTLSImplicit, Chain: "inbound", Accept: AcceptAny, LineEndings: LineEndingsReject,
+			TLS: ListenerTLSImplicit, Chain: "inbound", Accept: AcceptAny, SenderRouting: True, LineEndings: LineEndingsReject,
 			TrustedNetworks: Networks{
 				{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("192.0.2.1/32")},
 				{Prefix: netip.MustParsePrefix("2001:db8::/32")}, {Unix: true},
@@ -154,7 +155,7 @@ func fullConfig() *Config {
 			Protocol: ProtocolLMTP, ClientCertificates: ClientCertificates{Mode: ClientAuthOff},
 			Auth: Auth{Required: False, Insecure: False}, ProxyProtocol: ProxyProtocol{Timeout: 5 * time.Second},
 			XClient: XClient{Relay: False}, ReverseDNS: ReverseDNS{True, 1500 * time.Millisecond},
-			TLS: ListenerTLSOff, Accept: AcceptRoutes, LineEndings: LineEndingsNormalize, Limits: defaults,
+			TLS: ListenerTLSOff, Accept: AcceptRoutes, SenderRouting: False, LineEndings: LineEndingsNormalize, Limits: defaults,
 		}},
 		Routes: []Route{
 			{Domains: []Pattern{"example.com", "*.example.com"}, Backend: "mail-store"},
