@@ -15,7 +15,8 @@ import (
 
 // dispatch answers a command.
 func (c *conn) dispatch(cmd command) error {
-	if cmd.verb != "" && c.srv.lacks[cmd.verb] {
+	// A chunk is read away before it is refused, whatever for.
+	if cmd.verb != "" && cmd.verb != "BDAT" && c.srv.lacks[cmd.verb] {
 		// AUTH and STARTTLS are extensions too. Of the latter, Without only hides the keyword.
 		if cmd.verb != "STARTTLS" || slices.ContainsFunc(c.srv.opts.Disabled, isStartTLS) {
 			return c.offence(errUnimplemented)
