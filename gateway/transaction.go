@@ -267,7 +267,7 @@ func (tx *transaction) deliver(ctx context.Context) ([]*smtp.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []*smtp.Reply{reply}, nil
+	return append(replies[:0], reply), nil
 }
 
 // outcomes gives each recipient that the client named the answer of what became of it. One
@@ -459,6 +459,9 @@ func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, e
 	switch first := replies[0]; {
 	case len(refusals) == 0:
 		stats.Relayed.Add(1)
+		if first.Code == 250 && first.Cause == nil && !first.Hangup {
+			return first, nil
+		}
 		return &smtp.Reply{Code: 250, Enh: first.Enh, Text: first.Text}, nil
 	case len(refusals) == len(replies) && agree(refusals):
 		return nil, refusal(first)

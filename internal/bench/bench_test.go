@@ -81,6 +81,10 @@ func BenchmarkRelay(b *testing.B) {
 				measure(b, k.start(b, sink.addr, nil), sink, s, nil)
 			})
 		}
+		b.Run(s.String()+"/via=gateway-bdat", func(b *testing.B) {
+			sink := startChild(b, setup{Role: roleSink, Chunking: true})
+			measure(b, gatewayWith()(b, sink.addr, nil), sink, s, nil)
+		})
 	}
 }
 
@@ -226,6 +230,16 @@ func TestSystems(t *testing.T) {
 			wantMessages(t, sink.usage(t).Messages, 0)
 		})
 	}
+	t.Run("gateway with BDAT", func(t *testing.T) {
+		sink := startChild(t, setup{Role: roleSink, Chunking: true})
+		send(t, gatewayWith()(t, sink.addr, nil).addr, nil)
+		wantMessages(t, sink.usage(t).Messages, 5)
+	})
+	t.Run("server", func(t *testing.T) {
+		sys := startReceiver(t, roleServer, &cert, false)
+		send(t, sys.addr, nil)
+		send(t, sys.addr, ca)
+	})
 	t.Run("sink", func(t *testing.T) {
 		sink := startChild(t, setup{Role: roleSink}.with(&cert))
 		send(t, sink.addr, ca)

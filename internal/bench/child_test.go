@@ -44,6 +44,7 @@ type setup struct {
 	Filters           []string // of the gateway
 	CertFile, KeyFile string   // empty: no TLS
 	Implicit          bool     // TLS from the first byte
+	Chunking          bool     // the sink offers BDAT
 	Dir               string   // for the gateway's log, spool and cache of code
 }
 
@@ -205,7 +206,7 @@ func play(s setup, messages *atomic.Int64) (addr string, err error) {
 	serve := func(nc net.Conn) { relayBytes(nc, s.Sink) }
 	switch s.Role {
 	case roleSink:
-		serve = (&sink{tls: config, messages: messages}).serve
+		serve = (&sink{tls: config, messages: messages, chunking: s.Chunking}).serve
 	case roleLibrary:
 		serve = func(nc net.Conn) { sayNothing(nc, config) }
 	}

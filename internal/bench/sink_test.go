@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
@@ -20,13 +22,15 @@ import (
 type sink struct {
 	tls      *tls.Config // nil has no STARTTLS
 	messages *atomic.Int64
+	chunking bool // offers BDAT
 }
 
 // serve speaks with one client.
 func (s *sink) serve(nc net.Conn) {
 	defer func() { nc.Close() }()
 	buf := make([]byte, 64<<10)
-	w, inData := 0, false // buf[:w] is unread
+	w, inData := 0, false   // buf[:w] is unread
+	chunk, last := 0, false // octets of a chunk that are still to come, and whether it is the last
 	out := []byte("220 " + hostname + " ESMTP\r\n")
 	for {
 		if len(out) > 0 {
@@ -48,11 +52,23 @@ func (s *sink) serve(nc net.Conn) {
 			continue
 		}
 		for !inData {
+			if chunk > 0 {
+				n := min(chunk, w)
+				w = copy(buf, buf[n:w])
+				if chunk -= n; chunk > 0 {
+					break
+				}
+				if last {
+					s.messages.Add(1)
+				}
+				out = append(out, "250 2.0.0 taken\r\n"...)
+			}
 			i := bytes.IndexByte(buf[:w], '\n')
 			if i < 3 {
 				break
 			}
 			verb := string(bytes.ToUpper(buf[:4]))
+			line := string(buf[:i-1])
 			w = copy(buf, buf[i+1:w])
 			switch verb {
 			case "QUIT":
@@ -64,6 +80,10 @@ func (s *sink) serve(nc net.Conn) {
 				}
 				nc.Write([]byte("220 2.0.0 go ahead\r\n"))
 				nc = tls.Server(nc, s.tls)
+			case "BDAT":
+				number, word, _ := strings.Cut(line[len("BDAT "):], " ")
+				chunk, _ = strconv.Atoi(number)
+				last = word == "LAST"
 			default:
 				out = s.answer(out, verb)
 				inData = verb == "DATA"
@@ -79,6 +99,9 @@ func (s *sink) answer(out []byte, verb string) []byte {
 		out = append(out, "250-"+hostname+"\r\n250-PIPELINING\r\n250-8BITMIME\r\n"...)
 		if s.tls != nil {
 			out = append(out, "250-STARTTLS\r\n"...)
+		}
+		if s.chunking {
+			out = append(out, "250-CHUNKING\r\n"...)
 		}
 		return append(out, "250 ENHANCEDSTATUSCODES\r\n"...)
 	case "DATA":
