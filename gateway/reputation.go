@@ -131,12 +131,14 @@ func (r *reputation) change(a netip.Addr, by func(score float64) float64) {
 // place returns the record of key, or the one that is worth least: a free one before a
 // bad one, and that before a good one.
 func (r *reputation) place(set []record, key uint64, now uint32) *record {
-	var least *record
-	worth := math.Inf(1)
 	for i := range set {
 		if set[i].key == key {
 			return &set[i]
 		}
+	}
+	var least *record
+	worth := math.Inf(1)
+	for i := range set {
 		w := r.score(set[i], now)
 		if w < 0 {
 			w = -w / mostScore * noScore // of the bad ones, the faintest

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -126,7 +125,6 @@ func isHeloName(s string) bool {
 // appendEhlo writes the answer to EHLO. An extension that would be refused now is not in
 // it.
 func (c *conn) appendEhlo(b []byte, greeting string) []byte {
-	o := &c.srv.opts
 	ext := c.offers()
 	start := len(b)
 	b = append(append(append(b, "250-"...), greeting...), crlf...)
@@ -150,11 +148,14 @@ func (c *conn) appendEhlo(b []byte, greeting string) []byte {
 	line(ext.chunking, "CHUNKING")
 	line(ext.binary, "BINARYMIME")
 	line(ext.requireTLS && ext.secure, "REQUIRETLS")
-	// RFC 9422, Section 4.
-	line(true, "LIMITS", "MAILMAX="+strconv.Itoa(o.MaxMessages), "RCPTMAX="+strconv.Itoa(o.MaxRecipients))
-	line(c.trusts("XCLIENT"), "XCLIENT", xclientSet.String())
-	line(c.trusts("XFORWARD"), "XFORWARD", xforwardSet.String())
-	line(ext.size, "SIZE", strconv.FormatInt(o.MaxMessage, 10))
+	line(true, "LIMITS", c.srv.limits...)
+	if c.trusts("XCLIENT") {
+		line(true, "XCLIENT", xclientSet.String())
+	}
+	if c.trusts("XFORWARD") {
+		line(true, "XFORWARD", xforwardSet.String())
+	}
+	line(ext.size, "SIZE", c.srv.size)
 	line(true, "ENHANCEDSTATUSCODES")
 	b[start+len("250")] = ' '
 	return b

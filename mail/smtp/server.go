@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -241,6 +242,8 @@ type Server struct {
 	opts    ServerOptions
 	handler Handler
 	lacks   map[string]bool // commands and EHLO keywords that are switched off
+	limits  []string        // parameters of LIMITS
+	size    string          // parameter of SIZE
 	open    atomic.Int64    // connections
 	// admitted is how many of them count for MaxConnections: not those that were turned away.
 	admitted atomic.Int64
@@ -268,6 +271,9 @@ func NewServer(h Handler, o ServerOptions) (*Server, error) {
 	for _, word := range slices.Concat(o.Disabled, o.Without) {
 		s.lacks[strings.ToUpper(strings.TrimSpace(word))] = true
 	}
+	// RFC 9422, Section 4.
+	s.limits = []string{"MAILMAX=" + strconv.Itoa(s.opts.MaxMessages), "RCPTMAX=" + strconv.Itoa(s.opts.MaxRecipients)}
+	s.size = strconv.FormatInt(s.opts.MaxMessage, 10)
 	s.ctx, s.kill = context.WithCancel(context.Background())
 	s.halting, s.halt = context.WithCancel(s.ctx)
 	s.listeners = make(map[net.Listener]struct{})

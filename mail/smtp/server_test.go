@@ -95,6 +95,25 @@ func pipeTo(t *testing.T, srv *Server) (*peer, <-chan struct{}) {
 	return newPeer(t, ours), done
 }
 
+// acceptFrom is pipeTo for a connection as Serve takes it: its goroutine may be replaced. The
+// server must have no other.
+func acceptFrom(t *testing.T, srv *Server) (*peer, <-chan struct{}) {
+	ours, theirs := net.Pipe()
+	c, ok := srv.addConn(theirs)
+	if !ok {
+		t.Fatal("the server is closed")
+	}
+	c.own = true
+	go c.serve(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		srv.running.Wait()
+	}()
+	t.Cleanup(func() { ours.Close() })
+	return newPeer(t, ours), done
+}
+
 func TestServerOptions(t *testing.T) {
 	for _, tt := range []struct {
 		opts ServerOptions
@@ -219,20 +238,73 @@ func TestServerTimeouts(t *testing.T) {
 		}, 5 * time.Minute},
 		{"no handshake", handshake, func(p *peer) {}, 30 * time.Second},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				began := time.Now()
-				p, done := pipeTo(t, mustServer(t, acceptAll, tt.opts))
-				p.t = t
-				tt.client(p)
-				p.hearEnd()
-				<-done
-				if took := time.Since(began); took != tt.want {
-					t.Errorf("end after %v, want %v", took, tt.want)
-				}
+		for kind, serve := range map[string]func(*testing.T, *Server) (*peer, <-chan struct{}){"ServeConn": pipeTo, "Serve": acceptFrom} {
+			t.Run(tt.name+"/"+kind, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					began := time.Now()
+					p, done := serve(t, mustServer(t, acceptAll, tt.opts))
+					p.t = t
+					tt.client(p)
+					p.hearEnd()
+					<-done
+					if took := time.Since(began); took != tt.want {
+						t.Errorf("end after %v, want %v", took, tt.want)
+					}
+				})
 			})
-		})
+		}
 	}
+}
+
+// A client that has been silent for long enough for its goroutine to be replaced finds
+// everything as it was.
+func TestServerDoze(t *testing.T) {
+	var goroutines []string
+	asked := func() { goroutines = append(goroutines, goroutineID()) }
+	h := HandlerFunc(func(context.Context, *Conn) (Session, error) { return &askedSession{asked: asked}, nil })
+	synctest.Test(t, func(t *testing.T) {
+		srv := mustServer(t, h, ServerOptions{})
+		p, done := acceptFrom(t, srv)
+		p.hear("220 *")
+		p.begin()
+		<-time.After(2 * dozeAfter)
+		p.say("RCPT TO:<a.recipient.with.a.long.name@mx.test>", "DATA") // more than ends a doze
+		p.hear("250 *", "354 *")
+		<-time.After(2 * dozeAfter)
+		p.say("text", ".", "NOOP")
+		p.hear("250 *", "250 *")
+		<-time.After(2 * dozeAfter)
+		ended := make(chan error)
+		go func() { ended <- srv.Shutdown(context.Background()) }()
+		p.hear("421 4.3.2 *")
+		p.hearEnd()
+		<-done
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	if len(goroutines) != 2 || goroutines[0] == goroutines[1] {
+		t.Errorf("RCPT was answered by %q, want two goroutines", goroutines)
+	}
+}
+
+// askedSession tells when it is asked about a recipient.
+type askedSession struct {
+	Accept
+	asked func()
+}
+
+func (s *askedSession) Rcpt(context.Context, Recipient) error {
+	s.asked()
+	return nil
+}
+
+// goroutineID is the first line of the stack: "goroutine 7 [running]:".
+func goroutineID() string {
+	b := make([]byte, 64)
+	b = b[:runtime.Stack(b, false)]
+	id, _, _ := strings.Cut(string(b), "[")
+	return id
 }
 
 // slowSession takes its time with the message.
