@@ -105,8 +105,11 @@ func (w *wire) doze() error {
 	n, err := w.read(w.first[:])
 	w.wake()
 	w.w = copy(w.buf, w.first[:n])
-	if n == 0 && err == nil {
-		err = io.ErrNoProgress
+	switch {
+	case n > 0:
+		return nil
+	case err == nil:
+		return io.ErrNoProgress
 	}
 	return err
 }
@@ -114,6 +117,9 @@ func (w *wire) doze() error {
 // moreWithin is more that gives up with errDoze after d, if until, which must be set, comes
 // later.
 func (w *wire) moreWithin(d time.Duration) error {
+	if err := w.flush(); err != nil {
+		return err // of which a deadline would be another
+	}
 	last, soon := w.until, time.Now().Add(d)
 	if !soon.Before(last) {
 		return w.more()
