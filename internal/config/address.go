@@ -198,6 +198,18 @@ func (l ListenAddress) String() string {
 
 func (ListenAddress) describe() string { return "listen address" }
 
+// Absolute returns the address with a whole path, if it is one: what is relative after Load is
+// so to the working directory.
+func (l ListenAddress) Absolute() ListenAddress {
+	if l.Network != "unix" || strings.HasPrefix(l.Address, "@") {
+		return l
+	}
+	if path, err := filepath.Abs(l.Address); err == nil { // it fails without a working directory
+		l.Address = path
+	}
+	return l
+}
+
 func (l *ListenAddress) rebase(dir string) {
 	if l.Network == "unix" && !strings.HasPrefix(l.Address, "@") { // @ is Linux's space of names without files
 		l.Address = inDir(dir, l.Address)

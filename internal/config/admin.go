@@ -68,13 +68,7 @@ func (k *checker) admin() {
 		}
 		return
 	}
-	taken := map[ListenAddress]int{}
-	for i, l := range k.c.Listeners {
-		for _, la := range l.Address {
-			la.take(taken, i)
-		}
-	}
-	if i, ok := a.Address.overlapping(taken); ok {
+	if i, ok := a.Address.overlapping(k.taken()); ok {
 		k.errorf("admin.address", "%s cannot be had next to %s of listeners[%d]", a.Address, k.c.Listeners[i].Address[0], i)
 	}
 	if a.Address.Network == "systemd" {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -27,6 +28,7 @@ func (c *Config) validate(broken func(key string) bool) Problems {
 	k.routes()
 	k.backends()
 	k.chains()
+	k.overload()
 	k.certificates()
 	k.admin()
 	return k.problems
@@ -93,6 +95,7 @@ func (k *checker) listeners() {
 		k.listenerTLS(at, l)
 		k.auth(child(at, "auth"), l)
 		k.frontends(at, l)
+		k.idle(at, l)
 		k.limits(child(at, "limits"), l.Limits)
 	}
 }
@@ -108,12 +111,59 @@ func (k *checker) listenAddresses(at string, i int, l Listener, taken map[Listen
 			k.errorf(key, "%s cannot be had next to %s of listeners[%d]", a, k.c.Listeners[j].Address[0], j)
 		}
 		a.take(taken, i)
-		k.socket(key, a.Network, a.Address)
+		k.socket(key, a.Network, a.Absolute().Address)
 	}
+}
+
+// idle warns of keys that another key has made idle.
+func (k *checker) idle(at string, l Listener) {
+	key := child(at, "proxy_protocol")
+	if k.written(child(key, "timeout")) && len(l.ProxyProtocol.Trusted) == 0 && !k.broken(child(key, "trusted")) {
+		k.warnf(child(key, "timeout"), "has no effect without trusted")
+	}
+	unix := func(a ListenAddress) bool { return a.Network == "unix" || a == (ListenAddress{}) } // or unreadable
+	if key := child(at, "socket_mode"); k.written(key) && !slices.ContainsFunc(l.Address, unix) {
+		k.warnf(key, "has no effect without an address unix:/path")
+	}
+	if key := child(at, "reverse_dns.timeout"); k.written(key) && l.ReverseDNS.Enabled == False {
+		k.warnf(key, "has no effect with enabled: false")
+	}
+	if l.Auth.RequiredText != "" && l.Auth.Required != True && !k.broken(child(at, "auth.required")) {
+		k.warnf(child(at, "auth.required_text"), "has no effect without required: true")
+	}
+}
+
+// written tells whether the value at key was given, and is not the default.
+func (k *checker) written(key string) bool {
+	_, ok := k.c.origins[key]
+	return ok
+}
+
+// oldTLS warns of a lowest version that lets old ones in.
+func (k *checker) oldTLS(key string, v TLSVersion) {
+	if v == TLS10 || v == TLS11 {
+		k.warnf(key, "TLS %s is retired (RFC 8996): what is sent under it may be read by others", v)
+	}
+}
+
+// taken returns the addresses of all listeners.
+func (k *checker) taken() map[ListenAddress]int {
+	taken := map[ListenAddress]int{}
+	for i, l := range k.c.Listeners {
+		for _, a := range l.Address {
+			a.take(taken, i)
+		}
+	}
+	return taken
 }
 
 // listenerTLS checks what is asked of a listener's TLS.
 func (k *checker) listenerTLS(at string, l Listener) {
+	if l.TLS == ListenerTLSOff && l.TLSMinVersion != "" {
+		k.warnf(child(at, "tls_min_version"), "has no effect with tls: off")
+	} else {
+		k.oldTLS(child(at, "tls_min_version"), l.TLSMinVersion)
+	}
 	cc := l.ClientCertificates
 	key := child(at, "client_certificates")
 	verifies := cc.Mode == ClientAuthVerify || cc.Mode == ClientAuthVerifyIfGiven
@@ -149,9 +199,44 @@ func (k *checker) auth(at string, l Listener) {
 	if has("EXTERNAL") && l.ClientCertificates.Mode != ClientAuthVerify && l.ClientCertificates.Mode != ClientAuthVerifyIfGiven {
 		k.errorf(child(at, "mechanisms"), "EXTERNAL needs client_certificates with mode: verify or verify_if_given")
 	}
-	if l.TLS == ListenerTLSOff && a.Insecure != True {
-		k.warnf(at, "nobody can log in: tls is off and insecure is not set")
+	k.loginsPossible(at, l)
+}
+
+// loginsPossible finds what keeps everybody from logging in. Where a login is required that
+// keeps out all mail.
+func (k *checker) loginsPossible(at string, l Listener) {
+	for _, d := range []struct {
+		key   string
+		words []string
+	}{{"disabled_commands", l.DisabledCommands}, {"disabled_extensions", l.DisabledExtensions}} {
+		if i := slices.IndexFunc(d.words, isWord("AUTH")); i >= 0 {
+			k.errorf(item(child(parent(at), d.key), i), "nobody can log in without AUTH, and auth.users says who may")
+		}
 	}
+	// A proxy in front may end TLS, and says so.
+	if l.Auth.Insecure == True || k.broken(child(at, "insecure")) ||
+		len(l.ProxyProtocol.Trusted) > 0 || k.broken(child(parent(at), "proxy_protocol.trusted")) {
+		return
+	}
+	why := ""
+	switch {
+	case l.TLS == ListenerTLSOff:
+		why = "tls is off"
+	case l.TLS == ListenerTLSStartTLS && slices.ContainsFunc(l.DisabledCommands, isWord("STARTTLS")):
+		why = "STARTTLS is disabled"
+	default:
+		return
+	}
+	if l.Auth.Required == True {
+		k.errorf(child(at, "required"), "nobody can log in, and so no mail can pass: %s and insecure is not set", why)
+		return
+	}
+	k.warnf(at, "nobody can log in: %s and insecure is not set", why)
+}
+
+// isWord returns what tells whether a text is a word of the protocol, however it is written.
+func isWord(word string) func(string) bool {
+	return func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), word) }
 }
 
 // frontends checks whom a listener believes about others.
@@ -231,7 +316,42 @@ func (k *checker) limits(at string, l Limits) {
 	}
 	least(k, child(at, "message_size"), l.MessageSize, 64<<10, "4.5.3.1.7")
 	least(k, child(at, "recipients"), l.Recipients, 100, "4.5.3.1.8")
-	least(k, child(at, "line_length"), l.LineLength, 512, "4.5.3.1.4")
+	if n := l.LineLength; n != 0 && (n < minLine || n > maxLine) {
+		k.errorf(child(at, "line_length"), "%s is not between %s and %s (RFC 5321, Section 4.5.3.1.4 asks for the former)", n, Size(minLine), Size(maxLine))
+	}
+	if l.HeaderSize > l.MessageSize && l.MessageSize > 0 && k.written(child(at, "header_size")) {
+		k.warnf(child(at, "header_size"), "%s is more than message_size, %s, which comes first", l.HeaderSize, l.MessageSize)
+	}
+}
+
+// The longest command line is one of at least minLine octets, which the standard gives every
+// client, and at most maxLine, so that a connection needs little memory.
+const (
+	minLine Size = 512
+	maxLine Size = 32 << 10
+)
+
+// leastMemory is what the program needs to be of any use: it has about 20 MiB when nobody is
+// there, and a filter has 16.
+const leastMemory Size = 64 << 20
+
+// overload refuses limits of the whole that leave nothing for a message.
+func (k *checker) overload() {
+	o := k.c.Overload
+	if o.Memory > 0 && o.Memory < leastMemory {
+		k.errorf("overload.memory", "%s is less than %s, which the program needs for itself: no mail could pass", o.Memory, leastMemory)
+	}
+	for i, l := range k.c.Listeners {
+		size := child(item("listeners", i), "limits.message_size")
+		switch {
+		case o.Spool == 0 || o.Spool >= l.Limits.MessageSize:
+		case k.written("overload.spool"):
+			k.errorf("overload.spool", "%s has no room for one message of %s, which %s allows", o.Spool, l.Limits.MessageSize, size)
+			return
+		default:
+			k.errorf(size, "%s is more than overload.spool, %s: no such message could pass", l.Limits.MessageSize, o.Spool)
+		}
+	}
 }
 
 // least warns of a limit below what the standard asks for.
@@ -325,6 +445,7 @@ func (k *checker) backends() {
 		if b.Separator != "" && b.Recipients.File == "" {
 			k.warnf(child(at, "recipient_separator"), "has no effect without recipients: file:PATH")
 		}
+		k.callout(child(at, "callout"), b)
 		if (b.Login.User == "") != (b.Login.Password == "") {
 			k.errorf(child(at, "login"), "user and password need each other")
 		}
@@ -333,6 +454,18 @@ func (k *checker) backends() {
 		}
 		if len(b.Separator) > 1 {
 			k.errorf(child(at, "recipient_separator"), "must be one character")
+		}
+	}
+}
+
+// callout warns of settings of a callout where there is none.
+func (k *checker) callout(at string, b Backend) {
+	if b.Recipients.Word == RecipientsCallout || k.broken(child(parent(at), "recipients")) {
+		return
+	}
+	for _, key := range []string{"positive", "negative", "timeout", "stale", "entries"} {
+		if k.written(child(at, key)) {
+			k.warnf(child(at, key), "has no effect without recipients: callout")
 		}
 	}
 }
@@ -417,9 +550,7 @@ func (k *checker) filter(at string, f Filter) {
 func (k *checker) certificates() {
 	const at = "certificates"
 	c := k.c.Certificates
-	if c.MinVersion == TLS10 || c.MinVersion == TLS11 {
-		k.warnf(child(at, "min_version"), "TLS %s is retired (RFC 8996): what is sent under it may be read by others", c.MinVersion)
-	}
+	k.oldTLS(child(at, "min_version"), c.MinVersion)
 	acme := child(at, "acme")
 	if len(c.Names) == 0 {
 		if c.ACME.Email != "" || c.ACME.Agreed == True {
@@ -449,11 +580,10 @@ func (k *checker) challenges(at string, a ACME) {
 	if a.HTTP01.Off && a.TLSALPN01.Off {
 		k.errorf(at, "http01 and tlsalpn01 are both off: the authority needs one of them to see that the names are ours")
 	}
-	taken := map[ListenAddress]int{}
-	for i, l := range k.c.Listeners {
-		for _, addr := range l.Address {
-			addr.take(taken, i)
-		}
+	taken := k.taken()
+	admin := map[ListenAddress]int{}
+	if k.c.Admin.Tokens != "" {
+		k.c.Admin.Address.take(admin, 0)
 	}
 	for _, c := range []struct {
 		key  string
@@ -464,6 +594,9 @@ func (k *checker) challenges(at string, a ACME) {
 		}
 		if j, ok := c.addr.listen().overlapping(taken); ok {
 			k.errorf(child(at, c.key), "%s cannot be had next to %s of listeners[%d]", c.addr, k.c.Listeners[j].Address[0], j)
+		}
+		if _, ok := c.addr.listen().overlapping(admin); ok {
+			k.errorf(child(at, c.key), "%s cannot be had next to %s of admin.address", c.addr, k.c.Admin.Address)
 		}
 	}
 	if a.HTTP01.Address != "" && !a.TLSALPN01.Off {

@@ -64,7 +64,7 @@ type Listener struct {
 	ClientCertificates ClientCertificates `key:"client_certificates" doc:"Whether clients are asked for a certificate."`
 	Chain              string             `key:"chain" doc:"The chain in filters.chains that judges the mail; empty for none."`
 	Accept             Accept             `key:"accept" default:"routes" doc:"routes takes recipients that have a route; any also relays for the peers in trusted_networks and for users who logged in, and for nobody else."`
-	TrustedNetworks    Networks           `key:"trusted_networks" doc:"Whose mail is relayed with accept: any. They are not held to the rates and the greet delay either."`
+	TrustedNetworks    Networks           `key:"trusted_networks" doc:"Whose mail is relayed with accept: any. With either accept they are not held to connection_rate, message_rate and greet_delay; to connections_per_ip and auth_failure_rate they are."`
 	SenderRouting      Bool               `key:"sender_routing" default:"false" doc:"true takes recipients such as user%elsewhere@here, elsewhere!user@here and \"user@elsewhere\"@here from clients that may not relay, too. Set it only where no backend sends on what is so addressed."`
 	Auth               Auth               `key:"auth" doc:"Who may log in, and how (RFC 4954)."`
 	ProxyProtocol      ProxyProtocol      `key:"proxy_protocol" doc:"Load balancers in front of us that say for whom they connect, in version 1 or 2 of the PROXY protocol."`
@@ -80,7 +80,7 @@ type Listener struct {
 // ClientCertificates says whether clients are asked for a certificate.
 type ClientCertificates struct {
 	Mode   ClientAuth `key:"mode" default:"off" doc:"off does not ask; request asks and takes any or none; require takes any; verify_if_given takes none, or one of an authority in ca_file; verify takes only such a one."`
-	CAFile Path       `key:"ca_file" doc:"PEM file with the authorities whose certificates count; required with verify and verify_if_given."`
+	CAFile Path       `key:"ca_file" doc:"PEM file with the authorities whose certificates count; required with verify and verify_if_given. Read at start alone."`
 }
 
 // Auth says who may log in.
@@ -124,7 +124,7 @@ type Limits struct {
 	ConnectionsPerIP        int           `key:"connections_per_ip" default:"100" doc:"Connections open at one time from one address."`
 	ConnectionRate          Rate          `key:"connection_rate" default:"off" doc:"Connections of one address in a time, such as 60/1m, or off. With IPv6 an address is its network of 64 bits."`
 	ConnectionRateNetwork   Rate          `key:"connection_rate_network" default:"off" doc:"The same for a network: 24 bits of IPv4, 48 of IPv6."`
-	MessageRate             Rate          `key:"message_rate" default:"off" doc:"Messages of one address in a time."`
+	MessageRate             Rate          `key:"message_rate" default:"off" doc:"Messages of one address in a time. Users who logged in are not held to it, nor are trusted_networks; a proxy's own connection is not before it has said for whom it comes."`
 	MessageRateNetwork      Rate          `key:"message_rate_network" default:"off" doc:"The same for a network."`
 	GreetDelay              Pause         `key:"greet_delay" default:"100ms" doc:"How long the greeting waits for clients that speak before it, which are refused; or off. Addresses whose mail was accepted before are not held up."`
 	IdleTimeout             time.Duration `key:"idle_timeout" default:"5m" doc:"How long a client may be silent. RFC 5321, Section 4.5.3.2.7 asks for at least 5m."`
@@ -134,7 +134,7 @@ type Limits struct {
 	HandshakeTimeout        time.Duration `key:"handshake_timeout" default:"30s" doc:"How long a TLS handshake may take."`
 	Commands                int           `key:"commands" default:"1000" doc:"Commands before a message, and between two, recipients that are accepted not counted."`
 	BadCommands             int           `key:"bad_commands" default:"10" doc:"Commands in error before the session is closed."`
-	Errors                  int           `key:"errors" default:"100" doc:"Refusals of any kind, without a message accepted between them, before the session is closed."`
+	Errors                  int           `key:"errors" default:"100" doc:"Refusals of any kind, without a message accepted between them, before the session is closed. A recipient that is put off to a message of its own (452 4.5.3) is none."`
 	ErrorDelay              Pause         `key:"error_delay" default:"1s" doc:"How long the answer waits to each refusal after the first ten; or off."`
 	UnauthenticatedCommands int           `key:"unauthenticated_commands" default:"20" doc:"Commands before the login, where one is required."`
 	AuthFailures            int           `key:"auth_failures" default:"3" doc:"Failed logins before the session is closed."`
@@ -148,7 +148,7 @@ type Limits struct {
 
 // A Route sends the mail of some domains to a backend.
 type Route struct {
-	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only trusted_networks of a listener with accept: any are given."`
+	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only those are given who may relay: on a listener with accept: any its trusted_networks and users who logged in."`
 	Backend string    `key:"backend" required:"true" doc:"The name of the backend in backends."`
 }
 
@@ -158,7 +158,7 @@ type Backend struct {
 	TLS         BackendTLS         `key:"tls" default:"opportunistic" doc:"opportunistic takes STARTTLS when it is offered; required insists on it; verify also insists on a certificate for the right name; off never asks."`
 	Mode        Mode               `key:"mode" default:"direct" doc:"direct: the client gets its 250 after the backend has given its own."`
 	WhenDown    WhenDown           `key:"when_down" default:"tempfail" doc:"When no address answers: tempfail makes the client try again later."`
-	Recipients  Recipients         `key:"recipients" default:"pass" doc:"Who knows which recipients exist: pass asks the backend about each at once; callout asks it in a conversation of its own and remembers the answer; file:PATH is a list of addresses, a line each, @domain for all of a domain; accept takes all of a route's domains unasked."`
+	Recipients  Recipients         `key:"recipients" default:"pass" doc:"Who knows which recipients exist: pass asks the backend about each at once; callout asks it in a conversation of its own and remembers the answer; file:PATH is a list of addresses, a line each, @domain for all of a domain, and keeps the gateway from starting while it has none; accept takes all of a route's domains unasked."`
 	Separator   string             `key:"recipient_separator" doc:"What begins the part of a local part that file: ignores, such as +. Empty for none."`
 	Callout     Callout            `key:"callout" doc:"How recipients: callout asks and remembers."`
 	Login       BackendLogin       `key:"login" doc:"How we log in there, if it asks for that."`
@@ -177,7 +177,7 @@ type Callout struct {
 	Negative time.Duration `key:"negative" default:"5m" doc:"How long it is remembered that one does not."`
 	Timeout  time.Duration `key:"timeout" default:"10s" doc:"How long the backend may take to answer."`
 	Stale    time.Duration `key:"stale" default:"24h" doc:"How long after its time a recipient that existed is still taken while the backend does not answer."`
-	Entries  int           `key:"entries" default:"100000" doc:"Recipients that are remembered at one time."`
+	Entries  int           `key:"entries" default:"50000" doc:"Recipients that are remembered at one time."`
 }
 
 // BackendLogin says how we log in at a backend.
@@ -196,9 +196,9 @@ type Timeouts struct {
 
 // Overload bounds what all listeners may use together. 0 means the default.
 type Overload struct {
-	Sessions int  `key:"sessions" default:"20000" doc:"Sessions open at one time."`
-	Memory   Size `key:"memory" default:"0" doc:"Memory of the process; 0 for 80 % of what the machine, its control group or GOMEMLIMIT allows."`
-	Spool    Size `key:"spool" default:"4GiB" doc:"Messages that are on their way in at one time, in memory and on disk; those beyond are told 452."`
+	Sessions int  `key:"sessions" default:"10000" doc:"Sessions open at one time."`
+	Memory   Size `key:"memory" default:"0" doc:"Memory of the process, at least 64MiB; 0 for 80 % of what the machine, its control group or GOMEMLIMIT allows."`
+	Spool    Size `key:"spool" default:"4GiB" doc:"Messages that are on their way in at one time, in memory and on disk; those beyond are told 452. At least the largest message_size."`
 }
 
 // Delivery says how we find out about others.

@@ -32,7 +32,7 @@ listeners:
     proxy_protocol: {trusted: [127.0.0.1], timeout: 1s}
     xclient: {trusted: [127.0.0.2], relay: true}
     xforward: {trusted: [127.0.0.3]}
-    reverse_dns: {enabled: false, timeout: 1s}
+    reverse_dns: {timeout: 1s}
     disabled_commands: [VRFY]
     disabled_extensions: [CHUNKING]
     limits:
@@ -62,10 +62,11 @@ listeners:
       line_length: 2000
       hops: 20
       header_size: 64KiB
-  - {name: local, address: ["unix:run/mx.sock", "systemd:mx"], socket_mode: 0600, protocol: lmtp, tls: off}
+  - {name: local, address: ["unix:run/mx.sock", "systemd:mx"], socket_mode: 0600, protocol: lmtp, tls: off, reverse_dns: {enabled: false}}
 routes:
   - {domains: [Example.COM, "*.example.com"], backend: mail-store}
   - {domains: [example.org], backend: other}
+  - {domains: [example.net], backend: asked}
 backends:
   mail-store:
     addresses: [["lmtp://10.0.0.5", "smtps://mail.example.com"], "smtp+unix:///run/lmtp.sock"]
@@ -85,8 +86,11 @@ backends:
     addresses: ["smtp://[2001:db8::1]:2525"]
     recipients: file:list.txt
     recipient_separator: +
+  asked:
+    addresses: ["smtp://192.0.2.7"]
+    recipients: callout
     callout: {positive: 1m, negative: 2m, timeout: 3s, stale: 4m, entries: 5}
-overload: {sessions: 1, memory: 2KiB, spool: 3KiB}
+overload: {sessions: 1, memory: 64MiB, spool: 50MiB}
 delivery:
   resolver: {address: "127.0.0.1:53", trusted: false}
 filters:
@@ -123,7 +127,7 @@ func fullConfig() *Config {
 		ErrorDelay: Pause(time.Second), UnauthenticatedCommands: 20, AuthFailures: 3, AuthFailureRate: Rate{20, 10 * time.Minute},
 		AuthDelay: Pause(time.Second),
 	}
-	callout := Callout{time.Hour, 5 * time.Minute, 10 * time.Second, 24 * time.Hour, 100000}
+	callout := Callout{time.Hour, 5 * time.Minute, 10 * time.Second, 24 * time.Hour, 50000}
 	return &Config{
 		Hostname: "mx1.xn--bcher-kva.example",
 		Listeners: []Listener{{
@@ -134,7 +138,7 @@ func fullConfig() *Config {
 			ProxyProtocol:      ProxyProtocol{Networks{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}}, time.Second},
 			XClient:            XClient{Networks{{Prefix: netip.MustParsePrefix("127.0.0.2/32")}}, True},
 			XForward:           XForward{Networks{{Prefix: netip.MustParsePrefix("127.0.0.3/32")}}},
-			ReverseDNS:         ReverseDNS{False, time.Second},
+			ReverseDNS:         ReverseDNS{True, time.Second},
 			DisabledCommands:   []string{"VRFY"}, DisabledExtensions: []string{"CHUNKING"},
 			TLS: ListenerTLSImplicit, Chain: "inbound", Accept: AcceptAny, SenderRouting: True, LineEndings: LineEndingsReject,
 			TrustedNetworks: Networks{
@@ -154,12 +158,13 @@ func fullConfig() *Config {
 			Name: "local", Address: ListenAddresses{{"unix", "/etc/p/run/mx.sock"}, {"systemd", "mx"}}, SocketMode: 0o600,
 			Protocol: ProtocolLMTP, ClientCertificates: ClientCertificates{Mode: ClientAuthOff},
 			Auth: Auth{Required: False, Insecure: False}, ProxyProtocol: ProxyProtocol{Timeout: 5 * time.Second},
-			XClient: XClient{Relay: False}, ReverseDNS: ReverseDNS{True, 1500 * time.Millisecond},
+			XClient: XClient{Relay: False}, ReverseDNS: ReverseDNS{False, 1500 * time.Millisecond},
 			TLS: ListenerTLSOff, Accept: AcceptRoutes, SenderRouting: False, LineEndings: LineEndingsNormalize, Limits: defaults,
 		}},
 		Routes: []Route{
 			{Domains: []Pattern{"example.com", "*.example.com"}, Backend: "mail-store"},
 			{Domains: []Pattern{"example.org"}, Backend: "other"},
+			{Domains: []Pattern{"example.net"}, Backend: "asked"},
 		},
 		Backends: map[string]Backend{
 			"mail-store": {
@@ -175,11 +180,17 @@ func fullConfig() *Config {
 			"other": {
 				Addresses: [][]BackendAddress{{{ProtocolSMTP, false, "tcp", "[2001:db8::1]:2525"}}},
 				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{File: "/etc/p/list.txt"}, Separator: "+",
+				Callout: callout, XClient: False, XForward: False, Chunking: True, Login: BackendLogin{Insecure: False},
+				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
+			},
+			"asked": {
+				Addresses: [][]BackendAddress{{{ProtocolSMTP, false, "tcp", "192.0.2.7:25"}}},
+				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{Word: RecipientsCallout},
 				Callout: Callout{time.Minute, 2 * time.Minute, 3 * time.Second, 4 * time.Minute, 5}, XClient: False, XForward: False, Chunking: True, Login: BackendLogin{Insecure: False},
 				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
 			},
 		},
-		Overload: Overload{1, 2 << 10, 3 << 10},
+		Overload: Overload{1, 64 << 20, 50 << 20},
 		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}},
 		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Chains: map[string][]Filter{"inbound": {
 			{

@@ -159,13 +159,22 @@ penstock.yaml:11: listeners[0].limits.messages: "99999999999" is too large: at m
 		{"limits: below the standard", listener("limits: {message_size: 10KiB, recipients: 99, line_length: 500}"), `
 penstock.yaml:4: warning: listeners[0].limits.message_size: 10KiB is less than the 64KiB of RFC 5321, Section 4.5.3.1.7
 penstock.yaml:4: warning: listeners[0].limits.recipients: 99 is less than the 100 of RFC 5321, Section 4.5.3.1.8
-penstock.yaml:4: warning: listeners[0].limits.line_length: 500B is less than the 512B of RFC 5321, Section 4.5.3.1.4`},
+penstock.yaml:4: listeners[0].limits.line_length: 500B is not between 512B and 32KiB (RFC 5321, Section 4.5.3.1.4 asks for the former)`},
+		{"limits: lines too long", listener("limits: {line_length: 32769}"), `
+penstock.yaml:4: listeners[0].limits.line_length: 32769B is not between 512B and 32KiB (RFC 5321, Section 4.5.3.1.4 asks for the former)`},
+		{"limits: a header larger than all", listener("limits:\n  message_size: 1MiB\n  header_size: 2MiB"), `
+penstock.yaml:6: warning: listeners[0].limits.header_size: 2MiB is more than message_size, 1MiB, which comes first`},
+		{"overload: no room for a message", listener("limits:\n  message_size: 60MiB") + "overload: {spool: 50MiB}\n", `
+penstock.yaml:6: overload.spool: 50MiB has no room for one message of 60MiB, which listeners[0].limits.message_size allows`},
+		{"overload: no room for the program", "overload:\n  memory: 63MiB\n", `
+penstock.yaml:2: overload.memory: 63MiB is less than 64MiB, which the program needs for itself: no mail could pass`},
 		{"limits: rate", listener("limits:\n  data_min_rate: 1GiB"), `
 penstock.yaml:5: listeners[0].limits.data_min_rate: asks for 1GiB per second, more than a link of 100 Mbit/s carries: no message of message_size could pass`},
 		{"limits: session", listener("limits:\n  message_size: 1GiB\n  session_timeout: 1m"), `
 penstock.yaml:6: listeners[0].limits.session_timeout: 1m0s is too short for message_size: to send 1GiB takes 85 s on a link of 100 Mbit/s`},
 		{"limits: largest message", listener("limits:\n  message_size: 9223372036854775807"), `
-penstock.yaml:4: listeners[0].limits.session_timeout: 30m0s is too short for message_size: to send 9223372036854775807B takes 737869762948 s on a link of 100 Mbit/s`},
+penstock.yaml:4: listeners[0].limits.session_timeout: 30m0s is too short for message_size: to send 9223372036854775807B takes 737869762948 s on a link of 100 Mbit/s
+penstock.yaml:5: listeners[0].limits.message_size: 9223372036854775807B is more than overload.spool, 4GiB: no such message could pass`},
 		{"relay: nobody", listener("accept: any"), `
 penstock.yaml:4: warning: listeners[0].accept: any relays for nobody while trusted_networks is empty and nobody can log in`},
 		{"relay: trusted for the rates alone", listener("trusted_networks: [127.0.0.1]"), ``},
@@ -271,6 +280,24 @@ penstock.yaml:4: listeners[0].auth.mechanisms: CRAM-MD5 and SCRAM need users: fi
 penstock.yaml:4: listeners[0].auth.mechanisms: EXTERNAL needs client_certificates with mode: verify or verify_if_given`},
 		{"auth: only in clear", listener("tls: off\nauth: {users: 'backend:m'}"), `
 penstock.yaml:5: warning: listeners[0].auth: nobody can log in: tls is off and insecure is not set`},
+		{"auth: only in clear, and required", listener("tls: off\nauth:\n  users: 'backend:m'\n  required: true"), `
+penstock.yaml:7: listeners[0].auth.required: nobody can log in, and so no mail can pass: tls is off and insecure is not set`},
+		{"auth: only in clear without STARTTLS", listener("disabled_commands: [starttls]\nauth:\n  users: 'backend:m'\n  required: true"), `
+penstock.yaml:7: listeners[0].auth.required: nobody can log in, and so no mail can pass: STARTTLS is disabled and insecure is not set`},
+		{"auth: TLS ends in front", listener("tls: off\nauth: {users: 'backend:m', required: true}\nproxy_protocol: {trusted: [127.0.0.1]}"), ``},
+		{"auth: one mistake, not two", listener("tls: off\nauth: {users: 'backend:m', required: true, insecure: yes}"), `
+penstock.yaml:5: listeners[0].auth.insecure: must be true or false, not "yes"`},
+		{"auth: without AUTH", listener("auth: {users: 'backend:m'}\ndisabled_commands: [VRFY, auth]\ndisabled_extensions: [AUTH]"), `
+penstock.yaml:5: listeners[0].disabled_commands[1]: nobody can log in without AUTH, and auth.users says who may
+penstock.yaml:6: listeners[0].disabled_extensions[0]: nobody can log in without AUTH, and auth.users says who may`},
+		{"listener: idle keys", listener("proxy_protocol: {timeout: 1s}\nsocket_mode: 600\nreverse_dns: {enabled: false, timeout: 1s}\nauth: {required_text: who}\ntls: off\ntls_min_version: 1.1"), `
+penstock.yaml:4: warning: listeners[0].proxy_protocol.timeout: has no effect without trusted
+penstock.yaml:5: warning: listeners[0].socket_mode: has no effect without an address unix:/path
+penstock.yaml:6: warning: listeners[0].reverse_dns.timeout: has no effect with enabled: false
+penstock.yaml:7: warning: listeners[0].auth.required_text: has no effect without required: true
+penstock.yaml:9: warning: listeners[0].tls_min_version: has no effect with tls: off`},
+		{"listener: old TLS", listener("tls_min_version: 1.0"), `
+penstock.yaml:4: warning: listeners[0].tls_min_version: TLS 1.0 is retired (RFC 8996): what is sent under it may be read by others`},
 		{"client certificates", listener("client_certificates: {mode: verify}"), `
 penstock.yaml:4: listeners[0].client_certificates.ca_file: is required with mode: verify`},
 		{"frontends: everybody", listener("proxy_protocol: {trusted: ['0.0.0.0/0']}\nxclient: {trusted: ['::/0'], relay: true}"), `
@@ -284,6 +311,8 @@ penstock.yaml:5: backends.m.xclient: does not go with login: behind XCLIENT a ba
 penstock.yaml:4: backends.m.recipients: must be pass, callout, accept or file:PATH, not "file:"
 penstock.yaml:5: warning: backends.m.recipient_separator: has no effect without recipients: file:PATH
 penstock.yaml:5: backends.m.recipient_separator: must be one character`},
+		{"backend: callout", backend("addresses: ['smtp://a.test']\ncallout: {stale: 1h}"), `
+penstock.yaml:4: warning: backends.m.callout.stale: has no effect without recipients: callout`},
 		{"backend: not there yet", backend("addresses: ['smtp://a.test']\nmode: queue\nwhen_down: queue"), `
 penstock.yaml:4: backends.m.mode: "queue" needs the store, which is not there yet; use direct
 penstock.yaml:5: backends.m.when_down: "queue" needs the store, which is not there yet; use tempfail`},
@@ -357,6 +386,9 @@ penstock.yaml:1: warning: admin.address: :8025 can be reached from outside, and 
 penstock.yaml:1: admin.address: systemd:a is for listeners; write host:port or unix:/path`},
 		{"admin: a listener's address", "admin: {tokens: 'file:t', address: '127.0.0.1:25'}\n", `
 penstock.yaml:1: admin.address: 127.0.0.1:25 cannot be had next to :25 of listeners[0]`},
+
+		{"admin: a challenge's address", "admin: {tokens: 'file:t', address: '127.0.0.1:80'}\ncertificates:\n  names: [a.test]\n  acme: {agreed: true, email: a@b.test}\n", `
+penstock.yaml:4: certificates.acme.http01: :80 cannot be had next to 127.0.0.1:80 of admin.address`},
 
 		{"merge key", "backends:\n  m: &m {addresses: [smtp://a.test], tls: off}\n  n:\n    <<: *m\n    tls: required\nroutes: [{domains: [a.test], backend: m}, {domains: [b.test], backend: n}]\n", ``},
 		{"merge key, wrong", "backends:\n  m:\n    <<: [5]\n    addresses: [smtp://a.test]\n", `
