@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +43,12 @@ func check(ctx context.Context, flags configFlags, stdout, stderr io.Writer) err
 	}
 	cfg, problems := config.Read(flags.file, os.Environ(), overrides)
 	if cfg != nil {
-		problems = append(problems, tryParts(ctx, cfg, len(problems.Errors()) > 0)...)
+		known := problems.Errors()
+		for _, p := range tryParts(ctx, cfg) {
+			if !follows(p, known) {
+				problems = append(problems, p)
+			}
+		}
 	}
 	printProblems(stderr, problems.Sorted(flags.file))
 	if n := len(problems.Errors()); n > 0 {
@@ -53,17 +60,25 @@ func check(ctx context.Context, flags configFlags, stdout, stderr io.Writer) err
 	return nil
 }
 
-// tryParts builds what can be built without a trace: certificates, backends' settings and
-// filters. Of a configuration that is broken already it tries the parts that were read, so
-// that one mistake does not hide another.
-func tryParts(ctx context.Context, cfg *config.Config, broken bool) config.Problems {
-	var problems config.Problems
-	if broken {
-		cfg.Filters.Chains = readFilters(cfg.Filters.Chains)
-	} else {
-		_, problems = backends(cfg)
-		problems = append(problems, tryListeners(cfg)...)
+// follows tells whether a problem may be due to one that is known: what is missing for that is
+// then said twice. It is so if one key is in the other.
+func follows(p config.Problem, known config.Problems) bool {
+	inside := func(key, outer string) bool {
+		rest, ok := strings.CutPrefix(key, outer)
+		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 	}
+	return slices.ContainsFunc(known, func(k config.Problem) bool {
+		return k.Key != "" && (inside(k.Key, p.Key) || inside(p.Key, k.Key))
+	})
+}
+
+// tryParts builds what can be built without a trace: certificates, backends' settings,
+// listeners and filters. Of a configuration that is broken already it tries the parts that were
+// read, so that one mistake does not hide another.
+func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
+	cfg.Filters.Chains = readFilters(cfg.Filters.Chains)
+	_, problems := backends(cfg)
+	problems = append(problems, tryListeners(cfg)...)
 	problems = append(problems, tryCertificates(cfg)...)
 	problems = append(problems, checkAdmin(cfg)...)
 	rt, err := wasmhost.New(ctx, wasmhost.Options{})
@@ -81,8 +96,8 @@ func tryParts(ctx context.Context, cfg *config.Config, broken bool) config.Probl
 	return problems
 }
 
-// tryListeners opens the files that listeners and backends name, and reads the resolver's
-// address.
+// tryListeners makes the listeners, opens the files that they and backends name, and reads the
+// resolver's address.
 func tryListeners(cfg *config.Config) config.Problems {
 	d := &doorman{log: slog.New(slog.DiscardHandler), users: make(map[string]*users.File)}
 	_, problems := d.listeners(cfg)

@@ -32,13 +32,14 @@ type doorman struct {
 	users     map[string]*users.File // by path
 }
 
-// listeners returns the listeners, and what is wrong with the files that they name.
+// listeners returns the listeners, and what is wrong with them and the files that they name.
 func (d *doorman) listeners(c *config.Config) ([]gateway.Listener, config.Problems) {
 	var list []gateway.Listener
 	var problems config.Problems
 	for i, l := range c.Listeners {
 		at := "listeners[" + strconv.Itoa(i) + "]"
 		fail := func(key string, err error) { problems = append(problems, c.Problem(at+"."+key, oneLine(err))) }
+		before := len(problems)
 		gl := listener(l)
 		if l.ClientCertificates.CAFile != "" {
 			pool, err := readPool(string(l.ClientCertificates.CAFile))
@@ -53,8 +54,57 @@ func (d *doorman) listeners(c *config.Config) ([]gateway.Listener, config.Proble
 		}
 		gl.Logins = logins
 		list = append(list, gl)
+		problems = append(problems, checkValues(c, at, gl)...)
+		if len(problems) == before {
+			if err := validListener(gl); err != nil {
+				problems = append(problems, c.Problem(at, oneLine(err)))
+			}
+		}
 	}
 	return list, problems
+}
+
+// checkValues finds values of a listener that package gateway refuses, and puts that at their
+// keys: each is tried alone, in a listener that has nothing else.
+func checkValues(c *config.Config, at string, l gateway.Listener) config.Problems {
+	var problems config.Problems
+	try := func(key string, set func(to *gateway.Listener)) {
+		plain := gateway.Listener{Name: "a", Addresses: []gateway.Address{{Network: "tcp", Address: ":0"}}}
+		set(&plain)
+		if err := validListener(plain); err != nil {
+			problems = append(problems, c.Problem(key, oneLine(err)))
+		}
+	}
+	for i, a := range l.Addresses {
+		key := at + ".address"
+		if len(l.Addresses) > 1 {
+			key += "[" + strconv.Itoa(i) + "]"
+		}
+		try(key, func(to *gateway.Listener) { to.Addresses = []gateway.Address{a} })
+	}
+	for i, w := range l.Server.Disabled {
+		try(at+".disabled_commands["+strconv.Itoa(i)+"]", func(to *gateway.Listener) { to.Server.Disabled = []string{w} })
+	}
+	for i, w := range l.Server.Without {
+		try(at+".disabled_extensions["+strconv.Itoa(i)+"]", func(to *gateway.Listener) { to.Server.Without = []string{w} })
+	}
+	try(at+".banner", func(to *gateway.Listener) { to.Server.Banner = l.Server.Banner })
+	try(at+".hello_text", func(to *gateway.Listener) { to.Server.HelloText = l.Server.HelloText })
+	try(at+".auth.required_text", func(to *gateway.Listener) { to.Server.Auth.RequiredText = l.Server.Auth.RequiredText })
+	return problems
+}
+
+// validListener asks package gateway about a listener, with everything around it in order.
+func validListener(l gateway.Listener) error {
+	o := gateway.Options{Hostname: "localhost", Listeners: []gateway.Listener{l}, Relay: transportRelay{}, TLS: &tls.Config{}}
+	err := o.Validate()
+	if several, ok := err.(interface{ Unwrap() []error }); ok && len(several.Unwrap()) == 1 {
+		err = several.Unwrap()[0]
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner // without the listener's name, which the key has
+	}
+	return err
 }
 
 // listener is what needs no file.
@@ -82,6 +132,7 @@ func listener(l config.Listener) gateway.Listener {
 		},
 	}
 	for _, a := range l.Address {
+		a = a.Absolute() // a socket has to be found later, wherever we are then
 		ga := gateway.Address{Network: a.Network, Address: a.Address}
 		if a.Network == "unix" {
 			ga.Mode = fs.FileMode(l.SocketMode)
