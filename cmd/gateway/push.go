@@ -294,7 +294,7 @@ func known(list map[string]*api.Filter, dir string, m config.Module) *api.Filter
 	switch {
 	case m.Builtin:
 		source = sourceBuiltin
-	case dir != "" && filepath.Dir(filepath.Clean(m.File)) == filepath.Clean(dir):
+	case inFolder(m, dir):
 		source = sourceDir
 	}
 	key := m.Name + " " + source + " " + filepath.Clean(m.File)

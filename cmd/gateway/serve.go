@@ -118,6 +118,9 @@ type node struct {
 	admin     *admin.Server // nil if it is off
 	filters   *filterStats  // nil if nobody looks
 
+	// What run looks at for changes.
+	certFiles, moduleFiles follower
+
 	started  time.Time
 	stopping atomic.Bool
 	live     atomic.Pointer[generation] // changed by who has the turn alone
@@ -159,6 +162,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}()
 	fail := func(key string, err error) { problems = append(problems, cfg.Problem(key, oneLine(err))) }
 
+	n.certFiles.begin(certificatePaths(cfg))
+	n.moduleFiles.begin(modulePaths(cfg))
 	var err error
 	co, problems := certOptions(cfg, log)
 	if n.certs, err = certs.New(co); err != nil {
@@ -248,10 +253,12 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	served := make(chan error, 1)
 	go func() { served <- n.gw.Serve() }()
 	n.log.Info("started", "hostname", string(n.cfg.Hostname), "version", versionText())
-	daily := time.NewTicker(24 * time.Hour) // certificates change on disk, and the kept default grows old
+	daily := time.NewTicker(24 * time.Hour) // the kept default certificate grows old
 	defer daily.Stop()
 	often := time.NewTicker(usersEvery)
 	defer often.Stop()
+	follow := time.NewTicker(followEvery)
+	defer follow.Stop()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var reloads sync.WaitGroup // and who obtains certificates
@@ -262,23 +269,35 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	})
 	again := make(chan struct{}, 1) // a token: no reload runs
 	again <- struct{}{}
-	var asked bool
+	var asked, changed bool // a reload is due, or that of modules
 	for {
 		idle := again
-		if !asked {
+		if !asked && !changed {
 			idle = nil
 		}
 		select {
 		case <-hup:
 			asked = true
 		case <-idle:
-			asked = false
+			all, modules := asked, changed
+			asked, changed = false, false
 			reloads.Go(func() {
-				n.reload(ctx, load)
+				if all {
+					n.reload(ctx, load)
+				}
+				if modules {
+					n.reloadModules(ctx) // finds nothing if that has taken them over
+				}
 				again <- struct{}{}
 			})
 		case <-daily.C:
 			n.reloadCertificates()
+		case <-follow.C:
+			cfg := n.live.Load().cfg
+			changed = n.moduleFiles.look(modulePaths(cfg)) || changed
+			if n.certFiles.look(certificatePaths(cfg)) {
+				n.reloadCertificates()
+			}
 		case <-often.C:
 			n.doorman.reloadUsers()
 		case err := <-served:
@@ -380,7 +399,9 @@ func needRestart(old, cfg *config.Config) []string {
 func (n *node) reloadCertificates() {
 	if err := n.certs.Reload(); err != nil {
 		n.log.Error("certificates: the old ones are kept where new ones are wrong", "err", err)
+		return
 	}
+	n.log.Info("certificates: read again")
 }
 
 func (n *node) logProblems(msg string, problems config.Problems) {
