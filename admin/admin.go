@@ -69,7 +69,8 @@ type Options struct {
 	// Network is "tcp" or "unix", Address "host:port" or a path. Required.
 	Network, Address string
 	// Hosts are the names that a Host header may have, besides the address that is
-	// listened on. Default localhost.
+	// listened on, and localhost for who comes over the loopback or a socket. Default
+	// localhost.
 	Hosts []string
 	// Tokens is the path of the token file. Required. It need not be there yet.
 	Tokens string

@@ -15,7 +15,8 @@ import (
 // ownHost tells whether the Host header of a request is one of ours. A page in somebody's
 // browser can have its own name point at our address (DNS rebinding); the browser then
 // sends that name, and the check sees it. A literal address is no name that somebody else
-// can own, so the one that was connected to is ours, and any of the loopback is if that is.
+// can own, so the one that was connected to is ours, and any of the loopback is if that is; so
+// is localhost there, which no resolver may lead elsewhere (RFC 6761, Section 6.3).
 // The port is left alone: what stands in front of us may have another.
 func ownHost(r *http.Request, hosts []string) bool {
 	host := hostOf(r.Host)
@@ -28,13 +29,13 @@ func ownHost(r *http.Request, hosts []string) bool {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	tcp, ok := local.(*net.TCPAddr)
 	if !ok { // a socket, which has no name that a client could know
-		return host == "localhost"
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return false
+		return strings.EqualFold(host, "localhost")
 	}
 	own := tcp.AddrPort().Addr().Unmap().WithZone("")
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return own.IsLoopback() && strings.EqualFold(host, "localhost")
+	}
 	return ip.Unmap() == own || ip.IsLoopback() && own.IsLoopback()
 }
 

@@ -25,6 +25,7 @@ func TestOwnHost(t *testing.T) {
 		{"localhost", loop4, true},
 		{"LOCALHOST:8025", loop4, true},
 		{"localhost:99", loop4, true}, // what stands in front may have another port
+		{"localhost", lan, false},     // not on the list
 		{"admin.example", lan, true},
 		{"127.0.0.1:8025", loop4, true},
 		{"[::1]:8025", loop6, true},
@@ -50,14 +51,14 @@ func TestOwnHost(t *testing.T) {
 		{"[127.0.0.1]", loop4, false},
 		{"::1", loop6, false},
 		{"[::1", loop6, false},
-		{"localhost", sock, true},
+		{"Localhost", sock, true},
 		{"evil.example", sock, false},
 		{"127.0.0.1", sock, false},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Host = tt.host
 		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, tt.local))
-		if got := ownHost(r, []string{"localhost", "Admin.example", "2001:db8::1"}); got != tt.want {
+		if got := ownHost(r, []string{"Admin.example", "2001:db8::1"}); got != tt.want {
 			t.Errorf("Host %q at %v: %v, want %v", tt.host, tt.local, got, tt.want)
 		}
 	}
