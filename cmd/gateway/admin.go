@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/penstock/penstock/admin"
 	"github.com/penstock/penstock/admin/api"
@@ -132,7 +135,8 @@ func (w watch) chains() []api.Chain {
 	return list
 }
 
-// checkAdmin says what is wrong with the token file, and warns of what is not wrong enough.
+// checkAdmin says what is wrong with the token file, and warns of what is not wrong enough, a
+// folder for instance that no filter can be pushed to.
 func checkAdmin(cfg *config.Config) config.Problems {
 	if cfg.Admin.Tokens == "" {
 		return nil
@@ -148,5 +152,27 @@ func checkAdmin(cfg *config.Config) config.Problems {
 	if len(tokens) == 0 && len(warnings) == 0 {
 		problems = append(problems, cfg.Warning("admin.tokens", fmt.Sprintf("%s has no token: nobody is let in", cfg.Admin.Tokens)))
 	}
+	if dir := string(cfg.Filters.Dir); dir != "" {
+		if why := noPush(dir); why != "" {
+			problems = append(problems, cfg.Warning("filters.dir", why))
+		}
+	}
 	return problems
+}
+
+// noPush says why no filter can be pushed to a folder; empty if one can. Nothing is written for
+// that, and the gateway may run as a user who can do more or less.
+func noPush(dir string) string {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return dir + " is not there; the first push makes it, if it can"
+	case err != nil:
+		return "no filter can be pushed: " + err.Error()
+	case !info.IsDir():
+		return "no filter can be pushed: " + dir + " is not a folder"
+	case !writable(dir):
+		return "no filter can be pushed by this user, who cannot write to " + dir
+	}
+	return ""
 }

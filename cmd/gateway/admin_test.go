@@ -544,6 +544,34 @@ func TestCheckAdmin(t *testing.T) {
 	}
 }
 
+// TestNoPush: what check says of filters.dir where filters are pushed.
+func TestNoPush(t *testing.T) {
+	dir := t.TempDir()
+	file, closed := filepath.Join(dir, "file"), filepath.Join(dir, "closed")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Mkdir(closed, 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		dir:                       "",
+		filepath.Join(dir, "new"): "is not there; the first push makes it",
+		file:                      "is not a folder",
+		filepath.Join(file, "x"):  "not a directory",
+		closed:                    "cannot write to",
+	} {
+		if path == closed && os.Getuid() == 0 {
+			want = "" // who may do everything
+		}
+		if got := noPush(path); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	yaml := strings.Replace(checkConfig, "CASE", "", 1) + "admin: {tokens: 'file:t'}\n"
+	yaml = strings.Replace(yaml, "filters: {", "filters: {dir: none, ", 1)
+	if got := checkText(t, dir, yaml); !strings.Contains(got, "penstock.yaml:10: warning: filters.dir: none is not there") {
+		t.Errorf("check says\n%s", got)
+	}
+}
+
 // TestTokenFile: the file keeps its comments, its mode and its link.
 func TestTokenFile(t *testing.T) {
 	dir := t.TempDir()

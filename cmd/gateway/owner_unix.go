@@ -7,7 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
+
+// writable tells whether we may make files in a folder.
+func writable(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil }
 
 // keepOwner gives path the owner that info has. Who may not do that was the owner before.
 func keepOwner(path string, info os.FileInfo) error {
