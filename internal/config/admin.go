@@ -14,7 +14,7 @@ import (
 type Admin struct {
 	Address ListenAddress `key:"address" default:"127.0.0.1:8025" doc:"What the admin API listens on: host:port, or unix:/path. It speaks HTTP without TLS: keep it on loopback or a socket, or put something with TLS in front."`
 	Tokens  File          `key:"tokens" doc:"Who may use it: file:PATH of the file that gateway token new writes. The admin API is off while this is not set. The file may be missing at first, and is read again when it changes."`
-	Hosts   []Host        `key:"hosts" doc:"Names that the Host header of a request may have. The address that is listened on is always one of them, and so is localhost over loopback and a socket."`
+	Hosts   []Host        `key:"hosts" doc:"Names that the Host header of a request may have. The address that is listened on is always one of them, and so is localhost over loopback and a socket, or everywhere while there are no names here."`
 	Metrics Bool          `key:"metrics" default:"true" doc:"true gives the figures in Prometheus' form at /metrics, to tokens with the role read, and counts the filters' calls for it."`
 }
 
