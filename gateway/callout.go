@@ -23,8 +23,8 @@ import (
 // Yes and no have memory of their own, so that whoever guesses addresses fills only the
 // second. A question that is being asked already is waited for and not asked again.
 //
-// Wiring: one per gateway; for the recipients of a backend with `recipients: callout`,
-// check is asked at RCPT after the filters. Its error is the answer to the client. ask is
+// Wiring: one per backend and CalloutOptions, see known.go; check is asked at RCPT after the
+// filters. Its error is the answer to the client. ask is
 // askRelay(relay); tests give their own.
 
 // askFunc asks whether a backend takes mail of the sender for the recipient: nil is yes,

@@ -21,7 +21,7 @@
 // # Goroutines and locks
 //
 // Each listener has one goroutine and each connection has one. Rules (routes and chains) are
-// replaced whole by [Gateway.Reload]; a session keeps those it began with. The lock of
+// replaced whole by [Gateway.Use]; a session keeps those it began with. The lock of
 // a Gateway guards its counters of connections and the replacing of rules; the lock of
 // a session's handover guards the backend's transaction against the timer that gives it
 // back; the lock of rules guards the count of their users. No two locks are held together.
@@ -356,9 +356,11 @@ func New(o Options, rules Rules) (*Gateway, error) {
 		l.srv = srv
 		g.listeners = append(g.listeners, l)
 	}
-	if err := g.Reload(rules); err != nil {
+	first, err := g.prepare(rules, nil)
+	if err != nil {
 		return nil, err
 	}
+	g.rules.Store(first.rules)
 	return g, nil
 }
 

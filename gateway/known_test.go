@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -111,15 +112,22 @@ func TestListsOfRules(t *testing.T) {
 	old := r.hello(t)
 	old.talk("MAIL FROM:<f@client.test> => 250", "RCPT TO:<ann@example.com> => 250", "RCPT TO:<eve@example.com> => 550 5.1.1", "RSET => 250")
 
+	prepare := func(rules Rules) error {
+		p, err := r.gw.Prepare(rules)
+		if err == nil {
+			p.Discard()
+		}
+		return err
+	}
 	bad := r.rules(nil)
 	bad.Routes = append(bad.Routes[:2:2], Route{Domains: []string{"x.test"}, Backend: "a", Recipients: Recipients{List: &ListOptions{Path: filepath.Join(t.TempDir(), "none")}}})
-	for what, f := range map[string]func(Rules) error{"CheckRules": r.gw.CheckRules, "Reload": r.gw.Reload} {
+	for what, f := range map[string]func(Rules) error{"Prepare": prepare, "Reload": r.gw.Reload} {
 		if err := f(bad); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s of rules with a list that is not there: %v", what, err)
 		}
 	}
 	bad.Routes[2].Recipients = Recipients{List: shared, Accept: true}
-	for what, f := range map[string]func(Rules) error{"CheckRules": r.gw.CheckRules, "Reload": r.gw.Reload} {
+	for what, f := range map[string]func(Rules) error{"Prepare": prepare, "Reload": r.gw.Reload} {
 		if err := f(bad); err == nil || !strings.Contains(err.Error(), "route 3: recipients: more than one way") {
 			t.Errorf("%s of a route with two ways: %v", what, err)
 		}
@@ -129,8 +137,11 @@ func TestListsOfRules(t *testing.T) {
 	}
 
 	r.routes = []Route{{Domains: []string{"example.com"}, Backend: "a", Recipients: Recipients{List: &ListOptions{Path: listFile(t, "eve@example.com\n")}}}}
-	if err := r.gw.CheckRules(r.rules(nil)); err != nil {
+	if err := prepare(r.rules(nil)); err != nil {
 		t.Error(err)
+	}
+	if n := followers(); n != 2 {
+		t.Errorf("%d lists are followed after rules were given up", n)
 	}
 	if err := r.gw.Reload(r.rules(nil)); err != nil {
 		t.Fatal(err)
@@ -142,6 +153,111 @@ func TestListsOfRules(t *testing.T) {
 	r.stop(t)
 	if n := followers(); n != 0 {
 		t.Errorf("%d lists are followed after the shutdown", n)
+	}
+}
+
+// TestKnowledgeOutlivesRules: rules that ask for what the old ones had get it, answers and
+// lists alike, so that neither a broken file nor a backend that is down stands in the way of a
+// change, nor is lost by it.
+func TestKnowledgeOutlivesRules(t *testing.T) {
+	file := listFile(t, "ann@example.com\n")
+	list := func(separators string) Recipients {
+		return Recipients{List: &ListOptions{Path: file, Separators: separators}}
+	}
+	callout := func(positive time.Duration) Recipients {
+		return Recipients{Callout: &CalloutOptions{Positive: positive, Stale: time.Hour}}
+	}
+	down := false
+	r := &rig{routes: []Route{
+		{Domains: []string{"example.com"}, Backend: "a", Recipients: list("")},
+		{Domains: []string{"example.org"}, Backend: "b", Recipients: callout(0)},
+	}}
+	r.far.begin = func(string) error {
+		if down {
+			return smtp.Refuse(451, smtp.Enhanced{4, 4, 1}, "cannot connect")
+		}
+		return nil
+	}
+	r.start(t)
+	answers := func(com, org string) {
+		t.Helper()
+		p := r.hello(t)
+		p.talk("MAIL FROM:<f@client.test> => 250", "RCPT TO:<ann@example.com> => "+com, "RSET => 250",
+			"MAIL FROM:<f@client.test> => 250", "RCPT TO:<bob@example.org> => "+org, "QUIT => 221")
+	}
+	answers("250", "250")
+	r.far.mu.Lock()
+	down = true
+	r.far.mu.Unlock()
+	if err := os.WriteFile(file, []byte("no address\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := r.gw.Reload(r.rules(nil)); err != nil {
+			t.Fatal(err)
+		}
+		answers("250", "250")
+	}
+	eventually(t, func() bool { return followers() == 1 })
+	want := []RecipientsState{{Backend: "a", Listed: 1}, {Backend: "b", Asked: 1, Remembered: 3}}
+	if got := r.gw.Recipients(); !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+
+	// With other settings it is another list, and another callout.
+	r.routes[0].Recipients = list("+")
+	if err := r.gw.Reload(r.rules(nil)); err == nil {
+		t.Error("a new list whose file is broken was taken")
+	}
+	answers("250", "250")
+	r.routes = []Route{{Domains: []string{"example.com"}, Backend: "a", Recipients: list("")}, {Domains: []string{"example.org"}, Backend: "b", Recipients: callout(time.Minute)}}
+	if err := r.gw.Reload(r.rules(nil)); err != nil {
+		t.Fatal(err)
+	}
+	answers("250", "451")
+}
+
+// TestPrepared: rules that are prepared are taken over later, whatever became of the files and
+// the rules meanwhile; those that are given up leave nothing behind.
+func TestPrepared(t *testing.T) {
+	file := listFile(t, "ann@example.com\n")
+	r := &rig{}
+	r.start(t)
+	r.routes = []Route{{Domains: []string{"example.com"}, Backend: "a", Recipients: Recipients{List: &ListOptions{Path: file}}}}
+	prepare := func() *Prepared {
+		p, err := r.gw.Prepare(r.rules(func() { t.Error("released") }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	first, second := prepare(), prepare()
+	released := make(chan bool, 1)
+	rules := r.rules(func() { released <- true })
+	third, err := r.gw.Prepare(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	first.Discard()
+	if err := r.gw.Use(third); err != nil {
+		t.Fatal(err)
+	}
+	r.hello(t).talk("MAIL FROM:<f@client.test> => 250", "RCPT TO:<ann@example.com> => 250", "RCPT TO:<eve@example.com> => 550", "QUIT => 221")
+	r.stop(t)
+	if len(released) != 1 {
+		t.Error("rules that were used were not released")
+	}
+	if err := r.gw.Use(second); !errors.Is(err, ErrClosed) {
+		t.Errorf("Use after Shutdown: %v", err)
+	}
+	if _, err := r.gw.Prepare(rules); !errors.Is(err, ErrClosed) {
+		t.Errorf("Prepare after Shutdown: %v", err)
+	}
+	if n := followers(); n != 0 {
+		t.Errorf("%d lists are followed", n)
 	}
 }
 

@@ -32,8 +32,8 @@ import (
 // In memory a list is the addresses one behind the other, and a hash table of where they
 // begin: without pointers, and in about the size of the file.
 //
-// Wiring: one recipientList per `recipients: file:…`; several backends may share one. An
-// owner runs run and waits for it. check is asked at RCPT, its error is the answer.
+// Wiring: one recipientList per ListOptions; see known.go, which runs run and waits for it.
+// check is asked at RCPT, its error is the answer.
 
 // recipientFile says where a list is and how to read it. The zero value of each field but
 // path means its default.
@@ -66,7 +66,8 @@ const (
 type recipientList struct {
 	recipientFile
 	set  atomic.Pointer[addressSet]
-	seen fs.FileInfo // of the file that was read or refused last; nil: it was not there. run's own
+	soon chan struct{} // has room for one: run is to look at once
+	seen fs.FileInfo   // of the file that was read or refused last; nil: it was not there. run's own
 }
 
 // newRecipientList reads the list for the first time.
@@ -80,7 +81,7 @@ func newRecipientList(f recipientFile) (*recipientList, error) {
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
-	l := &recipientList{recipientFile: f}
+	l := &recipientList{recipientFile: f, soon: make(chan struct{}, 1)}
 	set, info, err := l.read()
 	if err != nil {
 		return nil, fmt.Errorf("gateway: recipients: %w", err)
@@ -98,9 +99,19 @@ func (l *recipientList) run(ctx context.Context) {
 		select {
 		case <-t.C:
 			l.look(time.Now())
+		case <-l.soon:
+			l.look(time.Now())
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// hurry has run look at the file at once.
+func (l *recipientList) hurry() {
+	select {
+	case l.soon <- struct{}{}:
+	default: // it will
 	}
 }
 

@@ -1,10 +1,8 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -67,8 +65,8 @@ func (o CalloutOptions) settings() calloutSettings {
 	return calloutSettings{positive: o.Positive, negative: o.Negative, stale: o.Stale, timeout: o.Timeout, entries: o.Entries}
 }
 
-// ListOptions say where a list of recipients is. It is read when the rules are taken over,
-// and again when it has changed.
+// ListOptions say where a list of recipients is. It is read when rules first have it, and again
+// when it has changed.
 type ListOptions struct {
 	// Path is the file: an address a line, "@example.com" for all of a domain. Required.
 	Path string
@@ -97,14 +95,12 @@ type Rules struct {
 // ruleSet is Rules that can be looked up, and a count of those who use them.
 type ruleSet struct {
 	Rules
-	exact    map[smtp.Domain]int                            // index of the first route
-	below    map[string]int                                 // by the name behind "*."
-	anywhere int                                            // index of the first "*", or -1
-	named    int                                            // index of the first route of a domain by name, or -1
-	backends []string                                       // of all routes, each once
-	checks   []func(ctx context.Context, p smtp.Path) error // by route; nil asks the backend
-	stop     context.CancelFunc                             // ends those who follow files
-	follow   sync.WaitGroup
+	exact    map[smtp.Domain]int // index of the first route
+	below    map[string]int      // by the name behind "*."
+	anywhere int                 // index of the first "*", or -1
+	named    int                 // index of the first route of a domain by name, or -1
+	backends []string            // of all routes, each once
+	known    *knowledge          // of recipients
 
 	mu      sync.Mutex // guards what follows
 	users   int
@@ -208,99 +204,79 @@ func (rs *ruleSet) offers(relay Relay) smtp.Extensions {
 	return all
 }
 
-// ErrClosed is what Reload returns after Shutdown.
-var ErrClosed = errors.New("gateway: shut down")
+// ErrClosed is what Prepare, Use and Reload return after Shutdown. ErrNoChain is behind the
+// error of rules that lack the chain of a listener.
+var (
+	ErrClosed  = errors.New("gateway: shut down")
+	ErrNoChain = errors.New("there is no chain")
+)
 
-// Reload replaces the rules, which must not be changed any more. Sessions that run keep
-// the old ones. It fails, and changes nothing, if a listener's chain is missing or a route
-// makes no sense, and with ErrClosed after Shutdown; Release is not called then.
-func (g *Gateway) Reload(r Rules) error {
+// Prepared are rules that can be taken over at any time. Use takes them, or Discard gives them
+// up; one of the two must be called, once.
+type Prepared struct{ rules *ruleSet }
+
+// Discard gives the rules up. Their Release is not called.
+func (p *Prepared) Discard() { p.rules.known.leave() }
+
+// Prepare does all of a change of rules that may fail: it fails if a listener's chain is
+// missing, a route makes no sense, or a list of recipients that the rules in use do not have
+// cannot be read, and with ErrClosed after Shutdown. Release is not called then. r must not be
+// changed any more.
+//
+// Lists of recipients and answers of callouts that the rules in use have, with the same
+// options, go on as they are.
+func (g *Gateway) Prepare(r Rules) (*Prepared, error) {
+	old := g.acquire()
+	if old == nil {
+		return nil, ErrClosed
+	}
+	defer old.release()
+	return g.prepare(r, old.known)
+}
+
+// prepare is Prepare with what is known already, nil for nothing.
+func (g *Gateway) prepare(r Rules, known *knowledge) (*Prepared, error) {
 	rs, err := g.checked(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := rs.know(g.opts.Relay, g.opts.Log); err != nil {
-		return err
+	if rs.known, err = knowledgeOf(r.Routes, known, g.opts.Relay, g.opts.Log); err != nil {
+		return nil, err
 	}
+	return &Prepared{rs}, nil
+}
+
+// Use replaces the rules. Sessions that run keep the old ones. It fails with ErrClosed after
+// Shutdown alone; the rules are discarded then.
+func (g *Gateway) Use(p *Prepared) error {
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
-		rs.forget()
+		p.Discard()
 		return ErrClosed
 	}
-	old := g.rules.Swap(rs)
+	old := g.rules.Swap(p.rules)
 	g.mu.Unlock()
+	p.rules.known.look()
 	old.retire()
 	return nil
 }
 
-// know gets ready who knows the recipients: lists are read, and followed until the rules are
-// released.
-func (rs *ruleSet) know(relay Relay, log *slog.Logger) error {
-	ctx, stop := context.WithCancel(context.Background())
-	rs.stop = stop
-	rs.checks = make([]func(context.Context, smtp.Path) error, len(rs.Routes))
-	type asked struct {
-		backend string
-		CalloutOptions
+// Reload is Prepare and Use. With an error nothing has changed.
+func (g *Gateway) Reload(r Rules) error {
+	p, err := g.Prepare(r)
+	if err != nil {
+		return err
 	}
-	lists, callouts := make(map[ListOptions]*recipientList), make(map[asked]*callout)
-	for i, r := range rs.Routes {
-		switch {
-		case r.Recipients.List != nil:
-			l := lists[*r.Recipients.List]
-			if l == nil {
-				var err error
-				if l, err = newRecipientList(recipientFile{path: r.Recipients.List.Path, separators: r.Recipients.List.Separators, log: log}); err != nil {
-					rs.forget()
-					return err
-				}
-				lists[*r.Recipients.List] = l
-				rs.follow.Go(func() { l.run(ctx) })
-			}
-			rs.checks[i] = func(_ context.Context, p smtp.Path) error { return l.check(p) }
-		case r.Recipients.Callout != nil:
-			key := asked{r.Backend, *r.Recipients.Callout}
-			c := callouts[key]
-			if c == nil {
-				c = newCallout(r.Recipients.Callout.settings(), askRelay(relay), time.Now)
-				callouts[key] = c
-			}
-			rs.checks[i] = func(ctx context.Context, p smtp.Path) error { return c.check(ctx, r.Backend, p) }
-		}
-	}
-	return nil
-}
-
-// forget ends what know began.
-func (rs *ruleSet) forget() {
-	if rs.stop != nil {
-		rs.stop()
-		rs.follow.Wait()
-	}
+	return g.Use(p)
 }
 
 // free is called once nobody uses the rules any more.
 func (rs *ruleSet) free() {
-	rs.forget()
+	rs.known.leave()
 	if rs.Release != nil {
 		rs.Release()
 	}
-}
-
-// CheckRules returns what Reload would find wrong with r, and changes nothing.
-func (g *Gateway) CheckRules(r Rules) error {
-	if _, err := g.checked(r); err != nil {
-		return err
-	}
-	for _, route := range r.Routes {
-		if l := route.Recipients.List; l != nil {
-			if err := l.Check(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // checked makes r one that can be looked up, if it fits the listeners.
@@ -311,7 +287,7 @@ func (g *Gateway) checked(r Rules) (*ruleSet, error) {
 	}
 	for _, l := range g.listeners {
 		if _, ok := r.Chains[l.Chain]; l.Chain != "" && !ok {
-			return nil, fmt.Errorf("gateway: listener %s: there is no chain %q", l.Name, l.Chain)
+			return nil, fmt.Errorf("gateway: listener %s: %w %q", l.Name, ErrNoChain, l.Chain)
 		}
 	}
 	return rs, nil

@@ -175,7 +175,7 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 	if tx.backend != "" && tx.backend != route.Backend {
 		return errOther
 	}
-	check := tx.s.rules.checks[i]
+	check := tx.s.rules.known.checks[i]
 	if check != nil {
 		if err := check(ctx, to.Path); err != nil {
 			return refusal(err)

@@ -164,14 +164,34 @@ func (ch *change) build(ctx context.Context, module []byte) (*chainSet, []string
 	return next, changed, nil
 }
 
-// take writes the module and has the gateway take the chains over. With an error next is
-// closed and the file is what it was.
+// take writes the module and has the gateway take the chains over, which is prepared before.
+// With an error next is closed and the file is what it was.
 func (ch *change) take(next *chainSet, old, module []byte) (err error) {
 	defer func() {
 		if err != nil {
 			next.close()
 		}
 	}()
+	prepared, err := ch.n.gw.Prepare(gateway.Rules{Routes: routes(ch.live.cfg), Chains: next.chains, Release: next.close})
+	if errors.Is(err, gateway.ErrClosed) {
+		return errEnding
+	}
+	if err != nil {
+		return err
+	}
+	if err := ch.write(old, module); err != nil {
+		prepared.Discard()
+		return err
+	}
+	if err := ch.n.gw.Use(prepared); err != nil { // it was shut down
+		return errors.Join(errEnding, ch.undo(old))
+	}
+	ch.n.live.Store(&generation{ch.live.cfg, next})
+	return nil
+}
+
+// write puts the module in the place of the old one, which is kept.
+func (ch *change) write(old, module []byte) error {
 	if err := os.MkdirAll(ch.dir, 0o755); err != nil {
 		return err
 	}
@@ -183,18 +203,7 @@ func (ch *change) take(next *chainSet, old, module []byte) (err error) {
 	if err := writeFile(ch.file, module, 0o644); err != nil {
 		return fmt.Errorf("write filter %s: %w", ch.name, err)
 	}
-	err = ch.n.gw.Reload(gateway.Rules{Routes: routes(ch.live.cfg), Chains: next.chains, Release: next.close})
-	if err == nil {
-		ch.n.live.Store(&generation{ch.live.cfg, next})
-		return nil
-	}
-	if undo := ch.undo(old); undo != nil {
-		err = errors.Join(err, undo)
-	}
-	if errors.Is(err, gateway.ErrClosed) {
-		return errEnding
-	}
-	return err
+	return nil
 }
 
 // undo puts the old module back.

@@ -355,19 +355,27 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 	n.log.Info("reloaded: routes, backends, filters and certificates")
 }
 
-// takeOver makes a configuration count whose parts are ready. What may still be wrong is
-// asked first; then each part takes its own, and none can refuse.
+// takeOver makes a configuration count whose parts are ready, whole or not at all: the rules are
+// prepared first and used last, the backends have been checked, and certificates are taken over
+// in one step that may fail.
 func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]delivery.BackendOptions, co certs.Options) config.Problems {
-	if err := n.gw.CheckRules(rules); err != nil {
+	prepared, err := n.gw.Prepare(rules)
+	switch {
+	case errors.Is(err, gateway.ErrNoChain):
 		return config.Problems{cfg.Problem("listeners", oneLine(err)+"; a listener's chain changes with a restart")}
+	case err != nil:
+		return config.Problems{cfg.Problem("routes", oneLine(err))}
 	}
 	if err := n.certs.Update(co.Files, co.ACME); err != nil {
+		prepared.Discard()
 		return certProblems(cfg, err)
 	}
+	// Both have been shut down if they fail now, and nothing matters any more.
 	if err := n.transport.Update(bo); err != nil {
+		prepared.Discard()
 		return config.Problems{cfg.Problem("backends", oneLine(err))}
 	}
-	if err := n.gw.Reload(rules); err != nil {
+	if err := n.gw.Use(prepared); err != nil {
 		return config.Problems{cfg.Problem("routes", oneLine(err))}
 	}
 	return nil
