@@ -20,7 +20,7 @@ type AuthOptions struct {
 	Required     bool
 	RequiredText string
 	// Insecure allows logins in clear text. Without it AUTH is offered on TLS alone, and
-	// answered with 538 in clear.
+	// answered with 538 in clear. It has no effect with ServerOptions.RequireTLS.
 	Insecure bool
 	// MaxFailures ends a connection after so many failed logins. Default 3.
 	MaxFailures int
@@ -192,11 +192,17 @@ func (c *conn) loginFailed(err error) error {
 	return c.refuse(r)
 }
 
-// mustLogIn refuses what needs a login, where there was none.
-func (c *conn) mustLogIn() error {
-	o := &c.srv.opts.Auth
-	if !o.Required || c.authed {
-		return nil
+// errNeedsTLS is RFC 3207, Section 4.
+var errNeedsTLS = Refuse(530, Enhanced{5, 7, 0}, "say STARTTLS first")
+
+// notYet refuses what needs TLS or a login, where there was none.
+func (c *conn) notYet() error {
+	o := &c.srv.opts
+	switch {
+	case o.RequireTLS && !c.encrypted():
+		return errNeedsTLS
+	case o.Auth.Required && !c.authed:
+		return Refuse(530, Enhanced{5, 7, 0}, o.Auth.RequiredText)
 	}
-	return Refuse(530, Enhanced{5, 7, 0}, o.RequiredText)
+	return nil
 }

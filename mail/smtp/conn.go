@@ -196,6 +196,7 @@ func (c *conn) open() error {
 		return err
 	}
 	if most := c.srv.opts.MaxConnections; most > 0 && n > int64(most) {
+		c.srv.noteTurnedAway()
 		return c.turnAway(Refuse(421, Enhanced{4, 3, 2}, "too many connections, try again later"))
 	}
 	return c.begin()

@@ -49,7 +49,7 @@ func (c *conn) dispatch(cmd command) error {
 		return c.say(250, Enhanced{2, 0, 0}, "OK")
 	case "VRFY":
 		// RFC 5321, Section 7.3: who has an account here is nobody's business.
-		if err := c.mustLogIn(); err != nil {
+		if err := c.notYet(); err != nil {
 			return c.refuse(err)
 		}
 		if cmd.args == "" {
@@ -184,8 +184,8 @@ func (c *conn) mail(args string) error {
 	switch {
 	case c.helo == "":
 		return c.offence(badSequence("say EHLO first"))
-	case c.mustLogIn() != nil:
-		return c.refuse(c.mustLogIn())
+	case c.notYet() != nil:
+		return c.refuse(c.notYet())
 	case c.inMail:
 		return c.offence(badSequence("a transaction is open already"))
 	case c.mails >= c.srv.opts.MaxMessages:
@@ -215,8 +215,8 @@ func (c *conn) mail(args string) error {
 
 func (c *conn) rcpt(args string) error {
 	switch {
-	case c.mustLogIn() != nil:
-		return c.refuse(c.mustLogIn())
+	case c.notYet() != nil:
+		return c.refuse(c.notYet())
 	case !c.inMail:
 		return c.offence(badSequence("say MAIL first"))
 	case c.rcpts >= c.srv.opts.MaxRecipients:

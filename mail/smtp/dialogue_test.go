@@ -124,6 +124,10 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession
 			o.Auth.Required = true
 		case "unauthenticated":
 			o.MaxUnauthenticated = n
+		case "requiretls":
+			o.RequireTLS = true
+		case "logins": // that a proxy tells of
+			o.XClientLogin = true
 		case "proxy":
 			o.XClient = func(net.Addr) bool { return true }
 			o.XForward = o.XClient

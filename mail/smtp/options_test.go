@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,7 +130,8 @@ func TestPrepareFails(t *testing.T) {
 // Connections count from their first octet on, and those that are turned away do not.
 func TestMaxConnections(t *testing.T) {
 	parity.Row(t, "SS-27", "SS-58")
-	srv := mustServer(t, acceptAll, ServerOptions{MaxConnections: 2, Prepare: preface})
+	var told atomic.Int64
+	srv := mustServer(t, acceptAll, ServerOptions{MaxConnections: 2, Prepare: preface, TurnedAway: func() { told.Add(1) }})
 	silent, ended := pipeTo(t, srv) // it is in Prepare
 	waitFor(t, func() bool { return srv.admitted.Load() == 1 })
 	second, _ := pipeTo(t, srv)
@@ -144,6 +146,9 @@ func TestMaxConnections(t *testing.T) {
 	}
 	if got := srv.Connections(); got != 2 {
 		t.Errorf("connections: got %d, want 2", got)
+	}
+	if got := srv.TurnedAway(); got != 3 || told.Load() != 3 {
+		t.Errorf("turned away: got %d, and was told %d times, want 3", got, told.Load())
 	}
 	silent.nc.Close()
 	<-ended
@@ -167,6 +172,9 @@ func TestMaxConnections(t *testing.T) {
 	defer nc.Close()
 	if n, err := nc.Read(make([]byte, 1)); n > 0 || err == nil {
 		t.Errorf("a connection more: got %d octets, %v, want the end", n, err)
+	}
+	if got := srv.TurnedAway(); got != 4 || told.Load() != 4 {
+		t.Errorf("turned away without a word: got %d, and was told %d times, want 4", got, told.Load())
 	}
 	srv.open.Add(-103)
 	go io.Copy(io.Discard, third.nc) // 421
@@ -406,7 +414,7 @@ func TestConnProperties(t *testing.T) {
 	everybody := func(net.Addr) bool { return true }
 	s := &telling{}
 	h := HandlerFunc(func(_ context.Context, c *Conn) (Session, error) { s.conn = c; return s, nil })
-	p, done := pipeTo(t, mustServer(t, h, ServerOptions{XClient: everybody, XForward: everybody, TLS: testTLS(t)}))
+	p, done := pipeTo(t, mustServer(t, h, ServerOptions{XClient: everybody, XClientLogin: true, XForward: everybody, TLS: testTLS(t)}))
 	talk := func(lines ...string) {
 		t.Helper()
 		for _, line := range lines {
@@ -498,6 +506,8 @@ func TestServerWords(t *testing.T) {
 		{ServerOptions{MaxUnauthenticated: -1}, "commands before a login"},
 		{ServerOptions{Auth: AuthOptions{MaxFailures: -1}}, "login failures"},
 		{ServerOptions{MaxConnections: -1}, "connections"},
+		{ServerOptions{RequireTLS: true}, "TLS is required"},
+		{ServerOptions{RequireTLS: true, TLS: &tls.Config{}, Disabled: []string{"starttls"}}, "TLS is required"},
 	} {
 		tt.opts.Hostname = "mx.test"
 		err := tt.opts.Validate()

@@ -46,6 +46,9 @@ type ServerOptions struct {
 	// XClient and XForward tell whether a peer may say XCLIENT and XFORWARD, by the address
 	// that it connected from. Nil is nobody.
 	XClient, XForward func(peer net.Addr) bool
+	// XClientLogin lets the LOGIN of XCLIENT count as a login: for Auth.Required, and where
+	// Conn speaks of who has logged in. Without it only XClient of Conn tells of it.
+	XClientLogin bool
 	// Prepare, if not nil, is called for each connection, from its goroutine, before all
 	// else. It may read a preface off it and returns the connection to talk on, whose
 	// addresses count from then on. It must return soon when a read fails with a deadline:
@@ -55,10 +58,16 @@ type ServerOptions struct {
 	// MaxConnections is how many connections may be open, from the first byte on. Those
 	// beyond are told 421, and if twice as many are open, closed at once. 0 is no limit.
 	MaxConnections int
+	// TurnedAway, if not nil, is called for each connection that MaxConnections turned away,
+	// from any goroutine. It must not wait: no other connection is accepted meanwhile.
+	TurnedAway func()
 	// TLS enables STARTTLS (RFC 3207), or TLS from the first byte with Implicit.
 	TLS *tls.Config
 	// Implicit starts every connection with the handshake (RFC 8314, Section 3.3).
 	Implicit bool
+	// RequireTLS refuses MAIL, RCPT, DATA, BDAT and VRFY with 530 before STARTTLS, and AUTH with
+	// 538 (RFC 3207, Section 4, which forbids it where mail from anywhere comes in).
+	RequireTLS bool
 	// MaxMessage is the largest message taken, in octets. Default 50 MiB. It is
 	// announced with SIZE (RFC 1870, Section 4) and enforced in the stream.
 	MaxMessage int64
@@ -133,6 +142,9 @@ func (o ServerOptions) Validate() error {
 	}
 	if o.Implicit && o.TLS == nil {
 		errs = append(errs, errors.New("implicit TLS needs a TLS configuration"))
+	}
+	if o.RequireTLS && (o.TLS == nil || slices.ContainsFunc(o.Disabled, isStartTLS) && !o.Implicit) {
+		errs = append(errs, errors.New("TLS is required, and nobody can have it"))
 	}
 	for _, v := range []struct {
 		name  string
@@ -217,6 +229,7 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	setDefault(&o.StressTimeout, 10*time.Second)
 	setDefault(&o.HelloText, "greets %s")
 	o.Auth = o.Auth.withDefaults()
+	o.Auth.Insecure = o.Auth.Insecure && !o.RequireTLS
 	setDefault(&o.IdleTimeout, 5*time.Minute)
 	setDefault(&o.SessionTimeout, 30*time.Minute)
 	setDefault(&o.HandshakeTimeout, 30*time.Second)
@@ -246,8 +259,9 @@ type Server struct {
 	size    string          // parameter of SIZE
 	open    atomic.Int64    // connections
 	// admitted is how many of them count for MaxConnections: not those that were turned away.
-	admitted atomic.Int64
-	closing  atomic.Bool
+	admitted   atomic.Int64
+	turnedAway atomic.Int64 // by MaxConnections
+	closing    atomic.Bool
 	// ctx is the parent of every connection's; kill ends it when a shutdown runs out
 	// of patience. halting ends earlier, when a shutdown begins.
 	ctx, halting context.Context
@@ -313,6 +327,7 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		pause = 0
 		if s.flooded() {
+			s.noteTurnedAway()
 			nc.Close()
 			continue
 		}
@@ -330,6 +345,14 @@ func (s *Server) Serve(l net.Listener) error {
 // told why.
 func (s *Server) flooded() bool {
 	return s.opts.MaxConnections > 0 && s.open.Load() > 2*int64(s.opts.MaxConnections)+100
+}
+
+// noteTurnedAway counts a connection for which there is no room.
+func (s *Server) noteTurnedAway() {
+	s.turnedAway.Add(1)
+	if s.opts.TurnedAway != nil {
+		s.opts.TurnedAway()
+	}
 }
 
 // wait waits, and returns false if a shutdown has begun meanwhile.
@@ -395,6 +418,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Connections returns how many connections are open.
 func (s *Server) Connections() int { return int(s.open.Load()) }
+
+// TurnedAway returns how many connections MaxConnections has turned away, of which no Handler
+// was told.
+func (s *Server) TurnedAway() int64 { return s.turnedAway.Load() }
 
 func (s *Server) addListener(l net.Listener) bool {
 	s.mu.Lock()

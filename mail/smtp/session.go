@@ -187,7 +187,8 @@ func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
 // Helo returns the name that the client gave itself, empty before HELO.
 func (c *Conn) Helo() string { return c.c.helo }
 
-// Authenticated tells whether the client has logged in, or XCLIENT said so.
+// Authenticated tells whether the client has logged in, or XCLIENT said so and that counts
+// (ServerOptions.XClientLogin).
 func (c *Conn) Authenticated() bool { return c.c.authed }
 
 // XClient returns what XCLIENT said; ok is false if there was none. It holds from the

@@ -10,8 +10,8 @@ import (
 
 func (c *conn) data(args string) error {
 	switch {
-	case c.mustLogIn() != nil:
-		return c.refuse(c.mustLogIn())
+	case c.notYet() != nil:
+		return c.refuse(c.notYet())
 	case args != "":
 		return c.offence(syntaxError("DATA has no parameters"))
 	case !c.inMail:
@@ -74,8 +74,8 @@ func (c *conn) refuseChunk() error {
 	case !c.offers().chunking:
 		c.bad++
 		return errUnimplemented
-	case c.mustLogIn() != nil:
-		return c.mustLogIn()
+	case c.notYet() != nil:
+		return c.notYet()
 	case c.skips:
 		return errSkips
 	case !c.inMail:

@@ -51,7 +51,7 @@ func (c *conn) impersonate(f Forwarded, set forwardedSet) error {
 	old := c.sess
 	c.sess = nil
 	c.guard(func() error { old.Close(nil); return nil })
-	c.helo, c.esmtp, c.authed = "", false, c.xclient.Login != ""
+	c.helo, c.esmtp, c.authed = "", false, c.srv.opts.XClientLogin && c.xclient.Login != ""
 	c.skips, c.xforward = false, nil
 	c.offer = c.srv.opts.Offer
 	return c.begin()
