@@ -3,8 +3,10 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -22,8 +24,8 @@ import (
 // Wiring: one rates per listener and purpose (connections, messages, failed logins), nil
 // where it is off. take asks and counts at once: a connection in Connect, a message at
 // MAIL; what it refuses is answered 421 4.7.0 or 451 4.7.1, and the time it returns is for
-// the log. Failed logins are counted with take after the failure and asked for with
-// allows before the next try. Clients without an address (unix sockets) pass always, and
+// the log. A login is counted with take when it begins, and given back with give if it does
+// not fail. takeName is for users, who have no network. Clients without an address (unix sockets) pass always, and
 // whom to exempt (trusted networks) is the caller's choice.
 
 // rateLimit is so many tokens per time. The zero value is no limit.
@@ -74,6 +76,7 @@ const defaultRateEntries = 1 << 16
 // has no limit.
 type rates struct {
 	address, network *buckets // nil if off
+	names            maphash.Seed
 	base             time.Time
 	now              func() time.Time
 }
@@ -87,7 +90,7 @@ func newRates(address, network rateLimit, entries int, now func() time.Time) *ra
 	if entries <= 0 {
 		entries = defaultRateEntries
 	}
-	return &rates{address: newBuckets(address, entries), network: newBuckets(network, entries), base: now(), now: now}
+	return &rates{address: newBuckets(address, entries), network: newBuckets(network, entries), names: maphash.MakeSeed(), base: now(), now: now}
 }
 
 // clock is nanoseconds since before the beginning, so that 0 is in the past.
@@ -111,14 +114,23 @@ func (r *rates) take(addr netip.Addr, n int) (ok bool, retry time.Duration) {
 	return true, 0
 }
 
-// allows tells what take would say, and takes nothing.
-func (r *rates) allows(addr netip.Addr, n int) (ok bool, retry time.Duration) {
+// give gives back what take took.
+func (r *rates) give(addr netip.Addr, n int) {
 	if r == nil || n <= 0 || !addr.IsValid() {
-		return true, 0
+		return
 	}
 	now := r.clock()
-	retry = max(r.address.lacks(addressKey(addr), n, now), r.network.lacks(networkKey(addr), n, now))
-	return retry <= 0, max(retry, 0)
+	r.address.give(addressKey(addr), n, now)
+	r.network.give(networkKey(addr), n, now)
+}
+
+// takeName takes a token of a name, in whatever case it is written, and tells whether there was
+// one. Names and addresses are not to be kept in the same rates.
+func (r *rates) takeName(name string) bool {
+	if r == nil {
+		return true
+	}
+	return r.address.take(maphash.String(r.names, strings.ToLower(name)), 1, r.clock()) <= 0
 }
 
 // untracked returns how often somebody was let through because there was no place to
@@ -195,20 +207,6 @@ func (b *buckets) give(key uint64, n int, now int64) {
 	if e := b.find(set, key, now); e != nil {
 		e.full -= b.cost(n)
 	}
-}
-
-// lacks is take without taking.
-func (b *buckets) lacks(key uint64, n int, now int64) time.Duration {
-	if b == nil {
-		return 0
-	}
-	set, mu := b.sets.of(key)
-	mu.Lock()
-	defer mu.Unlock()
-	if e := b.find(set, key, now); e != nil {
-		return b.lack(e.full, b.cost(n), now)
-	}
-	return 0
 }
 
 func (b *buckets) missed() int64 {

@@ -73,8 +73,8 @@ func TestTakeAndRefill(t *testing.T) {
 		{5 * time.Second, 6, false, time.Second},
 	} {
 		clock.pass(step.wait)
-		if ok, retry := r.allows(a, step.n); ok != step.ok || retry != step.retry {
-			t.Fatalf("%+v: allows says %v, %v", step, ok, retry)
+		if ok, _ := r.take(a, step.n); ok {
+			r.give(a, step.n) // as if nothing had been taken
 		}
 		if ok, retry := r.take(a, step.n); ok != step.ok || retry != step.retry {
 			t.Fatalf("%+v: take says %v, %v", step, ok, retry)
@@ -124,10 +124,10 @@ func TestNetworkRate(t *testing.T) {
 			t.Fatalf("the neighbour: %v", ok)
 		}
 	}
-	if retry := r.address.lacks(addressKey(ip("192.0.2.2")), 5, r.clock()); retry > 0 {
+	if retry := r.address.take(addressKey(ip("192.0.2.2")), 5, r.clock()); retry > 0 {
 		t.Error("refused tokens were taken of the address")
 	}
-	if ok, retry := r.allows(ip("192.0.2.2"), 1); ok || retry != 10*time.Second {
+	if ok, retry := r.take(ip("192.0.2.2"), 1); ok || retry != 10*time.Second {
 		t.Error(ok, retry)
 	}
 }
@@ -187,6 +187,28 @@ func TestBucketModel(t *testing.T) {
 	}
 }
 
+// Names share a bucket in whatever case they are written, and nobody else's.
+func TestNameRate(t *testing.T) {
+	clock := newTicker()
+	r := newRates(perMinute(2, 2), rateLimit{}, 0, clock.now)
+	for i, step := range []struct {
+		name string
+		ok   bool
+	}{{"ann@example.com", true}, {"Ann@Example.com", true}, {"ANN@example.com", false}, {"bob", true}, {"", true}} {
+		if got := r.takeName(step.name); got != step.ok {
+			t.Errorf("%d: %s: %v", i, step.name, got)
+		}
+	}
+	clock.pass(30 * time.Second)
+	if !r.takeName("ann@example.com") || r.takeName("ann@example.com") {
+		t.Error("want one token after half a minute")
+	}
+	var off *rates
+	if !off.takeName("ann") {
+		t.Error("no limit is a limit")
+	}
+}
+
 func TestRatesHammer(t *testing.T) {
 	clock := newTicker() // stands still: nothing comes back
 	r := newRates(perMinute(50, 50), perMinute(120, 120), 1024, clock.now)
@@ -198,7 +220,9 @@ func TestRatesHammer(t *testing.T) {
 				if ok, _ := r.take(v4(0x0a000000+uint32(i%4)), 1); ok {
 					taken[i%4].Add(1)
 				}
-				r.allows(v4(uint32(i)), 1)
+				if ok, _ := r.take(v4(uint32(i)), 1); ok {
+					r.give(v4(uint32(i)), 1)
+				}
 			}
 		})
 	}

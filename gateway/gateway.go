@@ -33,6 +33,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -40,6 +41,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -69,6 +71,7 @@ type TLSMode string
 const (
 	TLSOff      TLSMode = "off"
 	TLSStart    TLSMode = "starttls"
+	TLSRequired TLSMode = "starttls_required" // no mail before STARTTLS, for listeners of known clients
 	TLSImplicit TLSMode = "implicit"
 )
 
@@ -105,8 +108,9 @@ type Listener struct {
 	Proxies      Networks
 	ProxyTimeout time.Duration
 	// XClient may say XCLIENT, XForward XFORWARD. With XClientRelay what XCLIENT tells of
-	// address and login grants relaying as the client's own would. Until a proxy has said for
-	// whom it comes, it is not held to rates.
+	// address and login grants relaying as the client's own would, and its login is one where
+	// one is required. Who may say either is not held to rates, nor to ConnectionsPerIP, until it
+	// has said XCLIENT.
 	XClient, XForward Networks
 	XClientRelay      bool
 	// ReverseDNS is how long the look-up of a client's name may take. Default 1.5 s;
@@ -114,12 +118,15 @@ type Listener struct {
 	ReverseDNS time.Duration
 	// Connections is the most at a time, ConnectionsPerIP of one address, which with IPv6
 	// is one network of 64 bits: it is the least that a site has (RFC 6177), and has
-	// addresses without end. Defaults 10000 and 100; negative is no limit.
+	// addresses without end. Trusted clients are not held to the latter. Defaults 10000 and
+	// 100; negative is no limit.
 	Connections, ConnectionsPerIP int
-	// Rates of one address, and of its network of 24 bits (IPv6: 48). Zero is no limit.
+	// Rates of one address, and of its network of 24 bits (IPv6: 48). Zero is no limit. Who has
+	// logged in is held to MessageRate by user name, wherever it comes from.
 	ConnectionRate, ConnectionRateNetwork Rate
 	MessageRate, MessageRateNetwork       Rate
-	// AuthFailureRate is how many logins of one address may fail. Zero is no limit.
+	// AuthFailureRate is how many logins of one address may fail, those under way included. Zero
+	// is no limit.
 	AuthFailureRate Rate
 	// GreetDelay is how long the greeting waits for clients that speak before it, unless
 	// their address has a good record. Zero does not wait.
@@ -231,12 +238,12 @@ func (l Listener) check(o Options) []error {
 	}
 	switch l.tls() {
 	case TLSOff:
-	case TLSStart, TLSImplicit:
+	case TLSStart, TLSRequired, TLSImplicit:
 		if o.TLS == nil {
 			errs = append(errs, fmt.Errorf("tls %s without a TLS configuration", l.tls()))
 		}
 	default:
-		errs = append(errs, fmt.Errorf("tls %q is none of off, starttls, implicit", l.TLS))
+		errs = append(errs, fmt.Errorf("tls %q is none of off, starttls, starttls_required, implicit", l.TLS))
 	}
 	if (l.ClientAuth == tls.VerifyClientCertIfGiven || l.ClientAuth == tls.RequireAndVerifyClientCert) && l.ClientCAs == nil {
 		errs = append(errs, errors.New("client certificates are to be verified, and no authority is trusted"))
@@ -248,7 +255,7 @@ func (l Listener) check(o Options) []error {
 		errs = append(errs, errors.New("hops and the size of the header section must not be negative"))
 	}
 	so := l.server(o)
-	so.Implicit = so.Implicit && so.TLS != nil // has been said
+	so.Implicit, so.RequireTLS = so.Implicit && so.TLS != nil, so.RequireTLS && so.TLS != nil // has been said
 	if err := so.Validate(); err != nil {
 		errs = append(errs, err)
 	}
@@ -269,7 +276,7 @@ func (l Listener) server(o Options) smtp.ServerOptions {
 	so.Log = o.Log
 	if l.tls() != TLSOff {
 		so.TLS = l.tlsConfig(o.TLS)
-		so.Implicit = l.tls() == TLSImplicit
+		so.Implicit, so.RequireTLS = l.tls() == TLSImplicit, l.tls() == TLSRequired
 	}
 	return so
 }
@@ -309,8 +316,9 @@ type Gateway struct {
 type Stats struct {
 	Logins, LoginsFailed atomic.Int64
 	EarlyTalkers         atomic.Int64 // clients that spoke before the greeting
+	BadProxy             atomic.Int64 // connections whose PROXY header was missing or made no sense
 	Limited              atomic.Int64 // connections and messages that a rate refused
-	Sessions             atomic.Int64 // connections that were greeted or turned away
+	Sessions             atomic.Int64 // that were begun, greeted or not; XCLIENT begins another
 	Relayed              atomic.Int64 // messages that a backend took for all recipients
 	Refused              atomic.Int64 // messages that were answered 4xx or 5xx after DATA
 	Discarded            atomic.Int64 // messages that a filter dropped
@@ -325,8 +333,10 @@ type listener struct {
 	open  []net.Listener
 	busy  atomic.Int32 // of those in open, which Serve takes connections of
 	proxy proxySettings
-	// Nil is no limit.
-	connectionRate, messageRate, authFailures *rates
+	// Nil is no limit. userMessages is messageRate for those who have logged in.
+	connectionRate, messageRate, userMessages, authFailures *rates
+
+	proxyLines, fullLines seldom
 }
 
 type ipKey struct {
@@ -369,6 +379,7 @@ func newListener(g *Gateway, o Listener) *listener {
 	l.proxy = proxySettings{trusted: o.Proxies.Prefixes, unix: o.Proxies.Unix, timeout: o.ProxyTimeout, closing: g.closing.Load}
 	l.connectionRate = newRates(o.ConnectionRate.limit(), o.ConnectionRateNetwork.limit(), 0, time.Now)
 	l.messageRate = newRates(o.MessageRate.limit(), o.MessageRateNetwork.limit(), 0, time.Now)
+	l.userMessages = newRates(o.MessageRate.limit(), rateLimit{}, 0, time.Now)
 	l.authFailures = newRates(o.AuthFailureRate.limit(), rateLimit{}, 0, time.Now)
 	return l
 }
@@ -377,12 +388,13 @@ func newListener(g *Gateway, o Listener) *listener {
 func (l *listener) serverOptions(o Options) smtp.ServerOptions {
 	so := l.server(o)
 	so.MaxConnections = max(l.Connections, 0)
+	so.TurnedAway = l.full
 	so.Stressed = func() bool { return l.gw.load.level() >= loadStressed }
 	if !l.Proxies.empty() {
 		so.Prepare = l.prepare
 	}
 	if !l.XClient.empty() {
-		so.XClient = l.XClient.holds
+		so.XClient, so.XClientLogin = l.XClient.holds, l.XClientRelay
 	}
 	if !l.XForward.empty() {
 		so.XForward = l.XForward.holds
@@ -393,10 +405,34 @@ func (l *listener) serverOptions(o Options) smtp.ServerOptions {
 // prepare reads the header of a proxy.
 func (l *listener) prepare(ctx context.Context, nc net.Conn) (net.Conn, error) {
 	nc, info, err := l.proxy.accept(ctx, nc)
-	if err != nil || info.version == 0 {
-		return nc, err
+	if err != nil {
+		l.badProxy(err)
+		return nil, err
+	}
+	if info.version == 0 {
+		return nc, nil
 	}
 	return &announced{nc, info}, nil
+}
+
+// badProxy takes note of a header that is missing or makes no sense, which nobody else will
+// hear of. Checks of a port, which leave without an octet, are none.
+func (l *listener) badProxy(err error) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || l.gw.closing.Load() {
+		return
+	}
+	l.gw.Stats.BadProxy.Add(1)
+	if l.proxyLines.due(time.Now()) {
+		l.gw.opts.Log.Warn("connection without a good PROXY header", "listener", l.Name, "err", err,
+			"do", "does the balancer send the header? (HAProxy: send-proxy)")
+	}
+}
+
+// full takes note of a connection for which there was no room.
+func (l *listener) full() {
+	if l.fullLines.due(time.Now()) {
+		l.gw.opts.Log.Warn("all connections of the listener are taken, others are turned away", "listener", l.Name, "limit", l.Connections)
+	}
 }
 
 // announced is a connection whose proxy has said something about it.

@@ -3,6 +3,9 @@ package gateway
 import (
 	"fmt"
 	"io"
+	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,9 +114,65 @@ func TestLMTP(t *testing.T) {
 				}
 			}
 			p.talk("NOOP => 250 2.0.0 OK") // and no answer more
+			delivered := slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "250 2.0.0 for ") })
+			if known := r.gw.record.known(netip.MustParseAddr("127.0.0.1")); known != delivered {
+				t.Errorf("a good record: %v, want %v", known, delivered)
+			}
 			s := &r.gw.Stats
 			if got := [3]int64{s.Relayed.Load(), s.Refused.Load(), s.Discarded.Load()}; got != c.counts {
 				t.Errorf("relayed, refused, discarded: got %v, want %v", got, c.counts)
+			}
+		})
+	}
+}
+
+// TestAttempts: the log says what became of a message as the backend answered, and for how many
+// recipients it refused it.
+func TestAttempts(t *testing.T) {
+	lost := func([]string, []byte) ([]*smtp.Reply, error) { return nil, io.ErrUnexpectedEOF }
+	for _, c := range []struct {
+		name   string
+		lmtp   bool
+		to     []string
+		data   func([]string, []byte) ([]*smtp.Reply, error)
+		answer string // the first
+		want   string // in the log
+	}{
+		{"all", true, []string{"a", "b"}, byName, "250", "msg=delivered"},
+		{"some", true, []string{"a", "r552", "r450"}, byName, "250", `msg="partly delivered"`},
+		{"none", true, []string{"r552", "r552"}, byName, "552", "msg=refused"},
+		{"lost", true, []string{"a"}, lost, "451", `msg="not delivered"`},
+		{"all, by one answer", false, []string{"a", "b"}, byName, "250", "msg=delivered"},
+		{"some, by one answer", false, []string{"a", "r552"}, byName, "451", `msg="partly delivered"`},
+		{"none, by one answer", false, []string{"r552", "r552"}, byName, "552", "msg=refused"},
+		{"lost, by one answer", false, []string{"a"}, lost, "451", `msg="not delivered"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &rig{listener: Listener{Server: smtp.ServerOptions{LMTP: c.lmtp}}}
+			r.far.data = c.data
+			p := r.start(t).dial(t, "mx")
+			p.talk(" => 220", map[bool]string{true: "LHLO c => 250", false: "EHLO c => 250"}[c.lmtp])
+			for i := range c.to {
+				c.to[i] += "@example.com"
+			}
+			p.begin(c.to...)
+			if got := p.data(testMessage); !strings.HasPrefix(got, c.answer) {
+				t.Errorf("answer: %q, want %q", got, c.answer)
+			}
+			r.stop(t)
+			log := r.log.String()
+			refused := 0
+			for _, to := range c.to {
+				if strings.HasPrefix(to, "r") {
+					refused++
+				}
+			}
+			want := regexp.MustCompile(regexp.QuoteMeta(c.want) + fmt.Sprintf(` .* rcpt=%d .* enh=\S+`, len(c.to)))
+			if refused > 0 {
+				want = regexp.MustCompile(want.String() + fmt.Sprintf(` refused=%d\b`, refused))
+			}
+			if !want.MatchString(log) {
+				t.Errorf("log has no %s with %d refused:\n%s", c.want, refused, log)
 			}
 		})
 	}

@@ -58,14 +58,32 @@ var errLogins = smtp.Refuse(454, smtp.Enhanced{4, 7, 0}, "too many failed logins
 
 // Auth implements smtp.AuthSession.
 func (s *session) Auth(ctx context.Context, mechanism string) (smtp.Mechanism, error) {
-	if ok, _ := s.l.authFailures.allows(s.payer(), 1); !ok {
+	if !s.mayTry() {
 		return nil, errLogins
 	}
 	server, err := sasl.New(ctx, mechanism, s.credentials(mechanism), s.saslConn())
 	if err != nil {
+		s.forgive()
 		return nil, err
 	}
 	return &login{s, server, mechanism}, nil
+}
+
+// mayTry counts a login as a failed one until it is known to be none: clients that try many at
+// once must not get more tries by that. An exchange that is given up stays counted.
+func (s *session) mayTry() bool {
+	if !s.limited() {
+		return true
+	}
+	ok, _ := s.l.authFailures.take(s.payer(), 1)
+	return ok
+}
+
+// forgive takes back what mayTry has counted.
+func (s *session) forgive() {
+	if s.limited() {
+		s.l.authFailures.give(s.payer(), 1)
+	}
 }
 
 // login is an exchange that is counted and logged.
@@ -85,10 +103,11 @@ func (l *login) Next(response []byte) (challenge []byte, done bool, err error) {
 		s.log.LogAttrs(context.Background(), slog.LevelInfo, "login failed", slog.String("conn", s.facts.ID),
 			slog.String("remote", s.remote()), slog.String("mechanism", l.mechanism), slog.Any("err", err))
 		s.l.gw.Stats.LoginsFailed.Add(1)
-		if smtp.ReplyOf(err).Permanent() {
-			s.l.authFailures.take(s.payer(), 1)
+		if !smtp.ReplyOf(err).Permanent() {
+			s.forgive() // no fault of the client
 		}
 	case done:
+		s.forgive()
 		s.facts.User = l.server.Authorized()
 		s.loggedIn = true
 		s.l.gw.Stats.Logins.Add(1)

@@ -384,7 +384,7 @@ func (p proxyInfo) tlsFacts() *policy.TLS {
 		}
 	}
 	if p.tls.verified && p.tls.commonName != "" {
-		t.Peer = pkix.Name{CommonName: p.tls.commonName}.String()
+		t.Peer, t.Verified = pkix.Name{CommonName: p.tls.commonName}.String(), true
 	}
 	return t
 }

@@ -140,9 +140,9 @@ func TestProxyTLS(t *testing.T) {
 	}{
 		{proxyInfo{}, policy.TLS{}},
 		{proxyInfo{authority: "mx.test", alpn: "smtp", tls: proxyTLS{version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", commonName: "client.test", verified: true}},
-			policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.test", ALPN: "smtp", Peer: "CN=client.test"}},
+			policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.test", ALPN: "smtp", Peer: "CN=client.test", Verified: true}},
 		{proxyInfo{tls: proxyTLS{version: "TLSv1.2", cipher: "ECDHE-RSA-AES128-GCM-SHA256", commonName: "client.test"}}, policy.TLS{Version: tls.VersionTLS12}},
-		{proxyInfo{tls: proxyTLS{version: "TLSv9", commonName: "a,b", verified: true}}, policy.TLS{Peer: `CN=a\,b`}},
+		{proxyInfo{tls: proxyTLS{version: "TLSv9", commonName: "a,b", verified: true}}, policy.TLS{Peer: `CN=a\,b`, Verified: true}},
 	} {
 		if got := *c.info.tlsFacts(); got != c.want {
 			t.Errorf("%+v: got %+v, want %+v", c.info, got, c.want)

@@ -2,7 +2,10 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -31,7 +34,7 @@ type session struct {
 	ip       *ipKey // it is counted by; nil if it is not
 	unix     bool
 	trusted  bool // by its address
-	proxying bool // it may say for whom it comes, and has not
+	proxying bool // it speaks for others, and has not said XCLIENT
 	loggedIn bool
 	offered  []string   // mechanisms, at the last EHLO
 	proxy    *proxyInfo // nil if there is none, or if it said nothing
@@ -91,7 +94,7 @@ func (s *session) identify() {
 	}
 	x, ok := s.conn.XClient()
 	if !ok {
-		s.proxying = s.l.XClient.holds(s.conn.Peer())
+		s.proxying = s.l.XClient.holds(s.conn.Peer()) || s.l.XForward.holds(s.conn.Peer())
 		return
 	}
 	// What a proxy may do is not what those may whom it speaks for.
@@ -161,14 +164,12 @@ func (s *session) count() error {
 	if !l.gw.load.enter() {
 		return smtp.Refuse(421, smtp.Enhanced{4, 3, 2}, "too much to do, try again later")
 	}
-	if !addr.IsValid() {
+	if !addr.IsValid() || !s.limited() {
 		return nil
 	}
-	if s.limited() {
-		if ok, _ := l.connectionRate.take(addr, 1); !ok {
-			l.gw.Stats.Limited.Add(1)
-			return errRate
-		}
+	if ok, _ := l.connectionRate.take(addr, 1); !ok {
+		l.gw.Stats.Limited.Add(1)
+		return errRate
 	}
 	s.ip = &ipKey{l, site(addr)}
 	if n := l.gw.addIP(*s.ip, 1); l.ConnectionsPerIP > 0 && n > l.ConnectionsPerIP {
@@ -302,9 +303,16 @@ func (s *session) Secure(ctx context.Context, st tls.ConnectionState) error {
 func tlsFacts(st tls.ConnectionState) *policy.TLS {
 	t := &policy.TLS{Version: st.Version, Cipher: st.CipherSuite, ServerName: st.ServerName, ALPN: st.NegotiatedProtocol}
 	if len(st.PeerCertificates) > 0 {
-		t.Peer = st.PeerCertificates[0].Subject.String()
+		leaf := st.PeerCertificates[0]
+		t.Peer, t.Verified, t.Fingerprint = leaf.Subject.String(), len(st.VerifiedChains) > 0, fingerprint(leaf)
 	}
 	return t
+}
+
+// fingerprint is the SHA-256 of a certificate, as policy.TLS has it.
+func fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // Helo implements smtp.Session.
@@ -319,16 +327,34 @@ func (s *session) Helo(ctx context.Context, name string) error {
 	return nil
 }
 
-// errMessageRate is the answer to those who send too much.
-var errMessageRate = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages from your network, try again later")
+// What those hear who send too much.
+var (
+	errMessageRate = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages from your network, try again later")
+	errUserRate    = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages of this user, try again later")
+)
+
+// countMessage holds a message against the rates.
+func (s *session) countMessage() error {
+	if !s.limited() {
+		return nil
+	}
+	ok, err := true, errMessageRate
+	if s.isUser() {
+		ok, err = s.l.userMessages.takeName(s.facts.User), errUserRate
+	} else {
+		ok, _ = s.l.messageRate.take(s.payer(), 1)
+	}
+	if ok {
+		return nil
+	}
+	s.l.gw.Stats.Limited.Add(1)
+	return err
+}
 
 // Mail implements smtp.Session.
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
-	if s.limited() && !s.isUser() {
-		if ok, _ := s.l.messageRate.take(s.payer(), 1); !ok {
-			s.l.gw.Stats.Limited.Add(1)
-			return errMessageRate
-		}
+	if err := s.countMessage(); err != nil {
+		return err
 	}
 	s.tx = s.begin(from)
 	if err := s.decide(ctx, policy.StageMail); err != nil {
@@ -379,7 +405,7 @@ func (s *session) Message(ctx context.Context, body *smtp.DataReader) ([]*smtp.R
 	switch {
 	case err == nil && taken(replies):
 		s.done.accepted++
-		if !s.tx.dropped { // what was thrown away speaks for nobody
+		if s.tx.delivered { // what was thrown away speaks for nobody
 			s.l.gw.record.good(s.facts.Remote.Addr())
 		}
 	case !s.tx.broken:
@@ -419,7 +445,7 @@ func (s *session) Close(err error) {
 	defer s.rules.release()
 	defer s.uncount()
 	defer s.logEnd(err)
-	if errors.Is(err, smtp.ErrAbuse) && !s.trusted {
+	if errors.Is(err, smtp.ErrAbuse) && s.limited() {
 		s.l.gw.record.bad(s.facts.Remote.Addr())
 	}
 	if errors.Is(err, smtp.ErrEarlyTalker) {

@@ -12,8 +12,13 @@ type ListenerState struct {
 	TLS   TLSMode
 	// Open is true while Serve takes connections at all of them.
 	Open bool
-	// Connections are open now.
+	// Connections are open now. TurnedAway are those that found all of Listener.Connections
+	// taken, since the start; they are no sessions.
 	Connections int
+	TurnedAway  int64
+	// Untracked are those who were held to no rate because there was no place to remember
+	// them.
+	Untracked int64
 }
 
 // Listeners returns the state of each listener, in the order of the options. It may be
@@ -21,7 +26,7 @@ type ListenerState struct {
 func (g *Gateway) Listeners() []ListenerState {
 	list := make([]ListenerState, len(g.listeners))
 	for i, l := range g.listeners {
-		s := ListenerState{Name: l.Name, TLS: l.tls(), Connections: l.srv.Connections(),
+		s := ListenerState{Name: l.Name, TLS: l.tls(), Connections: l.srv.Connections(), TurnedAway: l.srv.TurnedAway(), Untracked: l.untracked(),
 			Open: len(l.open) > 0 && int(l.busy.Load()) == len(l.open)}
 		for _, nl := range l.open {
 			s.Addrs = append(s.Addrs, nl.Addr())
@@ -29,6 +34,11 @@ func (g *Gateway) Listeners() []ListenerState {
 		list[i] = s
 	}
 	return list
+}
+
+// untracked is of all the listener's rates.
+func (l *listener) untracked() int64 {
+	return l.connectionRate.untracked() + l.messageRate.untracked() + l.userMessages.untracked() + l.authFailures.untracked()
 }
 
 // Load is how close the gateway is to what it can bear.
@@ -43,6 +53,8 @@ type Load struct {
 	Sessions, Memory, Spool Use
 	// RefusedSessions and RefusedMessages were turned away for it, since the start.
 	RefusedSessions, RefusedMessages int64
+	// BecameNormal, BecameStressed and BecameFull are how often the level changed to each.
+	BecameNormal, BecameStressed, BecameFull int64
 }
 
 // Use is how much of something is used. A Limit that is not positive is none.
@@ -57,5 +69,6 @@ func (g *Gateway) Load() Load {
 		Memory:          Use{c.memory, c.memoryLimit},
 		Spool:           Use{c.spool, c.spoolLimit},
 		RefusedSessions: c.refusedSessions, RefusedMessages: c.refusedSpool,
+		BecameNormal: c.becameNormal, BecameStressed: c.becameStressed, BecameFull: c.becameFull,
 	}
 }

@@ -36,6 +36,7 @@ type transaction struct {
 	dropped       bool // a filter discards the message
 	held          bool // a filter wants it held
 	broken        bool // the client's message did not come to its end
+	delivered     bool // a backend took the message for somebody
 }
 
 // promise is a recipient as the client named it, and whether a filter discarded it.
@@ -257,13 +258,18 @@ func (tx *transaction) deliver(ctx context.Context) ([]*smtp.Reply, error) {
 	m := *tx.Message
 	m.Header = m.Header.Insert(0, tx.received().Field())
 	replies, err := h.take().Data(ctx, &m) // which ends it
-	if tx.s.l.Server.LMTP && err == nil && len(replies) == len(tx.Rcpts) {
-		replies = tx.outcomes(replies)
-		tx.logAttempt(m.Size(), worst(replies), nil, time.Since(start))
-		return replies, nil
+	took := time.Since(start)
+	if err == nil && len(replies) != len(tx.Rcpts) {
+		err := fmt.Errorf("gateway: the relay gave %d answers for %d recipients", len(replies), len(tx.Rcpts))
+		tx.logAttempt(m.Size(), nil, err, took)
+		return nil, err
+	}
+	if tx.s.l.Server.LMTP && err == nil {
+		tx.logAttempt(m.Size(), replies, nil, took)
+		return tx.outcomes(replies), nil
 	}
 	reply, err := tx.outcome(replies, err)
-	tx.logAttempt(m.Size(), reply, err, time.Since(start))
+	tx.logAttempt(m.Size(), replies, err, took)
 	if err != nil {
 		return nil, err
 	}
@@ -305,6 +311,7 @@ func (tx *transaction) outcomes(replies []*smtp.Reply) []*smtp.Reply {
 			owed[i] = smtp.ReplyOf(refusal(owed[i]))
 		}
 	}
+	tx.delivered = taken(replies)
 	if worst(replies).Code/100 == 2 {
 		tx.s.l.gw.Stats.Relayed.Add(1)
 	}
@@ -316,22 +323,48 @@ func worst(replies []*smtp.Reply) *smtp.Reply {
 	return slices.MaxFunc(replies, func(a, b *smtp.Reply) int { return a.Code - b.Code })
 }
 
-func (tx *transaction) logAttempt(size int64, reply *smtp.Reply, err error, took time.Duration) {
+// logAttempt logs what became of a message, by the backend's answers for the recipients; there
+// are none if nothing was sent or the outcome is not known. err, if not nil, is what the client
+// is told.
+func (tx *transaction) logAttempt(size int64, replies []*smtp.Reply, err error, took time.Duration) {
 	if !tx.s.log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
-	text := "delivered"
-	if err != nil {
-		text, reply = "not delivered", smtp.ReplyOf(err)
+	text, refused := attempt(replies)
+	reply := smtp.ReplyOf(err)
+	if err == nil {
+		reply = worst(replies)
 	}
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 11)
 	attrs = append(attrs, slog.String("conn", tx.s.facts.ID), slog.String("msg", tx.id), slog.String("backend", tx.backend),
 		slog.String("from", tx.Sender.Path.String()), slog.Int("rcpt", len(tx.Rcpts)), slog.Int64("bytes", size),
 		slog.Duration("dur", took), slog.Int("code", reply.Code), slog.String("enh", reply.Enh.String()))
+	if refused > 0 {
+		attrs = append(attrs, slog.Int("refused", refused))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.Any("err", err))
 	}
 	tx.s.log.LogAttrs(context.Background(), slog.LevelInfo, text, attrs...)
+}
+
+// attempt says in a word what replies mean, and how many of them are refusals.
+func attempt(replies []*smtp.Reply) (text string, refused int) {
+	if len(replies) == 0 {
+		return "not delivered", 0
+	}
+	for _, r := range replies {
+		if r.Code/100 != 2 {
+			refused++
+		}
+	}
+	switch refused {
+	case 0:
+		return "delivered", 0
+	case len(replies):
+		return "refused", refused
+	}
+	return "partly delivered", refused
 }
 
 // replay offers the whole envelope anew, because filters changed it or the backend was
@@ -445,9 +478,6 @@ func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, e
 	if err != nil {
 		return nil, refusal(err)
 	}
-	if len(replies) != len(tx.Rcpts) {
-		return nil, fmt.Errorf("gateway: the relay gave %d answers for %d recipients", len(replies), len(tx.Rcpts))
-	}
 	var refusals, causes []error
 	for i, r := range replies {
 		if r.Code/100 == 2 {
@@ -459,6 +489,7 @@ func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, e
 	switch first := replies[0]; {
 	case len(refusals) == 0:
 		stats.Relayed.Add(1)
+		tx.delivered = true
 		if first.Code == 250 && first.Cause == nil && !first.Hangup {
 			return first, nil
 		}

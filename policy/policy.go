@@ -134,6 +134,12 @@ type TLS struct {
 	ServerName      string // SNI
 	ALPN            string
 	Peer            string // subject of the client's certificate, empty if it sent none
+	// Verified tells that an authority which the listener trusts vouches for that certificate;
+	// without it anybody can have any subject.
+	Verified bool
+	// Fingerprint is the SHA-256 of the certificate in DER, in lower-case hexadecimal; empty if
+	// there is none, or a proxy has ended TLS.
+	Fingerprint string
 }
 
 // Tag is a note of one filter for those after it and for the log.
