@@ -22,9 +22,9 @@ import (
 //
 // Wiring: one per gateway. known is asked before the greeting (see greetDelay), good is
 // told after a backend took a message for somebody, bad about a client that is held to what
-// strangers are and that spoke early, tried a smuggled command, or was cut off for too many errors. It must
-// not be told for clients in front of which stands somebody else (a proxy that did not
-// name them).
+// strangers are and that spoke early, tried a smuggled command, or was cut off for too many
+// errors. It must not be told for clients in front of which stands somebody else (a proxy that
+// did not name them).
 
 // reputationSettings are the settings of a reputation. The zero value of each field means
 // its default.

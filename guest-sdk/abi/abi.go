@@ -177,6 +177,9 @@ const (
 	FieldAuthAuthz     Field = 23
 	FieldAuthPassword  Field = 24
 	FieldAuthToken     Field = 25
+
+	FieldTLSVerified    Field = 26
+	FieldTLSFingerprint Field = 27
 )
 
 // Errno is what an import returns instead of a length; it is negative.

@@ -104,7 +104,7 @@ type HookInfo struct {
 // HookTable returns every hook.
 func HookTable() []HookInfo {
 	conn := []Field{FieldClientIP, FieldClientPort, FieldServerIP, FieldRDNS, FieldListener, FieldConnID}
-	tls := []Field{FieldClientIP, FieldRDNS, FieldTLSVersion, FieldTLSCipher, FieldTLSPeer, FieldTLSName, FieldTLSALPN, FieldListener, FieldConnID}
+	tls := []Field{FieldClientIP, FieldRDNS, FieldTLSVersion, FieldTLSCipher, FieldTLSPeer, FieldTLSName, FieldTLSALPN, FieldListener, FieldConnID, FieldTLSVerified, FieldTLSFingerprint}
 	helo := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldListener, FieldConnID}
 	auth := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldAuthMechanism, FieldAuthLogin, FieldAuthAuthz, FieldListener, FieldConnID}
 	mail := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldAuthUser, FieldMailFrom, FieldMailParams, FieldSize, FieldListener, FieldConnID}
@@ -141,7 +141,7 @@ func FieldTable() []FieldInfo {
 		{FieldHelo, "helo", KindBytes, "What the client called itself."},
 		{FieldTLSVersion, "tls_version", KindInt, "The TLS version, 0x0303 for 1.2, 0x0304 for 1.3; missing in clear."},
 		{FieldTLSCipher, "tls_cipher", KindBytes, "The cipher suite's IANA name."},
-		{FieldTLSPeer, "tls_peer", KindBytes, "The subject of the client's certificate."},
+		{FieldTLSPeer, "tls_peer", KindBytes, "The subject of the client's certificate. Without tls_verified anybody can have any."},
 		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user; missing before a login."},
 		{FieldMailFrom, "mail_from", KindBytes, "The sender without brackets, canonical; empty for the null sender."},
 		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE: SIZE, BODY, SMTPUTF8, REQUIRETLS, RET, ENVID, AUTH. Values are as they are meant, without the spelling of xtext."},
@@ -156,11 +156,13 @@ func FieldTable() []FieldInfo {
 		{FieldTLSName, "tls_name", KindBytes, "The server name that the client asked for (SNI)."},
 		{FieldTLSALPN, "tls_alpn", KindBytes, "The negotiated application protocol."},
 		{FieldRcpts, "rcpts", KindList, "The accepted recipients; at hook rcpt the last is the candidate."},
-		{FieldAuthMechanism, "auth_mechanism", KindBytes, "The SASL mechanism of a login, as in PLAIN; at hook auth alone, as all that follows."},
+		{FieldAuthMechanism, "auth_mechanism", KindBytes, "The SASL mechanism of a login, as in PLAIN; like the other fields of a login at hook auth alone."},
 		{FieldAuthLogin, "auth_login", KindBytes, "Who the client claims to be."},
 		{FieldAuthAuthz, "auth_authz", KindBytes, "Who the client wants to act as; missing if it does not say."},
 		{FieldAuthPassword, "auth_password", KindBytes, "The password, with PLAIN and LOGIN. Only get has it, and only where the operator leaves logins to filters."},
 		{FieldAuthToken, "auth_token", KindBytes, "The token, with XOAUTH2 and OAUTHBEARER; as auth_password."},
+		{FieldTLSVerified, "tls_verified", KindInt, "1 if the client's certificate was issued by an authority that the listener trusts; else missing."},
+		{FieldTLSFingerprint, "tls_fingerprint", KindBytes, "The SHA-256 of the client's certificate, 64 lower-case hexadecimal digits; missing if it sent none, or if a proxy has ended TLS."},
 	}
 }
 

@@ -245,8 +245,17 @@ func (t TLS) Version() int { return int(t.e.number(abi.FieldTLSVersion)) }
 // Cipher returns the IANA name of the cipher suite.
 func (t TLS) Cipher() string { return t.e.text(abi.FieldTLSCipher) }
 
-// Peer returns the subject of the client's certificate.
+// Peer returns the subject of the client's certificate. Unless it is Verified anybody can have
+// any subject.
 func (t TLS) Peer() string { return t.e.text(abi.FieldTLSPeer) }
+
+// Verified tells whether the client's certificate was issued by an authority that the listener
+// trusts.
+func (t TLS) Verified() bool { return t.e.number(abi.FieldTLSVerified) == 1 }
+
+// Fingerprint returns the SHA-256 of the client's certificate, 64 lower-case hexadecimal digits;
+// empty if it sent none, or if a proxy has ended TLS.
+func (t TLS) Fingerprint() string { return t.e.text(abi.FieldTLSFingerprint) }
 
 // ServerName returns the name that the client asked for (SNI).
 func (t TLS) ServerName() string { return t.e.text(abi.FieldTLSName) }

@@ -21,7 +21,7 @@ import (
 
 var client = filtertest.Client{
 	IP: "2001:db8::9", RDNS: "out.example.com", User: "alice", Listener: "submission",
-	TLS: &policy.TLS{Version: 0x0304, Cipher: 0x1301, ServerName: "mx.example", ALPN: "smtp", Peer: "CN=alice"},
+	TLS: &policy.TLS{Version: 0x0304, Cipher: 0x1301, ServerName: "mx.example", ALPN: "smtp", Peer: "CN=alice", Verified: true, Fingerprint: "c0ffee"},
 }
 
 const eml = "From: a@example.com\nSubject: first\n  half\nX-Tag: 1\nx-tag: 2\nReceived: from x\n\nline one\nline two\n"
@@ -30,10 +30,10 @@ const eml = "From: a@example.com\nSubject: first\n  half\nX-Tag: 1\nx-tag: 2\nRe
 func session(e filter.Event) string {
 	return fmt.Sprint(e.ConnID(), " ", e.SessionID(), " ", e.Listener(), " ", e.ClientIP(), ":", e.ClientPort(), " ", e.ServerIP(), " ",
 		e.RDNS(), " ", e.User(), " ", e.TLS().Active(), " ", e.TLS().Version(), " ", e.TLS().Cipher(), " ", e.TLS().Peer(), " ",
-		e.TLS().ServerName(), " ", e.TLS().ALPN(), " ", e.Time() > 1e18, " ", e.Now(), " ", e.Mono() > 0)
+		e.TLS().ServerName(), " ", e.TLS().ALPN(), " ", e.TLS().Verified(), " ", e.TLS().Fingerprint(), " ", e.Time() > 1e18, " ", e.Now(), " ", e.Mono() > 0)
 }
 
-const wantSession = "test-1 1 submission 2001:db8::9:40000 192.0.2.1 out.example.com alice true 772 TLS_AES_128_GCM_SHA256 CN=alice mx.example smtp true 5000000000 true"
+const wantSession = "test-1 1 submission 2001:db8::9:40000 192.0.2.1 out.example.com alice true 772 TLS_AES_128_GCM_SHA256 CN=alice mx.example smtp true c0ffee true 5000000000 true"
 
 // TestEveryHandler walks a message through a filter that has all handlers. Every hook
 // sees the whole session, whatever its frame holds.

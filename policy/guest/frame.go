@@ -113,7 +113,8 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 		return g.text(s.ID, true)
 	case abi.FieldTags:
 		return g.tags()
-	case abi.FieldTLSVersion, abi.FieldTLSCipher, abi.FieldTLSPeer, abi.FieldTLSName, abi.FieldTLSALPN:
+	case abi.FieldTLSVersion, abi.FieldTLSCipher, abi.FieldTLSPeer, abi.FieldTLSName, abi.FieldTLSALPN,
+		abi.FieldTLSVerified, abi.FieldTLSFingerprint:
 		return g.tlsField(f)
 	case abi.FieldAuthMechanism, abi.FieldAuthLogin, abi.FieldAuthAuthz, abi.FieldAuthPassword, abi.FieldAuthToken:
 		return g.authField(f)
@@ -166,6 +167,10 @@ func (g *Env) tlsField(f abi.Field) ([]byte, abi.Kind) {
 		return g.text(tls.CipherSuiteName(t.Cipher), true)
 	case abi.FieldTLSPeer:
 		return g.text(t.Peer, t.Peer != "")
+	case abi.FieldTLSVerified:
+		return g.number(1, t.Verified)
+	case abi.FieldTLSFingerprint:
+		return g.text(t.Fingerprint, t.Fingerprint != "")
 	case abi.FieldTLSName:
 		return g.text(t.ServerName, t.ServerName != "")
 	default:

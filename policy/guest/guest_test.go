@@ -35,7 +35,7 @@ func session() *policy.Session {
 	return &policy.Session{
 		ID: "c7", Number: 7, Listener: "mx", RDNS: "client.example.net", Helo: "helo.example.net", User: "u1",
 		Remote: netip.MustParseAddrPort("192.0.2.1:2525"), Local: netip.MustParseAddrPort("[2001:db8::25]:25"),
-		TLS:  &policy.TLS{Version: 0x304, Cipher: 0x1301, ServerName: "mx.example.com", ALPN: "smtp", Peer: "CN=client"},
+		TLS:  &policy.TLS{Version: 0x304, Cipher: 0x1301, ServerName: "mx.example.com", ALPN: "smtp", Peer: "CN=client", Verified: true, Fingerprint: "c0ffee"},
 		Tags: []policy.Tag{{Filter: "f0", Key: "k", Value: "v"}},
 	}
 }
@@ -431,6 +431,7 @@ func TestFields(t *testing.T) {
 	want := map[abi.Field]string{
 		abi.FieldClientIP: "\xc0\x00\x02\x01", abi.FieldRDNS: "client.example.net", abi.FieldHelo: "helo.example.net",
 		abi.FieldTLSVersion: number(0x304), abi.FieldTLSCipher: "TLS_AES_128_GCM_SHA256", abi.FieldTLSPeer: "CN=client",
+		abi.FieldTLSVerified: number(1), abi.FieldTLSFingerprint: "c0ffee",
 		abi.FieldAuthUser: "u1", abi.FieldMailFrom: "a@example.net", abi.FieldMailParams: list("SIZE=100", "BODY=8BITMIME", "SMTPUTF8"),
 		abi.FieldRcpt: `"c d"@example.com`, abi.FieldRcptParams: "", abi.FieldSize: number(100), abi.FieldListener: "mx",
 		abi.FieldTags: list("f0.k=v", "f1.x=y"), abi.FieldConnID: "c7", abi.FieldClientPort: number(2525),
