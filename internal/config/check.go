@@ -175,6 +175,10 @@ func (k *checker) listenerTLS(at string, l Listener) {
 	case cc.Mode != ClientAuthOff && cc.Mode != "" && l.TLS == ListenerTLSOff:
 		k.warnf(key, "has no effect with tls: off")
 	}
+	public := slices.ContainsFunc(l.Address, func(a ListenAddress) bool { return a.Network == "tcp" && portOf(a.Address) == "25" })
+	if l.TLS == ListenerTLSRequired && public {
+		k.warnf(child(at, "tls"), "starttls_required on port 25 turns away servers that send in clear (RFC 3207, Section 4)")
+	}
 }
 
 // auth checks who may log in.

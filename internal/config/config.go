@@ -59,7 +59,7 @@ type Listener struct {
 	Protocol           Protocol           `key:"protocol" default:"smtp" doc:"The protocol spoken. lmtp (RFC 2033) answers for each recipient of a message."`
 	Banner             string             `key:"banner" doc:"What the greeting says behind our name and the protocol."`
 	HelloText          string             `key:"hello_text" doc:"What the answer to HELO and EHLO says behind our name; %s is the name that the client gave itself. Empty is greets %s."`
-	TLS                ListenerTLS        `key:"tls" default:"starttls" doc:"starttls offers STARTTLS (RFC 3207); implicit begins with the TLS handshake (RFC 8314); off has neither."`
+	TLS                ListenerTLS        `key:"tls" default:"starttls" doc:"starttls offers STARTTLS (RFC 3207); starttls_required takes no mail before it, and is not for port 25; implicit begins with the TLS handshake (RFC 8314); off has neither."`
 	TLSMinVersion      TLSVersion         `key:"tls_min_version" doc:"The lowest version of TLS that is spoken here; empty for that of certificates.min_version."`
 	ClientCertificates ClientCertificates `key:"client_certificates" doc:"Whether clients are asked for a certificate."`
 	Chain              string             `key:"chain" doc:"The chain in filters.chains that judges the mail; empty for none."`
@@ -124,7 +124,7 @@ type Limits struct {
 	ConnectionsPerIP        int           `key:"connections_per_ip" default:"100" doc:"Connections open at one time from one address."`
 	ConnectionRate          Rate          `key:"connection_rate" default:"off" doc:"Connections of one address in a time, such as 60/1m, or off. With IPv6 an address is its network of 64 bits."`
 	ConnectionRateNetwork   Rate          `key:"connection_rate_network" default:"off" doc:"The same for a network: 24 bits of IPv4, 48 of IPv6."`
-	MessageRate             Rate          `key:"message_rate" default:"off" doc:"Messages of one address in a time. Users who logged in are not held to it, nor are trusted_networks; a proxy's own connection is not before it has said for whom it comes."`
+	MessageRate             Rate          `key:"message_rate" default:"off" doc:"Messages of one address in a time, and of one user who has logged in, wherever it comes from. trusted_networks are not held to it; a proxy's own connection is not before it has said for whom it comes."`
 	MessageRateNetwork      Rate          `key:"message_rate_network" default:"off" doc:"The same for a network."`
 	GreetDelay              Pause         `key:"greet_delay" default:"100ms" doc:"How long the greeting waits for clients that speak before it, which are refused; or off. Addresses whose mail was accepted before are not held up."`
 	IdleTimeout             time.Duration `key:"idle_timeout" default:"5m" doc:"How long a client may be silent. RFC 5321, Section 4.5.3.2.7 asks for at least 5m."`

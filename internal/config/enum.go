@@ -65,9 +65,12 @@ const (
 	ListenerTLSOff      ListenerTLS = "off"
 	ListenerTLSStartTLS ListenerTLS = "starttls"
 	ListenerTLSImplicit ListenerTLS = "implicit"
+	ListenerTLSRequired ListenerTLS = "starttls_required"
 )
 
-func (ListenerTLS) words() []string { return []string{"off", "starttls", "implicit"} }
+func (ListenerTLS) words() []string {
+	return []string{"off", "starttls", "starttls_required", "implicit"}
+}
 
 // Accept says which recipients a listener takes.
 type Accept string

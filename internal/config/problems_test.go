@@ -140,11 +140,11 @@ penstock.yaml:1: listeners[0].address: "unix:" lacks the path of the socket`},
 penstock.yaml:1: listeners[0].address: the path of the socket has 111 bytes; at most 103 work on every system`},
 		{"listener: words", listener("protocol: imap\ntls: startls\naccept: all\nline_endings: fix"), `
 penstock.yaml:4: listeners[0].protocol: must be smtp or lmtp, not "imap"
-penstock.yaml:5: listeners[0].tls: must be off, starttls or implicit, not "startls"; did you mean "starttls"?
+penstock.yaml:5: listeners[0].tls: must be off, starttls, starttls_required or implicit, not "startls"; did you mean "starttls"?
 penstock.yaml:6: listeners[0].accept: must be routes or any, not "all"
 penstock.yaml:7: listeners[0].line_endings: must be normalize or reject, not "fix"`},
 		{"listener: tls no", listener("tls: no"), `
-penstock.yaml:4: listeners[0].tls: must be off, starttls or implicit, not "no"`},
+penstock.yaml:4: listeners[0].tls: must be off, starttls, starttls_required or implicit, not "no"`},
 		{"listener: chain", "listeners: [{name: a, address: ':25', chain: inbond}]\nfilters: {chains: {inbound: []}}\n", `
 penstock.yaml:1: listeners[0].chain: there is no chain "inbond" in filters.chains; did you mean "inbound"?
 penstock.yaml:2: warning: filters.chains.inbound: no listener uses it`},
@@ -265,6 +265,9 @@ penstock.yaml:5: warning: backends.m.tls_name: has no effect without tls: verify
 penstock.yaml:4: listeners[0].limits.connection_rate: "60" is not a rate: write a number and a time, such as 60/1m, or off
 penstock.yaml:4: listeners[0].limits.message_rate: "0/1m" is not a rate: write a number and a time, such as 60/1m, or off
 penstock.yaml:4: listeners[0].limits.greet_delay: "never" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d`},
+		{"listener: TLS required of everybody", listener("tls: starttls_required"), `
+penstock.yaml:4: warning: listeners[0].tls: starttls_required on port 25 turns away servers that send in clear (RFC 3207, Section 4)`},
+		{"listener: TLS required of those who submit", "listeners: [{name: in, address: ':587', tls: starttls_required}]\n", ``},
 		{"auth: nobody decides", listener("auth: {required: true}"), `
 penstock.yaml:4: listeners[0].auth.users: is required: it says who decides about logins`},
 		{"auth: no such backend", listener("auth: {users: 'backend:n'}"), `

@@ -42,7 +42,7 @@ func TestReferenceHasEveryKey(t *testing.T) {
 	}
 	for _, row := range []string{
 		"| `hostname` | domain name | required |",
-		"| `listeners[].tls` | off, starttls or implicit | `starttls` |",
+		"| `listeners[].tls` | off, starttls, starttls_required or implicit | `starttls` |",
 		"| `listeners[].limits.message_size` | size | `50MiB` |",
 		"| `listeners[].trusted_networks` | list of: network |  |",
 		"| `backends.NAME.addresses` | list of: list of: backend address | required |",
