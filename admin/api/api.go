@@ -105,17 +105,21 @@ type Status struct {
 	Backends     []Backend     `json:"backends"`
 	Chains       []Chain       `json:"chains"`
 	Certificates []Certificate `json:"certificates"`
+	// Managed are the names that certificates are obtained for.
+	Managed []Managed `json:"managed"`
 }
 
 // Listener is one listener.
 type Listener struct {
 	Name      string   `json:"name"`
 	Addresses []string `json:"addresses"`
-	TLS       string   `json:"tls"` // off, starttls or implicit
+	TLS       string   `json:"tls"` // off, starttls, starttls_required or implicit
 	// Open is true while it takes connections.
 	Open bool `json:"open"`
-	// Connections are open now.
-	Connections int `json:"connections"`
+	// Connections are open now. TurnedAway are those that found all connections taken, since the
+	// start.
+	Connections int   `json:"connections"`
+	TurnedAway  int64 `json:"turned_away"`
 }
 
 // Counts are sums since the start.
@@ -123,12 +127,14 @@ type Counts struct {
 	Logins       int64 `json:"logins"`
 	LoginsFailed int64 `json:"logins_failed"`
 	EarlyTalkers int64 `json:"early_talkers"`
-	Limited      int64 `json:"limited"`
-	Sessions     int64 `json:"sessions"`
-	Relayed      int64 `json:"relayed"`
-	Refused      int64 `json:"refused"`
-	Discarded    int64 `json:"discarded"`
-	Duplicates   int64 `json:"duplicates"`
+	// BadProxy are connections whose PROXY header was missing or broken.
+	BadProxy   int64 `json:"bad_proxy"`
+	Limited    int64 `json:"limited"`
+	Sessions   int64 `json:"sessions"`
+	Relayed    int64 `json:"relayed"`
+	Refused    int64 `json:"refused"`
+	Discarded  int64 `json:"discarded"`
+	Duplicates int64 `json:"duplicates"`
 }
 
 // Backend is one backend.
@@ -170,6 +176,14 @@ type Link struct {
 type Certificate struct {
 	Names   []string  `json:"names"`
 	Expires time.Time `json:"expires"`
+}
+
+// Managed is a name that a certificate is obtained for.
+type Managed struct {
+	Name string `json:"name"`
+	// LastError is why the last try failed, empty if it did not; NextTry when the next is.
+	LastError string     `json:"last_error,omitempty"`
+	NextTry   *time.Time `json:"next_try,omitempty"`
 }
 
 // Filters is all modules there are.

@@ -77,10 +77,10 @@ func (w watch) Status() api.Status {
 	s := api.Status{
 		Version: versionText(), Hostname: string(n.cfg.Hostname), Started: n.started.UTC(), Ready: w.Ready(), Load: n.gw.Load().Level,
 		Counts:    w.counts(),
-		Listeners: []api.Listener{}, Backends: w.backends(), Chains: w.chains(), Certificates: []api.Certificate{},
+		Listeners: []api.Listener{}, Backends: w.backends(), Chains: w.chains(), Certificates: []api.Certificate{}, Managed: w.managed(),
 	}
 	for _, l := range n.gw.Listeners() {
-		al := api.Listener{Name: l.Name, Addresses: []string{}, TLS: string(l.TLS), Open: l.Open, Connections: l.Connections}
+		al := api.Listener{Name: l.Name, Addresses: []string{}, TLS: string(l.TLS), Open: l.Open, Connections: l.Connections, TurnedAway: l.TurnedAway}
 		for _, a := range l.Addrs {
 			al.Addresses = append(al.Addresses, a.String())
 		}
@@ -97,8 +97,22 @@ func (w watch) counts() api.Counts {
 	return api.Counts{
 		Sessions: s.Sessions.Load(), Relayed: s.Relayed.Load(), Refused: s.Refused.Load(),
 		Discarded: s.Discarded.Load(), Duplicates: s.Duplicates.Load(),
-		Logins: s.Logins.Load(), LoginsFailed: s.LoginsFailed.Load(), EarlyTalkers: s.EarlyTalkers.Load(), Limited: s.Limited.Load(),
+		Logins: s.Logins.Load(), LoginsFailed: s.LoginsFailed.Load(), EarlyTalkers: s.EarlyTalkers.Load(),
+		BadProxy: s.BadProxy.Load(), Limited: s.Limited.Load(),
 	}
+}
+
+func (w watch) managed() []api.Managed {
+	list := []api.Managed{}
+	for _, m := range w.n.certs.Managed() {
+		am := api.Managed{Name: m.Name, LastError: printable(m.LastError)} // it may have what a CA said
+		if !m.NextTry.IsZero() {
+			next := m.NextTry.UTC()
+			am.NextTry = &next
+		}
+		list = append(list, am)
+	}
+	return list
 }
 
 func (w watch) backends() []api.Backend {

@@ -439,6 +439,12 @@ func TestMetrics(t *testing.T) {
 		{"penstock_policy_calls_total", "filter=gate stage=rcpt verdict=reject", 2},
 		{"penstock_policy_call_seconds", "filter=gate stage=rcpt", 2},
 		{"penstock_delivery_backend_up", "backend=store", 1},
+		{"penstock_gateway_bad_proxy_total", "", 0},
+		{"penstock_gateway_turned_away_total", "listener=mx", 0},
+		{"penstock_gateway_untracked_total", "listener=mx", 0},
+		{"penstock_gateway_load_changes_total", "level=stressed", 0},
+		{"penstock_certs_names", "", 0},
+		{"penstock_certs_failing", "", 0},
 	} {
 		if got, ok := value(families[tt.name], tt.labels); !ok || got != tt.want {
 			t.Errorf("%s{%s} = %v %v, want %v", tt.name, tt.labels, got, ok, tt.want)

@@ -18,7 +18,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.filters.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.filters.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
@@ -26,12 +26,26 @@ func (n *node) families() []metrics.Family {
 				o.Value(float64(all[0].NotAfter.Unix()))
 			}
 		},
+	}, {
+		Name: "penstock_certs_names", Kind: metrics.Gauge, Help: "Names that certificates are obtained for.",
+		Collect: func(o *metrics.Out) { o.Value(float64(len(n.certs.Managed()))) },
+	}, {
+		Name: "penstock_certs_failing", Kind: metrics.Gauge, Help: "Those of them whose last try failed.",
+		Collect: func(o *metrics.Out) {
+			failing := 0
+			for _, m := range n.certs.Managed() {
+				if m.LastError != "" {
+					failing++
+				}
+			}
+			o.Value(float64(failing))
+		},
 	}})
 }
 
 func (n *node) gatewayFamilies() []metrics.Family {
 	return []metrics.Family{{
-		Name: "penstock_gateway_sessions_total", Help: "Connections that were greeted or turned away.",
+		Name: "penstock_gateway_sessions_total", Help: "Sessions that were begun, greeted or not. XCLIENT begins another.",
 		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.Sessions.Load())) },
 	}, {
 		Name: "penstock_gateway_messages_total", Labels: []string{"result"},
@@ -54,6 +68,9 @@ func (n *node) gatewayFamilies() []metrics.Family {
 		Name: "penstock_gateway_early_talkers_total", Help: "Clients that spoke before the greeting.",
 		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.EarlyTalkers.Load())) },
 	}, {
+		Name: "penstock_gateway_bad_proxy_total", Help: "Connections whose PROXY header was missing or made no sense.",
+		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.BadProxy.Load())) },
+	}, {
 		Name: "penstock_gateway_limited_total", Help: "Connections and messages that a rate refused.",
 		Collect: func(o *metrics.Out) { o.Value(float64(n.gw.Stats.Limited.Load())) },
 	}, {
@@ -62,6 +79,22 @@ func (n *node) gatewayFamilies() []metrics.Family {
 		Collect: func(o *metrics.Out) {
 			for _, l := range n.gw.Listeners() {
 				o.Value(float64(l.Connections), l.Name)
+			}
+		},
+	}, {
+		Name: "penstock_gateway_turned_away_total", Labels: []string{"listener"},
+		Help: "Connections that found all of limits.connections taken. They are no sessions.",
+		Collect: func(o *metrics.Out) {
+			for _, l := range n.gw.Listeners() {
+				o.Value(float64(l.TurnedAway), l.Name)
+			}
+		},
+	}, {
+		Name: "penstock_gateway_untracked_total", Labels: []string{"listener"},
+		Help: "What was held to no rate because there was no place to remember it.",
+		Collect: func(o *metrics.Out) {
+			for _, l := range n.gw.Listeners() {
+				o.Value(float64(l.Untracked), l.Name)
 			}
 		},
 	}, {
@@ -101,6 +134,38 @@ func (n *node) loadFamilies() []metrics.Family {
 			l := n.gw.Load()
 			o.Value(float64(l.RefusedSessions), "session")
 			o.Value(float64(l.RefusedMessages), "message")
+		},
+	}, {
+		Name: "penstock_gateway_load_changes_total", Labels: []string{"level"}, Help: "How often the load came to a level.",
+		Collect: func(o *metrics.Out) {
+			l := n.gw.Load()
+			o.Value(float64(l.BecameNormal), "normal")
+			o.Value(float64(l.BecameStressed), "stressed")
+			o.Value(float64(l.BecameFull), "full")
+		},
+	}}
+}
+
+// recipientFamilies have series for backends whose recipients are known by a list or by callouts.
+func (n *node) recipientFamilies() []metrics.Family {
+	return []metrics.Family{{
+		Name: "penstock_gateway_listed_recipients", Kind: metrics.Gauge, Labels: []string{"backend"},
+		Help: "Entries of the backend's list of recipients.",
+		Collect: func(o *metrics.Out) {
+			for _, r := range n.gw.Recipients() {
+				o.Value(float64(r.Listed), r.Backend)
+			}
+		},
+	}, {
+		Name: "penstock_gateway_callouts_total", Labels: []string{"backend", "event"},
+		Help: "Recipients whose answer was remembered, questions that were asked, those that failed, and recipients that were taken for an old answer.",
+		Collect: func(o *metrics.Out) {
+			for _, r := range n.gw.Recipients() {
+				o.Value(float64(r.Remembered), r.Backend, "remembered")
+				o.Value(float64(r.Asked), r.Backend, "asked")
+				o.Value(float64(r.Failed), r.Backend, "failed")
+				o.Value(float64(r.Stale), r.Backend, "stale")
+			}
 		},
 	}}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -124,13 +125,13 @@ func printStatus(w io.Writer, s api.Status) {
 	}
 	state := map[bool]string{true: "takes mail", false: "takes no mail"}[s.Ready]
 	fmt.Fprintf(w, "%s, %s, %s, load %s, since %s\n\n", printable(s.Hostname), printable(s.Version), state, printable(s.Load), s.Started.Local().Format(time.DateTime))
-	line("LISTENER", "ADDRESS", "TLS", "STATE", "CONNECTIONS")
+	line("LISTENER", "ADDRESS", "TLS", "STATE", "CONNECTIONS", "TURNED AWAY")
 	for _, l := range s.Listeners {
-		line(l.Name, strings.Join(l.Addresses, " "), l.TLS, map[bool]string{true: "open", false: "closed"}[l.Open], l.Connections)
+		line(l.Name, strings.Join(l.Addresses, " "), l.TLS, map[bool]string{true: "open", false: "closed"}[l.Open], l.Connections, l.TurnedAway)
 	}
 	fmt.Fprintln(w)
-	line("SESSIONS", "LIMITED", "EARLY TALKERS", "LOGINS", "FAILED")
-	line(s.Counts.Sessions, s.Counts.Limited, s.Counts.EarlyTalkers, s.Counts.Logins, s.Counts.LoginsFailed)
+	line("SESSIONS", "LIMITED", "EARLY TALKERS", "BAD PROXY", "LOGINS", "FAILED")
+	line(s.Counts.Sessions, s.Counts.Limited, s.Counts.EarlyTalkers, s.Counts.BadProxy, s.Counts.Logins, s.Counts.LoginsFailed)
 	fmt.Fprintln(w)
 	line("RELAYED", "REFUSED", "DISCARDED", "DUPLICATES")
 	line(s.Counts.Relayed, s.Counts.Refused, s.Counts.Discarded, s.Counts.Duplicates)
@@ -164,6 +165,17 @@ func printStatus(w io.Writer, s api.Status) {
 	}
 	for _, c := range s.Certificates {
 		line(strings.Join(c.Names, " "), c.Expires.Local().Format(time.DateTime))
+	}
+	if len(s.Managed) > 0 {
+		fmt.Fprintln(w)
+		line("OBTAINED NAME", "NEXT TRY", "STATE")
+	}
+	for _, m := range s.Managed {
+		next := "-"
+		if m.NextTry != nil {
+			next = m.NextTry.Local().Format(time.DateTime)
+		}
+		line(m.Name, next, cmp.Or(m.LastError, "fine"))
 	}
 }
 
