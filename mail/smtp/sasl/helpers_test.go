@@ -69,7 +69,6 @@ func people(t testing.TB) Credentials {
 // secured are the two ends of one TLS connection.
 type secured struct {
 	client, server tls.ConnectionState
-	cert           *x509.Certificate // the server's
 }
 
 // handshake makes a TLS connection of one version in which the client shows a verified
@@ -108,7 +107,7 @@ func handshake(t testing.TB, version uint16) secured {
 	if err := errors.Join(client.Handshake(), <-failed); err != nil {
 		t.Fatal(err)
 	}
-	return secured{client.ConnectionState(), server.ConnectionState(), leaf}
+	return secured{client.ConnectionState(), server.ConnectionState()}
 }
 
 // talk leads an exchange between both ends, as AUTH would, and returns the server's error.

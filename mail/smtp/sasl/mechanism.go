@@ -60,7 +60,7 @@ func usable(name string, c Credentials, conn Conn) bool {
 	case SCRAMSHA256:
 		return c.SCRAM != nil
 	case SCRAMSHA256Plus:
-		return c.SCRAM != nil && canBind(conn.TLS, conn.Certificate)
+		return c.SCRAM != nil && canBind(conn.TLS)
 	case OAuthBearer, XOAuth2:
 		return c.Token != nil
 	case External:

@@ -74,7 +74,7 @@ func (m *scramServer) readFlag(flag, header string) error {
 	case binds != m.plus || !binds && flag != "n" && flag != "y":
 		return malformed("channel binding and mechanism do not fit")
 	case binds:
-		value, ok := channelBinding(name, m.server.conn.TLS, m.server.conn.Certificate)
+		value, ok := channelBinding(name, m.server.conn.TLS)
 		if !ok {
 			return denied("channel binding not supported")
 		}

@@ -3,7 +3,6 @@ package sasl
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"slices"
 	"strings"
@@ -29,9 +28,6 @@ type Conn struct {
 	// AllowClear offers mechanisms without TLS as well. Even those that hide the password
 	// are then open to guessing by whoever listens.
 	AllowClear bool
-	// Certificate is the one that we showed to the client, for the channel binding
-	// tls-server-end-point (RFC 5929, Section 4). nil: that binding is not available.
-	Certificate *x509.Certificate
 	// Hostname is our name, for the challenge of CRAM-MD5. Empty: localhost.
 	Hostname string
 	// Offered are the mechanisms that the client was told of, as Available returned them.
