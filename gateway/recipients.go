@@ -67,7 +67,10 @@ type recipientList struct {
 	recipientFile
 	set  atomic.Pointer[addressSet]
 	soon chan struct{} // has room for one: run is to look at once
-	seen fs.FileInfo   // of the file that was read or refused last; nil: it was not there. run's own
+	// What follows is run's own.
+	seen fs.FileInfo // of the file that was read or refused last; nil: it was not there
+	gone bool        // it was not there, and that was said
+	bad  bool        // the last look found no good file
 }
 
 // newRecipientList reads the list for the first time.
@@ -93,21 +96,27 @@ func newRecipientList(f recipientFile) (*recipientList, error) {
 
 // run follows the file until ctx ends. It is called once.
 func (l *recipientList) run(ctx context.Context) {
-	t := time.NewTicker(l.interval)
+	t := time.NewTimer(l.interval)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			l.look(time.Now())
 		case <-l.soon:
-			l.look(time.Now())
+			if l.bad { // and somebody is there who wants to know
+				l.seen, l.gone = nil, false
+			}
 		case <-ctx.Done():
 			return
 		}
+		wait := l.interval
+		if !l.look(time.Now()) {
+			wait = min(settled, wait)
+		}
+		t.Reset(wait)
 	}
 }
 
-// hurry has run look at the file at once.
+// hurry has run look at the file at once, and say again what is wrong with it.
 func (l *recipientList) hurry() {
 	select {
 	case l.soon <- struct{}{}:
@@ -115,32 +124,38 @@ func (l *recipientList) hurry() {
 	}
 }
 
-// look reads the file again if it has changed.
-func (l *recipientList) look(now time.Time) {
+// look reads the file again if it has changed. It returns false if the file must lie still
+// first.
+func (l *recipientList) look(now time.Time) bool {
 	info, err := os.Stat(l.path)
 	if err != nil {
-		if l.seen != nil {
+		if !l.gone {
 			l.log.Error("recipients cannot be read, the old ones stay", "err", err)
 		}
-		l.seen = nil
-		return
+		l.seen, l.gone, l.bad = nil, true, true
+		return true
 	}
-	if age := now.Sub(info.ModTime()); sameFile(l.seen, info) || 0 <= age && age < settled {
-		return
+	l.gone = false
+	if sameFile(l.seen, info) {
+		return true
+	}
+	if age := now.Sub(info.ModTime()); 0 <= age && age < settled {
+		return false
 	}
 	set, read, err := l.read()
 	if errors.Is(err, errChanging) {
-		return // the next look will find it at rest
+		return false
 	}
 	if l.seen = info; read != nil {
 		l.seen = read
 	}
-	if err != nil {
+	if l.bad = err != nil; l.bad {
 		l.log.Error("recipients cannot be read, the old ones stay", "err", err)
-		return
+		return true
 	}
 	l.set.Store(set)
 	l.log.Info("recipients were read", "file", l.path, "count", set.n)
+	return true
 }
 
 // sameFile tells whether two looks found the same.

@@ -156,22 +156,34 @@ func TestRecipientReload(t *testing.T) {
 		write("carl@example.com\n")
 		time.Sleep(time.Second)
 		known("may be half written", "carl@example.com", false)
-		time.Sleep(30 * time.Second)
+		time.Sleep(2 * time.Second)
 		known("lay still", "carl@example.com", true)
 		for _, s := range []string{"", "carl@example.com\nnonsense\n"} {
 			write(s)
 			time.Sleep(2 * time.Minute)
 			known("a bad file", "carl@example.com", true)
 		}
+		l.hurry() // says so again
+		known("a bad file", "carl@example.com", true)
 		os.Remove(name)
 		time.Sleep(2 * time.Minute)
 		known("no file", "carl@example.com", true)
 		write("dora@example.com\n")
 		time.Sleep(time.Minute)
 		known("it is back", "dora@example.com", true)
+		l.hurry()
+		known("nothing new", "dora@example.com", true)
+		write("eve@example.com\n")
+		time.Sleep(3 * time.Second)
+		known("nobody is in a hurry", "eve@example.com", false)
+		l.hurry()
+		known("in a hurry", "eve@example.com", true)
+		os.Remove(name)
+		l.hurry()
+		known("in a hurry for nothing", "eve@example.com", true)
 		cancel()
 		wg.Wait()
-		if read, bad := strings.Count(log.String(), "recipients were read"), strings.Count(log.String(), "the old ones stay"); read != 3 || bad != 3 {
+		if read, bad := strings.Count(log.String(), "recipients were read"), strings.Count(log.String(), "the old ones stay"); read != 4 || bad != 5 {
 			t.Errorf("read %d, bad %d:\n%s", read, bad, log.String())
 		}
 	})
