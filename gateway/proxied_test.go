@@ -496,7 +496,7 @@ func TestProxiedTLS(t *testing.T) {
 		using  string // in our field
 	}{
 		{"TLS 1.3 with a certificate", []string{tlv(2, "mx.test"), tlv(1, "smtp"), ssl(7, 0, tlv(0x21, "TLSv1.3"), tlv(0x22, "ann"), tlv(0x23, "TLS_AES_128_GCM_SHA256"))}, true,
-			policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.test", ALPN: "smtp", Peer: "CN=ann"}, "(using TLSv1.3 with cipher TLS_AES_128_GCM_SHA256)"},
+			policy.TLS{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.test", ALPN: "smtp", Peer: "CN=ann", Verified: true}, "(using TLSv1.3 with cipher TLS_AES_128_GCM_SHA256)"},
 		{"a certificate that is not good, and a cipher of another name", []string{ssl(7, 1, tlv(0x21, "TLSv1.2"), tlv(0x22, "ann"), tlv(0x23, "AES128-SHA"))}, true, policy.TLS{Version: tls.VersionTLS12}, "(using TLSv1.2)"},
 		{"an old one", []string{ssl(1, 0, tlv(0x21, "TLSv1"))}, true, policy.TLS{Version: tls.VersionTLS10}, "(using TLSv1.0)"},
 		{"in clear", []string{ssl(0, 1)}, false, policy.TLS{}, ""},
