@@ -243,7 +243,7 @@ func (s *session) logVerdict(step policy.Step) {
 	attrs = append(attrs, slog.String("conn", s.facts.ID), slog.String("stage", step.Stage.String()), slog.String("filter", step.Filter),
 		slog.String("verdict", step.Verdict.Action.String()), slog.String("remote", s.remote()))
 	if s.tx != nil {
-		attrs = append(attrs, slog.String("msg", s.tx.id), slog.String("from", s.tx.Sender.Path.String()))
+		attrs = append(attrs, slog.String("mail", s.tx.id), slog.String("from", s.tx.Sender.Path.String()))
 	}
 	if r := step.Verdict.Reply; r != nil {
 		attrs = append(attrs, slog.Int("code", r.Code), slog.String("enh", r.Enh.String()))

@@ -336,7 +336,7 @@ func (tx *transaction) logAttempt(size int64, replies []*smtp.Reply, err error, 
 		reply = worst(replies)
 	}
 	attrs := make([]slog.Attr, 0, 11)
-	attrs = append(attrs, slog.String("conn", tx.s.facts.ID), slog.String("msg", tx.id), slog.String("backend", tx.backend),
+	attrs = append(attrs, slog.String("conn", tx.s.facts.ID), slog.String("mail", tx.id), slog.String("backend", tx.backend),
 		slog.String("from", tx.Sender.Path.String()), slog.Int("rcpt", len(tx.Rcpts)), slog.Int64("bytes", size),
 		slog.Duration("dur", took), slog.Int("code", reply.Code), slog.String("enh", reply.Enh.String()))
 	if refused > 0 {
