@@ -435,7 +435,7 @@ func TestMetrics(t *testing.T) {
 		{"penstock_gateway_logins_total", "result=ok", 0},
 		{"penstock_gateway_load_level", "", 0},
 		{"penstock_gateway_load_used", "resource=sessions", 1},
-		{"penstock_gateway_load_limit", "resource=sessions", 20000},
+		{"penstock_gateway_load_limit", "resource=sessions", 10000},
 		{"penstock_policy_calls_total", "filter=gate stage=rcpt verdict=reject", 2},
 		{"penstock_policy_call_seconds", "filter=gate stage=rcpt", 2},
 		{"penstock_delivery_backend_up", "backend=store", 1},
