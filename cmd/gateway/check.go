@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -100,7 +101,18 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 // resolver's address.
 func tryListeners(cfg *config.Config) config.Problems {
 	d := &doorman{log: slog.New(slog.DiscardHandler), users: make(map[string]*users.File)}
-	_, problems := d.listeners(cfg)
+	list, problems := d.listeners(cfg)
+	for i, l := range list {
+		for j, a := range l.Addresses {
+			if a.Network != "unix" || strings.HasPrefix(a.Address, "@") {
+				continue
+			}
+			// It may be made for the service when that starts.
+			if _, err := os.Stat(filepath.Dir(a.Address)); err != nil {
+				problems = append(problems, cfg.Warning(addressKey(fmt.Sprintf("listeners[%d]", i), j, len(l.Addresses)), "no folder for the socket: "+err.Error()))
+			}
+		}
+	}
 	for name, b := range cfg.Backends {
 		if l := recipients(b).List; l != nil {
 			if err := l.Check(); err != nil {

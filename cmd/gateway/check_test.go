@@ -48,6 +48,7 @@ func TestServeAndCheckAgree(t *testing.T) {
 		{"banner", "tls: off\n    banner: grüß Gott", "penstock.yaml:5: listeners[0].banner: banner: must be "},
 		{"hello text", "hello_text: " + strings.Repeat("x", 201), "penstock.yaml:4: listeners[0].hello_text: hello text: must be "},
 		{"text of the demand", "auth: {required: true, users: 'backend:store', required_text: ä}", "penstock.yaml:4: listeners[0].auth.required_text: "},
+		{"rate", "limits:\n      message_rate: 9/1ns", "penstock.yaml:5: listeners[0].limits.message_rate: rate: more than one per nanosecond"},
 		{"users", "auth: {users: 'file:$DIR/nobody'}", "penstock.yaml:4: listeners[0].auth.users: "},
 		{"authorities", "client_certificates: {mode: verify, ca_file: $DIR/none.pem}", "penstock.yaml:4: listeners[0].client_certificates.ca_file: "},
 		{"login without TLS", "tls: off\n    auth: {required: true, users: 'backend:store'}", "penstock.yaml:5: listeners[0].auth.required: "},
@@ -78,6 +79,10 @@ func TestCheckRelativeSocket(t *testing.T) {
 	if got := checkText(t, ".", yaml); !strings.Contains(got, ": fine") {
 		t.Errorf("check: %s", got)
 	}
+	if got := checkText(t, ".", strings.Replace(yaml, "unix:run.sock", "unix:none/run.sock", 1)); !strings.Contains(got, "penstock.yaml:3: warning: listeners[0].address: no folder for the socket: ") {
+		t.Errorf("check: %s", got)
+	}
+	checkText(t, ".", yaml)
 	cfg, problems := config.Load("penstock.yaml", nil, nil)
 	if problems.Err() != nil {
 		t.Fatal(problems)

@@ -76,11 +76,7 @@ func checkValues(c *config.Config, at string, l gateway.Listener) config.Problem
 		}
 	}
 	for i, a := range l.Addresses {
-		key := at + ".address"
-		if len(l.Addresses) > 1 {
-			key += "[" + strconv.Itoa(i) + "]"
-		}
-		try(key, func(to *gateway.Listener) { to.Addresses = []gateway.Address{a} })
+		try(addressKey(at, i, len(l.Addresses)), func(to *gateway.Listener) { to.Addresses = []gateway.Address{a} })
 	}
 	for i, w := range l.Server.Disabled {
 		try(at+".disabled_commands["+strconv.Itoa(i)+"]", func(to *gateway.Listener) { to.Server.Disabled = []string{w} })
@@ -88,10 +84,27 @@ func checkValues(c *config.Config, at string, l gateway.Listener) config.Problem
 	for i, w := range l.Server.Without {
 		try(at+".disabled_extensions["+strconv.Itoa(i)+"]", func(to *gateway.Listener) { to.Server.Without = []string{w} })
 	}
+	for _, r := range []struct {
+		key  string
+		rate gateway.Rate
+	}{
+		{"connection_rate", l.ConnectionRate}, {"connection_rate_network", l.ConnectionRateNetwork},
+		{"message_rate", l.MessageRate}, {"message_rate_network", l.MessageRateNetwork}, {"auth_failure_rate", l.AuthFailureRate},
+	} {
+		try(at+".limits."+r.key, func(to *gateway.Listener) { to.ConnectionRate = r.rate })
+	}
 	try(at+".banner", func(to *gateway.Listener) { to.Server.Banner = l.Server.Banner })
 	try(at+".hello_text", func(to *gateway.Listener) { to.Server.HelloText = l.Server.HelloText })
 	try(at+".auth.required_text", func(to *gateway.Listener) { to.Server.Auth.RequiredText = l.Server.Auth.RequiredText })
 	return problems
+}
+
+// addressKey is the key of the i-th of n addresses of a listener; one alone need be no list.
+func addressKey(at string, i, n int) string {
+	if n == 1 {
+		return at + ".address"
+	}
+	return at + ".address[" + strconv.Itoa(i) + "]"
 }
 
 // validListener asks package gateway about a listener, with everything around it in order.
