@@ -222,7 +222,6 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*s
 	}
 	switch {
 	case tx.dropped, len(tx.Rcpts) == 0 && tx.discarded:
-		tx.dropped = true
 		s.l.gw.Stats.Discarded.Add(1)
 		return nil, nil
 	case tx.held:
