@@ -77,6 +77,8 @@ func TestSeen(t *testing.T) {
 		}
 	}
 
+	g.await("no header", func(l map[string]any) bool { return l["msg"] == "connection without a good PROXY header" })
+
 	cl, err := client.New(g.addr[adminName], token, client.Options{})
 	if err != nil {
 		t.Fatal(err)
