@@ -53,6 +53,8 @@ var layout = []row{
 		"header fields as bytes; knows no MIME library, which would write mail anew"},
 	{"resolver", "", "github.com/miekg/dns",
 		"the only package that knows the DNS library: what others see are types of its own, so that the library can be replaced"},
+	{"store", "mail/smtp", "",
+		"what a driver must do; knows none"},
 	{"policy", "mail/smtp mail/message", "",
 		"the words of policy: no WebAssembly, no sockets, so that a Go function can be a filter"},
 	{"policy/guest", "guest-sdk/abi policy mail/smtp mail/message", "",
