@@ -122,6 +122,11 @@ type Queue interface {
 	// be called. m must not be changed until then.
 	Begin(ctx context.Context, m *Message) (Incoming, error)
 
+	// Restore is Begin for a message that was in a store before: its ID, its Attempts, and
+	// what became of its recipients are kept. Commit returns ErrConflict, and changes
+	// nothing, if there is a message of that ID.
+	Restore(ctx context.Context, m *Message) (Incoming, error)
+
 	// Lease hands out up to limit leases at a destination whose recipients are due at now, for
 	// the time that is given, the more urgent first: by Priority, then by fewer tries, then
 	// by Due. There may be none. No recipient is in two leases at a time.

@@ -59,10 +59,14 @@ type KV interface {
 	Set(ctx context.Context, space, key string, value []byte, expires time.Time, quota int64) error
 	// Delete forgets a value. It is no error if there is none.
 	Delete(ctx context.Context, space, key string) error
-	// Add adds to a number, which begins at 0, and returns the sum.
+	// Add adds to a number, which begins at 0, and returns the sum. Get returns it as decimal
+	// digits. What is no number, or would be too large, is ErrConflict. The time until which
+	// the number is kept is set where it begins.
 	Add(ctx context.Context, space, key string, delta int64, expires time.Time, quota int64) (int64, error)
 	// Swap is Set if the value is old at the moment, nil for none, and tells whether it was.
 	Swap(ctx context.Context, space, key string, old, value []byte, expires time.Time, quota int64) (bool, error)
+	// Each calls yield with all that is kept, until it returns false.
+	Each(ctx context.Context, yield func(space, key string, value []byte, expires time.Time) bool) error
 	// Drop forgets a space.
 	Drop(ctx context.Context, space string) error
 }
