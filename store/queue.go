@@ -119,7 +119,8 @@ type Attempt struct {
 type Queue interface {
 	// Begin begins a message. Of m the ID, Size and Attempts are filled in by the store.
 	// Content is written to the Incoming, which is for one goroutine; Commit or Abort must
-	// be called. m must not be changed until then.
+	// be called. m must not be changed until then. It has at least one recipient that is
+	// Waiting or Held.
 	Begin(ctx context.Context, m *Message) (Incoming, error)
 
 	// Restore is Begin for a message that was in a store before: its ID, its Attempts, and

@@ -79,11 +79,13 @@ type Files interface {
 	// Read returns a file, or ErrNotFound.
 	Read(ctx context.Context, name string) ([]byte, error)
 	// Delete forgets a file, or all below a name that stands for a folder. It is no error if
-	// there is none.
+	// there is none. A folder is there while it has files.
 	Delete(ctx context.Context, name string) error
 	// Stat describes a file or a folder, or returns ErrNotFound.
 	Stat(ctx context.Context, name string) (FileInfo, error)
-	// List returns the names below a folder, those of its folders too if recursive.
+	// List returns the full names of what is in a folder, files and folders, and of what is
+	// in those too if recursive. The folder "" has everything. One that does not exist is
+	// ErrNotFound, but for "".
 	List(ctx context.Context, folder string, recursive bool) ([]string, error)
 	// Lock waits for a lock that no other node or caller has. It renews itself until Unlock,
 	// and runs out by itself soon after its holder is gone.
@@ -108,7 +110,8 @@ type FileInfo struct {
 
 // Policies is a cache of what other domains say of themselves.
 type Policies interface {
-	// Get returns what is kept for a domain, or ErrNotFound.
+	// Get returns what is kept for a domain, or ErrNotFound. Who asks looks at Expires; a
+	// driver may forget what ran out long ago.
 	Get(ctx context.Context, kind, domain string) (Policy, error)
 	// Put keeps it.
 	Put(ctx context.Context, kind string, p Policy) error
