@@ -104,6 +104,17 @@ func (t *Transport) BeginFor(ctx context.Context, backend string, from smtp.Send
 	return &transaction{t: t, b: b, c: c, from: from, client: client}, nil
 }
 
+// connections is how many connections there may be to a backend, 0 if there is no such
+// backend.
+func (t *Transport) connections(name string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.backends[name]; b != nil {
+		return b.opts.Connections
+	}
+	return 0
+}
+
 // enter counts a transaction.
 func (t *Transport) enter(name string) (*backend, error) {
 	t.mu.Lock()

@@ -302,6 +302,7 @@ type Gateway struct {
 	listeners []*listener
 	rules     atomic.Pointer[ruleSet]
 	number    atomic.Uint64 // of the last connection
+	keeper    Keeper        // the Relay, if it is one
 	load      *overload
 	record    *reputation
 	closing   atomic.Bool // Shutdown has begun
@@ -318,6 +319,7 @@ type Stats struct {
 	EarlyTalkers         atomic.Int64 // clients that spoke before the greeting
 	BadProxy             atomic.Int64 // connections whose PROXY header was missing or made no sense
 	Limited              atomic.Int64 // connections and messages that a rate refused
+	Kept                 atomic.Int64 // messages that went into the queue, whole or in part
 	Sessions             atomic.Int64 // that were begun, greeted or not; XCLIENT begins another
 	Relayed              atomic.Int64 // messages that a backend took for all recipients
 	Refused              atomic.Int64 // messages that were answered 4xx or 5xx after DATA
@@ -354,6 +356,7 @@ func New(o Options, rules Rules) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g := &Gateway{opts: o, perIP: make(map[ipKey]int), record: newReputation(reputationSettings{}, time.Now)}
+	g.keeper, _ = o.Relay.(Keeper)
 	g.load = newOverload(overloadSettings{sessions: int64(o.Overload.Sessions), memory: o.Overload.Memory,
 		spool: o.Overload.Spool, log: o.Log})
 	g.own, _ = smtp.ParseDomain(o.Hostname) // every listener has checked it

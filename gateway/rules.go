@@ -24,6 +24,9 @@ type Route struct {
 	Backend string
 	// Recipients says who knows which recipients exist. The zero value asks the backend.
 	Recipients Recipients
+	// Queue has the Keeper keep all mail for the backend. QueueWhenDown has it keep what the
+	// backend cannot take now, of recipients that others than the backend vouch for.
+	Queue, QueueWhenDown bool
 }
 
 // Recipients says who knows which recipients of a route exist. One field is set, or none:

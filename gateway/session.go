@@ -288,7 +288,7 @@ func (s *session) heed(v policy.Verdict, stage policy.Stage) error {
 	case policy.Discard:
 		s.tx.discard(stage)
 	case policy.Quarantine:
-		s.tx.held = true
+		s.tx.held, s.tx.reason = true, v.Reason
 	}
 	return nil
 }
@@ -392,7 +392,7 @@ func (s *session) Data(ctx context.Context) error {
 	if err := s.decide(ctx, policy.StageData); err != nil {
 		return err
 	}
-	if s.tx.held {
+	if s.tx.held && s.l.gw.keeper == nil {
 		return errHeld
 	}
 	return nil

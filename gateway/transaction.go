@@ -31,12 +31,14 @@ type transaction struct {
 	promised []promise
 	one      [1]policy.Recipient // what Rcpts begins with: most messages have no more
 
-	dropCandidate bool // a filter discards the recipient at hand
-	discarded     bool // a filter has discarded a recipient
-	dropped       bool // a filter discards the message
-	held          bool // a filter wants it held
-	broken        bool // the client's message did not come to its end
-	delivered     bool // a backend took the message for somebody
+	dropCandidate bool   // a filter discards the recipient at hand
+	discarded     bool   // a filter has discarded a recipient
+	dropped       bool   // a filter discards the message
+	held          bool   // a filter wants it held
+	broken        bool   // the client's message did not come to its end
+	delivered     bool   // a backend took the message for somebody
+	sent          bool   // the backend may have the message
+	reason        string // why it is held
 }
 
 // promise is a recipient as the client named it, and whether a filter discarded it.
@@ -173,7 +175,9 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 	if tx.dropped {
 		return nil // nobody will get it; the backend need not know
 	}
-	if tx.backend != "" && tx.backend != route.Backend {
+	keeper := tx.s.l.gw.keeper
+	other := tx.backend != "" && tx.backend != route.Backend
+	if other && keeper == nil {
 		return errOther
 	}
 	check := tx.s.rules.known.checks[i]
@@ -181,6 +185,12 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 		if err := check(ctx, to.Path); err != nil {
 			return refusal(err)
 		}
+	}
+	if other || route.Queue && keeper != nil {
+		if check == nil && !route.Recipients.Accept {
+			return tx.ask(ctx, route, to)
+		}
+		return nil
 	}
 	if check == nil && !route.Recipients.Accept {
 		h := tx.back
@@ -224,11 +234,14 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*s
 	case tx.dropped, len(tx.Rcpts) == 0 && tx.discarded:
 		s.l.gw.Stats.Discarded.Add(1)
 		return nil, nil
-	case tx.held:
+	case tx.held && s.l.gw.keeper == nil:
 		return nil, errHeld
 	case len(tx.Rcpts) == 0:
 		// Filters took them out one by one, which is not the same as to discard the mail.
 		return nil, errNoOne
+	}
+	if keeper := s.l.gw.keeper; keeper != nil {
+		return tx.keepOrDeliver(ctx, keeper)
 	}
 	return tx.deliver(ctx)
 }
@@ -242,33 +255,47 @@ func (tx *transaction) headers(ctx context.Context, h message.Header) error {
 	return tx.s.decide(ctx, policy.StageHeaders)
 }
 
-// deliver hands the message to the backend, and logs the attempt.
+// deliver hands the message to the backend, and makes the client's answer of what it says.
 func (tx *transaction) deliver(ctx context.Context) ([]*smtp.Reply, error) {
+	replies, err := tx.hand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return tx.conclude(replies)
+}
+
+// hand hands the message to the backend, logs the attempt, and returns a reply for each of
+// tx.Rcpts. An error speaks of all of them.
+func (tx *transaction) hand(ctx context.Context) (replies []*smtp.Reply, err error) {
 	h := tx.back
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	start := time.Now()
+	defer func() { tx.logAttempt(tx.Message.Size(), replies, err, time.Since(start)) }()
 	if !h.has(tx.Sender, tx.Rcpts) {
 		if err := tx.replay(ctx); err != nil {
-			tx.logAttempt(tx.Message.Size(), nil, err, time.Since(start))
 			return nil, err
 		}
 	}
 	m := *tx.Message
 	m.Header = m.Header.Insert(0, tx.received().Field())
-	replies, err := h.take().Data(ctx, &m) // which ends it
-	took := time.Since(start)
-	if err == nil && len(replies) != len(tx.Rcpts) {
-		err := fmt.Errorf("gateway: the relay gave %d answers for %d recipients", len(replies), len(tx.Rcpts))
-		tx.logAttempt(m.Size(), nil, err, took)
-		return nil, err
+	tx.sent = true
+	replies, err = h.take().Data(ctx, &m) // which ends it
+	switch {
+	case err != nil:
+		return nil, refusal(err)
+	case len(replies) != len(tx.Rcpts):
+		return nil, fmt.Errorf("gateway: the relay gave %d answers for %d recipients", len(replies), len(tx.Rcpts))
 	}
-	if tx.s.l.Server.LMTP && err == nil {
-		tx.logAttempt(m.Size(), replies, nil, took)
+	return replies, nil
+}
+
+// conclude makes the client's answer of the backend's replies.
+func (tx *transaction) conclude(replies []*smtp.Reply) ([]*smtp.Reply, error) {
+	if tx.s.l.Server.LMTP {
 		return tx.outcomes(replies), nil
 	}
-	reply, err := tx.outcome(replies, err)
-	tx.logAttempt(m.Size(), replies, err, took)
+	reply, err := tx.outcome(replies)
 	if err != nil {
 		return nil, err
 	}
@@ -319,6 +346,9 @@ func (tx *transaction) outcomes(replies []*smtp.Reply) []*smtp.Reply {
 
 // worst is the reply that a log should tell of.
 func worst(replies []*smtp.Reply) *smtp.Reply {
+	if len(replies) == 0 {
+		return nil
+	}
 	return slices.MaxFunc(replies, func(a, b *smtp.Reply) int { return a.Code - b.Code })
 }
 
@@ -472,11 +502,8 @@ func (tx *transaction) overlook(ctx context.Context, r policy.Recipient, refused
 }
 
 // outcome makes one reply of the backend's replies, one for each of tx.Rcpts.
-func (tx *transaction) outcome(replies []*smtp.Reply, err error) (*smtp.Reply, error) {
+func (tx *transaction) outcome(replies []*smtp.Reply) (*smtp.Reply, error) {
 	stats := &tx.s.l.gw.Stats
-	if err != nil {
-		return nil, refusal(err)
-	}
 	var refusals, causes []error
 	for i, r := range replies {
 		if r.Code/100 == 2 {

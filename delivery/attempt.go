@@ -1,0 +1,303 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/store"
+)
+
+// attempt.go: one try to deliver a message to some of its recipients.
+
+// attempt is a lease that is being worked on.
+type attempt struct {
+	e       *Engine
+	lease   *store.Lease
+	m       *store.Message
+	content store.Content
+	start   time.Time
+	host    string
+	replies []*smtp.Reply // of each recipient of the lease; nil was not asked
+}
+
+// deliver tries a lease, and finishes it whatever happens.
+func (e *Engine) deliver(l *store.Lease) {
+	a := &attempt{e: e, lease: l, m: l.Message, start: e.now(), replies: make([]*smtp.Reply, len(l.Recipients))}
+	e.Stats.Attempts.Add(1)
+	ctx, cancel := context.WithCancelCause(e.attempts)
+	defer cancel(nil)
+	stop := a.hold(ctx, cancel)
+	err := a.try(ctx)
+	stop()
+	if a.content != nil {
+		defer a.content.Close()
+	}
+	if lost := context.Cause(ctx); errors.Is(lost, store.ErrLeaseLost) {
+		e.Stats.LeaseLost.Add(1)
+		e.opts.Log.Warn("lease lost while delivering", "mail", string(a.m.ID))
+	}
+	if err != nil && e.attempts.Err() != nil {
+		e.giveBack([]*store.Lease{l}) // nothing is known to have been taken
+		return
+	}
+	a.finish(err)
+}
+
+// hold keeps the lease until stop is called, and calls lost if it is lost: another may
+// deliver the message then.
+func (a *attempt) hold(ctx context.Context, lost context.CancelCauseFunc) (stop func()) {
+	every := a.e.opts.Lease / 3
+	var mu sync.Mutex // held while the lease is extended; guards ended
+	var ended bool
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(every, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, storeTime)
+		defer cancel()
+		if err := a.e.opts.Queue.Extend(ctx, a.lease, a.e.opts.Lease); errors.Is(err, store.ErrLeaseLost) {
+			lost(store.ErrLeaseLost)
+			return
+		}
+		timer.Reset(every)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		timer.Stop()
+	}
+}
+
+// try asks the next hop. A nil error means that each recipient has its reply; any other is
+// why those without have none.
+func (a *attempt) try(ctx context.Context) error {
+	if !a.m.Expires.IsZero() && a.e.now().After(a.m.Expires) {
+		return errExpired
+	}
+	backend, ok := strings.CutPrefix(string(a.lease.Destination), backendPrefix)
+	if !ok {
+		return errNoWay
+	}
+	a.host = backend
+	content, err := a.e.opts.Queue.Content(ctx, a.m.ID)
+	if err != nil {
+		return fmt.Errorf("delivery: content of %s: %w", a.m.ID, err)
+	}
+	a.content = content
+	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.m.Sender, a.client())
+	if err != nil {
+		return err
+	}
+	defer tx.Abort()
+	var taken []int
+	for i, at := range a.lease.Recipients {
+		err := tx.Rcpt(ctx, a.m.Recipients[at].Recipient)
+		r, refused := errors.AsType[*smtp.Reply](err)
+		switch {
+		case err == nil:
+			taken = append(taken, i)
+		case refused:
+			a.replies[i] = r
+		default:
+			return err
+		}
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	replies, err := tx.Data(ctx, content)
+	if err != nil {
+		if r, ok := errors.AsType[*smtp.Reply](err); ok {
+			for _, i := range taken {
+				a.replies[i] = r
+			}
+			return nil
+		}
+		return err
+	}
+	if len(replies) != len(taken) {
+		return fmt.Errorf("delivery: backend %s gave %d answers for %d recipients", backend, len(replies), len(taken))
+	}
+	for n, i := range taken {
+		a.replies[i] = replies[n]
+	}
+	return nil
+}
+
+// client is whom the backend is told of.
+func (a *attempt) client() smtp.Forwarded {
+	f := a.m.Origin.Client
+	f.Ident = string(a.m.ID)
+	return f
+}
+
+var (
+	errExpired = smtp.Refuse(554, smtp.Enhanced{5, 4, 7}, "delivery time expired")
+	errNoWay   = smtp.Refuse(451, smtp.Enhanced{4, 4, 4}, "there is no way to this destination")
+)
+
+// finish records what became of each recipient, with reports to the sender where it is to
+// be told.
+func (a *attempt) finish(err error) {
+	e, now := a.e, a.e.now()
+	outcomes := make([]store.Outcome, len(a.lease.Recipients))
+	var failed, delayed, relayed []int
+	for i, at := range a.lease.Recipients {
+		r := &a.m.Recipients[at]
+		reply := a.replies[i]
+		if reply == nil {
+			reply = smtp.ReplyOf(err)
+		}
+		o := &outcomes[i]
+		*o = store.Outcome{Tried: true, Reply: strip(reply)}
+		r.Last, r.Tries = o.Reply, r.Tries+1
+		switch {
+		case reply.Code/100 == 2:
+			o.State = store.Delivered
+			relayed = append(relayed, at)
+		case reply.Permanent() && a.final(reply):
+			o.State = store.Failed
+			failed = append(failed, at)
+		default:
+			o.State, o.Due = store.Waiting, e.opts.Schedule.next(now, r.Tries)
+			if !a.m.Expires.IsZero() && o.Due.After(a.m.Expires) {
+				o.Due = a.m.Expires.Add(time.Second)
+			}
+			if n := e.opts.Schedule.Notify; n > 0 && !r.DelayTold && now.Sub(a.m.Arrived) >= n {
+				o.DelayTold = true
+				delayed = append(delayed, at)
+			}
+		}
+	}
+	var reports []*store.Report
+	for _, part := range []struct {
+		kind reportKind
+		who  []int
+	}{{reportFailed, failed}, {reportDelayed, delayed}, {reportRelayed, a.unreported(relayed)}} {
+		rep, rerr := e.report(a.m, a.content, part.kind, part.who, now)
+		if rerr != nil {
+			e.opts.Log.Error("a report could not be made", "mail", string(a.m.ID), "err", rerr)
+		}
+		if rep != nil {
+			reports = append(reports, rep)
+		}
+	}
+	a.record(outcomes, reports, err, now)
+}
+
+// final: a refusal that speaks of us, and not of the message or its recipient, is no reason
+// to return mail. RFC 5321, Section 4.2.1: 5yz is about the same request; but a backend that
+// asks for a login or for TLS has been set up wrong, and that can be mended.
+func (a *attempt) final(r *smtp.Reply) bool {
+	switch r.Code {
+	case 530, 535, 538, 521:
+		return a.e.now().After(a.m.Expires) && !a.m.Expires.IsZero()
+	}
+	return true
+}
+
+// unreported are those of the recipients whose next hop does not report for us.
+func (a *attempt) unreported(who []int) []int {
+	backend := strings.TrimPrefix(string(a.lease.Destination), backendPrefix)
+	if o, known := a.e.opts.Transport.Offers(backend); known && o.Extensions.DSN {
+		return nil // RFC 3461, Section 5.2.1: it has been asked to
+	}
+	return who
+}
+
+// record finishes the lease. A store that cannot is asked again until the lease is over, or
+// the engine is: what was delivered would be delivered twice.
+func (a *attempt) record(outcomes []store.Outcome, reports []*store.Report, err error, now time.Time) {
+	e := a.e
+	att := &store.Attempt{Time: a.start, Destination: a.lease.Destination, Host: a.host, Recipients: a.lease.Recipients,
+		Reply: a.told(err), Took: now.Sub(a.start)}
+	until := e.now().Add(e.opts.Lease)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
+		ctx, cancel := context.WithTimeout(context.Background(), storeTime)
+		ferr := e.opts.Queue.Finish(ctx, a.lease, outcomes, att, reports...)
+		cancel()
+		if ferr == nil {
+			a.count(outcomes, reports)
+			a.log(outcomes, att, err)
+			if len(reports) > 0 {
+				e.nudge()
+			}
+			return
+		}
+		if errors.Is(ferr, store.ErrLeaseLost) || errors.Is(ferr, store.ErrClosed) || e.attempts.Err() != nil || e.now().After(until) {
+			e.Stats.LeaseLost.Add(1)
+			e.opts.Log.Error("what became of a message could not be recorded; it may be sent again", "mail", string(a.m.ID), "err", ferr)
+			return
+		}
+		e.pause(pause)
+	}
+}
+
+// told is the reply that stands for the attempt: the worst.
+func (a *attempt) told(err error) *smtp.Reply {
+	var worst *smtp.Reply
+	for _, r := range a.replies {
+		if r == nil {
+			r = smtp.ReplyOf(err)
+		}
+		if worst == nil || r.Code > worst.Code {
+			worst = r
+		}
+	}
+	return strip(worst)
+}
+
+// strip leaves out what is not to be stored.
+func strip(r *smtp.Reply) *smtp.Reply {
+	c := &smtp.Reply{Code: r.Code, Enh: r.Enh, Text: r.Text}
+	if r.Cause != nil && r.Code/100 == 4 {
+		c.Text += " (" + r.Cause.Error() + ")"
+	}
+	const most = 1000
+	if len(c.Text) > most {
+		c.Text = strings.ToValidUTF8(c.Text[:most], "")
+	}
+	return c
+}
+
+func (a *attempt) count(outcomes []store.Outcome, reports []*store.Report) {
+	s := &a.e.Stats
+	for _, o := range outcomes {
+		switch o.State {
+		case store.Delivered:
+			s.Delivered.Add(1)
+		case store.Failed:
+			s.Failed.Add(1)
+		default:
+			s.Deferred.Add(1)
+		}
+	}
+	s.Reports.Add(int64(len(reports)))
+}
+
+func (a *attempt) log(outcomes []store.Outcome, att *store.Attempt, err error) {
+	var n [4]int
+	for _, o := range outcomes {
+		n[o.State]++
+	}
+	attrs := []slog.Attr{slog.String("mail", string(a.m.ID)), slog.String("destination", string(att.Destination)),
+		slog.String("from", a.m.Sender.Path.String()), slog.Int("rcpt", len(outcomes)), slog.Int64("bytes", a.m.Size),
+		slog.Int("delivered", n[store.Delivered]), slog.Int("failed", n[store.Failed]), slog.Int("deferred", n[store.Waiting]),
+		slog.Duration("dur", att.Took), slog.Int("code", att.Reply.Code), slog.String("enh", att.Reply.Enh.String())}
+	if err != nil {
+		attrs = append(attrs, slog.Any("err", err))
+	}
+	a.e.opts.Log.LogAttrs(context.Background(), slog.LevelInfo, "delivery", attrs...)
+}

@@ -1,0 +1,368 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/store"
+)
+
+// engine.go: what is in the queue is delivered. The store says what waits where; the Engine
+// says who delivers it and when.
+//
+// Recipients wait at a destination, and each destination has workers of its own, as many as
+// it bears: a slow one never takes a worker from another. A worker leases what is due, a few
+// messages at a time, the fresh before those that were tried already, delivers them, and
+// leases again, until nothing is due; so there is no goroutine for a message that waits, and
+// none for a destination where nothing is due.
+//
+// A message that comes in while its destination has a worker free is handed to it in the
+// step that makes it safe. Whoever brings it never waits for that.
+//
+//	Keep ── commit ──▶ store ◀── lease ── worker ──▶ Transport ──▶ backend
+//	           └ (a worker is free) lease ──────▶ ┘       │
+//	                                store ◀── finish ─────┘  outcomes, and one report
+
+// EngineOptions are the settings of an Engine. The zero value of each field but the required
+// ones means its default.
+type EngineOptions struct {
+	// Queue is where messages are. Required.
+	Queue store.Queue
+	// Transport delivers to backends. Required.
+	Transport *Transport
+	// Hostname is our name, for reports. Required.
+	Hostname string
+	// Route returns where mail for an address goes: reports go there. Required.
+	Route func(smtp.Path) store.Destination
+	// Schedule says when to try again.
+	Schedule Schedule
+	// Workers is how many deliveries may be under way in all. Default 500.
+	Workers int
+	// DestinationWorkers is how many may be under way to one destination. Default 20.
+	DestinationWorkers int
+	// Lease is for how long a delivery is leased at a time; it is extended while it runs.
+	// Default 5 minutes.
+	Lease time.Duration
+	// Log gets a line per attempt. Nil discards.
+	Log *slog.Logger
+}
+
+// Validate returns every problem, joined.
+func (o EngineOptions) Validate() error {
+	var errs []error
+	if o.Queue == nil || o.Transport == nil || o.Route == nil {
+		errs = append(errs, errors.New("queue, transport and route are required"))
+	}
+	if _, err := smtp.ParseDomain(o.Hostname); err != nil {
+		errs = append(errs, fmt.Errorf("hostname: %w", err))
+	}
+	if o.Workers < 0 || o.DestinationWorkers < 0 || o.Lease < 0 {
+		errs = append(errs, errors.New("workers and lease must not be negative"))
+	}
+	return errors.Join(append(errs, o.Schedule.Validate())...)
+}
+
+func (o EngineOptions) withDefaults() EngineOptions {
+	setDefault(&o.Workers, 500)
+	setDefault(&o.DestinationWorkers, 20)
+	setDefault(&o.Lease, 5*time.Minute)
+	o.Schedule = o.Schedule.withDefaults()
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Engine delivers what is in a queue. It is safe for concurrent use. Run must be called.
+type Engine struct {
+	opts  EngineOptions
+	own   smtp.Domain
+	Stats EngineStats
+	now   func() time.Time
+
+	wake    chan struct{} // of capacity 1: look what is due
+	running sync.WaitGroup
+	// attempts is the parent of every attempt; kill ends it when a shutdown runs out of
+	// patience.
+	attempts context.Context
+	kill     context.CancelCauseFunc
+
+	mu      sync.Mutex // guards what follows
+	closing bool
+	workers int
+	dests   map[store.Destination]*destination
+}
+
+// EngineStats counts what happened since the start.
+type EngineStats struct {
+	Kept      atomic.Int64 // messages taken into the queue
+	Attempts  atomic.Int64
+	Delivered atomic.Int64 // recipients
+	Failed    atomic.Int64 // recipients, for good
+	Deferred  atomic.Int64 // tries of recipients that are to be repeated
+	Reports   atomic.Int64
+	LeaseLost atomic.Int64
+}
+
+// destination is one with workers.
+type destination struct {
+	name    store.Destination
+	workers int
+	// more tells that something may be due that no worker has looked at yet.
+	more bool
+}
+
+// backendPrefix marks the destinations that are backends.
+const backendPrefix = "backend:"
+
+// BackendDestination is the destination of a backend's recipients.
+func BackendDestination(backend string) store.Destination {
+	return store.Destination(backendPrefix + backend)
+}
+
+// NewEngine returns an Engine. It returns Validate's error.
+func NewEngine(o EngineOptions) (*Engine, error) {
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("delivery: engine: %w", err)
+	}
+	e := &Engine{opts: o.withDefaults(), now: time.Now, wake: make(chan struct{}, 1), dests: make(map[store.Destination]*destination)}
+	e.own, _ = smtp.ParseDomain(o.Hostname)
+	e.attempts, e.kill = context.WithCancelCause(context.Background())
+	return e, nil
+}
+
+// lookAtLeast is how often the store is asked what is due, whatever happens: it may know of
+// something that nobody told us, a lease that ran out for one. lookPause is the least time
+// between two looks.
+const (
+	lookAtLeast = 30 * time.Second
+	lookPause   = 50 * time.Millisecond
+)
+
+// Run delivers until ctx ends. It then leases nothing any more, and returns; deliveries that
+// run are waited for by Shutdown.
+func (e *Engine) Run(ctx context.Context) {
+	watch := e.opts.Queue.Watch(ctx)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-watch:
+			if !ok {
+				watch = nil
+			}
+		case <-e.wake:
+		case <-timer.C:
+		}
+		next := e.look(ctx)
+		e.pause(lookPause)
+		timer.Reset(max(min(time.Until(next), lookAtLeast), 0))
+	}
+}
+
+// look gives workers to destinations where something is due, and returns when the next thing
+// will be.
+func (e *Engine) look(ctx context.Context) (next time.Time) {
+	now := e.now()
+	next = now.Add(lookAtLeast)
+	err := e.opts.Queue.Destinations(ctx, func(w store.Waits) bool {
+		switch {
+		case w.Due.IsZero():
+		case w.Due.After(now):
+			if w.Due.Before(next) {
+				next = w.Due
+			}
+		default:
+			e.staff(w.Destination, w.Waiting)
+		}
+		return true
+	})
+	if err != nil && ctx.Err() == nil {
+		e.opts.Log.Error("queue cannot be looked at, trying again", "err", err)
+		next = now.Add(time.Second)
+	}
+	return next
+}
+
+// staff gives a destination as many workers as it has use for and may have.
+func (e *Engine) staff(name store.Destination, waiting int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := e.destination(name)
+	d.more = true
+	for n := min(waiting, e.limit(name)) - d.workers; n > 0 && e.hire(d); n-- {
+		go e.work(d, nil)
+	}
+}
+
+// destination returns that of a name. e.mu is held.
+func (e *Engine) destination(name store.Destination) *destination {
+	d := e.dests[name]
+	if d == nil {
+		d = &destination{name: name}
+		e.dests[name] = d
+	}
+	return d
+}
+
+// limit is how many workers a destination may have.
+func (e *Engine) limit(name store.Destination) int {
+	if backend, ok := strings.CutPrefix(string(name), backendPrefix); ok {
+		if n := e.opts.Transport.connections(backend); n > 0 {
+			return n
+		}
+	}
+	return e.opts.DestinationWorkers
+}
+
+// hire counts one more worker, if there may be one. e.mu is held.
+func (e *Engine) hire(d *destination) bool {
+	if e.closing || e.workers >= e.opts.Workers || d.workers >= e.limit(d.name) {
+		return false
+	}
+	e.workers++
+	d.workers++
+	e.running.Add(1)
+	return true
+}
+
+// leases is how many messages a worker leases at a time. A worker that ends gives back what
+// it did not come to.
+const leases = 4
+
+// work is a worker: it delivers first, if it was given something, and then whatever is due.
+func (e *Engine) work(d *destination, first *store.Lease) {
+	defer e.running.Done()
+	if first != nil {
+		e.deliver(first)
+	}
+	for {
+		batch := e.lease(d)
+		if len(batch) == 0 {
+			if e.dismiss(d) {
+				return
+			}
+			continue
+		}
+		for i, l := range batch {
+			if e.stopping() {
+				e.giveBack(batch[i:])
+				break
+			}
+			e.deliver(l)
+		}
+	}
+}
+
+// dismiss lets a worker go, unless something may have become due since it looked.
+func (e *Engine) dismiss(d *destination) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if d.more && !e.closing {
+		return false
+	}
+	e.workers--
+	d.workers--
+	if d.workers == 0 {
+		delete(e.dests, d.name)
+	}
+	return true
+}
+
+func (e *Engine) stopping() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.closing
+}
+
+// lease leases what is due at a destination.
+func (e *Engine) lease(d *destination) []*store.Lease {
+	e.mu.Lock()
+	d.more = false
+	closing := e.closing
+	e.mu.Unlock()
+	if closing {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(e.attempts, storeTime)
+	defer cancel()
+	batch, err := e.opts.Queue.Lease(ctx, d.name, e.now(), leases, e.opts.Lease)
+	if err != nil {
+		if e.attempts.Err() == nil {
+			e.opts.Log.Error("queue gives nothing out, trying again", "err", err)
+		}
+		e.nudge()
+		return nil
+	}
+	if len(batch) == leases {
+		e.mu.Lock()
+		d.more = true
+		e.mu.Unlock()
+	}
+	return batch
+}
+
+// storeTime is how long one call of the store may take.
+const storeTime = 30 * time.Second
+
+// giveBack returns leases that are not used.
+func (e *Engine) giveBack(batch []*store.Lease) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTime)
+	defer cancel()
+	for _, l := range batch {
+		if err := e.opts.Queue.Return(ctx, l); err != nil && !errors.Is(err, store.ErrLeaseLost) {
+			e.opts.Log.Warn("a lease could not be given back, and will run out", "mail", string(l.Message.ID), "err", err)
+		}
+	}
+}
+
+// nudge makes Run look what is due.
+func (e *Engine) nudge() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pause waits, unless the engine is cut off.
+func (e *Engine) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-e.attempts.Done():
+	}
+}
+
+// errShutdown ends attempts that a shutdown does not wait for.
+var errShutdown = errors.New("delivery: shutting down")
+
+// Shutdown waits for the deliveries that run, after Run was ended. When ctx ends first, they
+// are cut off and tried again later, and ctx's error is returned. It may be called again.
+func (e *Engine) Shutdown(ctx context.Context) error {
+	e.mu.Lock()
+	e.closing = true
+	e.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		e.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	e.kill(errShutdown)
+	<-done
+	return ctx.Err()
+}

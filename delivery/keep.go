@@ -1,0 +1,160 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/store"
+)
+
+// keep.go: messages that come in for the queue.
+
+// Keeping is a message for the queue.
+type Keeping struct {
+	Sender smtp.Sender
+	// Recipients are those that it is for. At least one.
+	Recipients []KeptRecipient
+	// Origin is where it came from.
+	Origin store.Origin
+	// Held, if not empty, is why nobody gets it before a person has looked.
+	Held string
+	// Content is read once.
+	Content smtp.Content
+}
+
+// KeptRecipient is a recipient of a message for the queue.
+type KeptRecipient struct {
+	smtp.Recipient
+	// Destination is where it waits.
+	Destination store.Destination
+	// Reply is what the next hop said, if it was asked before: a refusal for good becomes a
+	// report, a temporary one a try later. Nil if it was not asked.
+	Reply *smtp.Reply
+}
+
+// Keep puts a message into the queue and returns its name once it is safe. An error, which
+// ReplyOf turns into the answer, means that it is not there, or that this could not be found
+// out.
+func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
+	now := e.now()
+	m, failed := e.messageOf(k, now)
+	if m == nil {
+		return "", e.returnAtOnce(ctx, k, failed, now)
+	}
+	in, err := e.opts.Queue.Begin(ctx, m)
+	if err != nil {
+		return "", keepError(err)
+	}
+	defer in.Abort()
+	if _, err := k.Content.WriteTo(in); err != nil {
+		return "", keepError(err)
+	}
+	id, err := e.commit(ctx, in, m)
+	if err != nil {
+		return "", keepError(err)
+	}
+	e.Stats.Kept.Add(1)
+	if len(failed) > 0 {
+		// What waits is safe; the report about the others is a message of its own.
+		if err := e.returnAtOnce(ctx, k, failed, now); err != nil {
+			return "", err
+		}
+	}
+	return id, nil
+}
+
+// messageOf makes the record. Recipients that were refused for good are not in it.
+func (e *Engine) messageOf(k Keeping, now time.Time) (m *store.Message, failed []KeptRecipient) {
+	m = &store.Message{Arrived: now, Sender: k.Sender, Expires: now.Add(e.opts.Schedule.Expire), Origin: k.Origin}
+	m.Origin.Reason = k.Held
+	for _, r := range k.Recipients {
+		sr := store.Recipient{Recipient: r.Recipient, Destination: r.Destination, Due: now, Last: r.Reply}
+		switch {
+		case r.Reply != nil && r.Reply.Permanent():
+			failed = append(failed, r)
+			continue
+		case r.Reply != nil:
+			sr.Tries, sr.Due = 1, e.opts.Schedule.next(now, 1)
+		}
+		if k.Held != "" {
+			sr.State = store.Held
+		}
+		m.Recipients = append(m.Recipients, sr)
+	}
+	if len(m.Recipients) == 0 {
+		return nil, failed
+	}
+	return m, failed
+}
+
+// commit makes the message safe, and hands it to a worker if one is free.
+func (e *Engine) commit(ctx context.Context, in store.Incoming, m *store.Message) (store.ID, error) {
+	first := m.Recipients[0]
+	if first.State != store.Waiting || first.Due.After(m.Arrived) {
+		id, err := in.Commit(ctx)
+		e.nudge()
+		return id, err
+	}
+	e.mu.Lock()
+	d := e.destination(first.Destination)
+	free := e.hire(d)
+	d.more = true
+	e.mu.Unlock()
+	if !free {
+		return in.Commit(ctx) // whoever works there looks again before it leaves
+	}
+	l, err := in.CommitLeased(ctx, first.Destination, e.opts.Lease)
+	go e.work(d, l) // also after an error: it was hired
+	if err != nil {
+		return "", err
+	}
+	for _, r := range m.Recipients[1:] {
+		if r.Destination != first.Destination {
+			e.nudge()
+			break
+		}
+	}
+	return l.Message.ID, nil
+}
+
+// returnAtOnce puts a report about refused recipients into the queue.
+func (e *Engine) returnAtOnce(ctx context.Context, k Keeping, failed []KeptRecipient, now time.Time) error {
+	m := &store.Message{Arrived: now, Sender: k.Sender, Size: k.Content.Size(), Origin: k.Origin}
+	var told []int
+	for i, r := range failed {
+		m.Recipients = append(m.Recipients, store.Recipient{Recipient: r.Recipient, Destination: r.Destination, State: store.Failed, Last: r.Reply, Tries: 1})
+		told = append(told, i)
+	}
+	rep, err := e.report(m, k.Content, reportFailed, told, now)
+	if err != nil || rep == nil {
+		return err
+	}
+	in, err := e.opts.Queue.Begin(ctx, rep.Message)
+	if err != nil {
+		return keepError(err)
+	}
+	defer in.Abort()
+	if _, err := in.Write(rep.Content); err != nil {
+		return keepError(err)
+	}
+	if _, err := in.Commit(ctx); err != nil {
+		return keepError(err)
+	}
+	e.nudge()
+	return nil
+}
+
+// keepError says what a client is told if its message could not be kept.
+func keepError(err error) error {
+	if r, ok := errors.AsType[*smtp.Reply](err); ok {
+		return r
+	}
+	if errors.Is(err, store.ErrFull) {
+		return smtp.Refuse(452, smtp.Enhanced{4, 3, 1}, "no room for the message now, try again later").Because(err)
+	}
+	return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "message cannot be kept now, try again later").
+		Because(fmt.Errorf("delivery: keeping a message: %w", err))
+}
