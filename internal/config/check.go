@@ -29,6 +29,7 @@ func (c *Config) validate(broken func(key string) bool) Problems {
 	k.backends()
 	k.chains()
 	k.overload()
+	k.store()
 	k.certificates()
 	k.admin()
 	return k.problems
@@ -509,6 +510,63 @@ func (k *checker) address(key string, a BackendAddress, b Backend) {
 	// that takes it for SMTP would answer once for all recipients.
 	if a.Protocol == ProtocolLMTP && a.Network == "tcp" && portOf(a.Address) == "25" {
 		k.warnf(key, "%s speaks LMTP on the port of SMTP", a)
+	}
+}
+
+// needsStore returns a key that needs a store, empty if none does.
+func (c *Config) needsStore() string {
+	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
+		b := c.Backends[name]
+		switch {
+		case b.Mode == ModeQueue:
+			return child(child("backends", name), "mode")
+		case b.WhenDown == WhenDownQueue:
+			return child(child("backends", name), "when_down")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Filters.Chains)) {
+		for i, f := range c.Filters.Chains[name] {
+			if f.OnError == OnErrorQuarantine {
+				return child(item(child("filters.chains", name), i), "on_error")
+			}
+		}
+	}
+	return ""
+}
+
+// store checks where messages are kept.
+func (k *checker) store() {
+	s := k.c.Store
+	if key := k.c.needsStore(); key != "" && s.Driver == StoreNone {
+		k.errorf(key, "needs a store, and store.driver is none")
+	}
+	if s.Driver == StorePostgres {
+		if s.URL == "" {
+			k.errorf("store.url", "is required with driver: postgres")
+		}
+		if s.Key == "" {
+			k.errorf("store.key", "is required with driver: postgres: it encrypts private keys, which others could read there")
+		}
+	}
+	if s.URL != "" && s.Driver != StorePostgres {
+		k.warnf("store.url", "has no effect without driver: postgres")
+	}
+	for name, b := range k.c.Backends {
+		at := child("backends", name)
+		vouched := b.Recipients.File != "" || b.Recipients.Word == RecipientsCallout || b.Recipients.Word == RecipientsAccept
+		if b.WhenDown == WhenDownQueue && !vouched {
+			k.warnf(child(at, "when_down"), "queue has no effect with recipients: pass: nobody would know which recipients exist")
+		}
+		if b.Recipients.Word == RecipientsAccept && (b.Mode == ModeQueue || b.WhenDown == WhenDownQueue) {
+			k.warnf(child(at, "recipients"), "accept takes mail for anybody, and what the backend refuses later is returned to senders that may be forged")
+		}
+	}
+	d := k.c.Delivery.Schedule
+	if d.First > d.Max {
+		k.errorf("delivery.schedule.first", "is longer than max")
+	}
+	if d.Max > d.Expire {
+		k.errorf("delivery.schedule.max", "is longer than expire")
 	}
 }
 

@@ -40,6 +40,7 @@ type Config struct {
 	Listeners       []Listener         `key:"listeners" required:"true" doc:"Where mail is taken in."`
 	Routes          []Route            `key:"routes" doc:"Which recipients are ours, and where their mail goes. The first match wins; a recipient without a route is refused."`
 	Backends        map[string]Backend `key:"backends" doc:"The mail servers behind us, by name."`
+	Store           Store              `key:"store" doc:"Where messages are kept that are not handed on at once."`
 	Overload        Overload           `key:"overload" doc:"When the gateway as a whole has too much to do: from 80 % of a limit on clients may be silent for a shorter time, at the limit new ones are told 421."`
 	Delivery        Delivery           `key:"delivery" doc:"How we find out about others."`
 	Filters         Filters            `key:"filters" doc:"WebAssembly filters, and the chains they form."`
@@ -156,8 +157,8 @@ type Route struct {
 type Backend struct {
 	Addresses   [][]BackendAddress `key:"addresses" required:"true" doc:"Where it is: smtp://host:25, lmtp://host:24, smtps://host:465, smtp+unix:///path or lmtp+unix:///path. Tried in order; equal ones share an inner list: [[a, b], [c]]."`
 	TLS         BackendTLS         `key:"tls" default:"opportunistic" doc:"opportunistic takes STARTTLS when it is offered; required insists on it; verify also insists on a certificate for the right name; off never asks."`
-	Mode        Mode               `key:"mode" default:"direct" doc:"direct: the client gets its 250 after the backend has given its own."`
-	WhenDown    WhenDown           `key:"when_down" default:"tempfail" doc:"When no address answers: tempfail makes the client try again later."`
+	Mode        Mode               `key:"mode" default:"direct" doc:"direct: the client gets its 250 after the backend has given its own; queue: once the message is safe in the store."`
+	WhenDown    WhenDown           `key:"when_down" default:"tempfail" doc:"When no address answers: tempfail makes the client try again later; queue keeps the message, of recipients that callout, file: or accept vouches for."`
 	Recipients  Recipients         `key:"recipients" default:"pass" doc:"Who knows which recipients exist: pass asks the backend about each at once; callout asks it in a conversation of its own and remembers the answer; file:PATH is a list of addresses, a line each, @domain for all of a domain, and keeps the gateway from starting while it has none; accept takes all of a route's domains unasked."`
 	Separator   string             `key:"recipient_separator" doc:"What begins the part of a local part that file: ignores, such as +. Empty for none."`
 	Callout     Callout            `key:"callout" doc:"How recipients: callout asks and remembers."`
@@ -204,6 +205,24 @@ type Overload struct {
 // Delivery says how we find out about others.
 type Delivery struct {
 	Resolver Resolver `key:"resolver" doc:"Who answers our questions to the DNS."`
+	Schedule Schedule `key:"schedule" doc:"When what could not be delivered is tried again."`
+}
+
+// Schedule says when recipients that could not be served are tried again.
+type Schedule struct {
+	First  time.Duration `key:"first" default:"5m" doc:"The wait after the first try."`
+	Factor int           `key:"factor" default:"2" doc:"How much longer each wait is than the one before."`
+	Max    time.Duration `key:"max" default:"6h" doc:"The longest wait."`
+	Expire time.Duration `key:"expire" default:"5d" doc:"How long a message is tried before it is returned. RFC 5321, Section 4.5.4.1 asks for at least 4 to 5 days."`
+	Notify Pause         `key:"notify" default:"4h" doc:"When the sender is told of the delay; or off."`
+}
+
+// Store says where messages are kept.
+type Store struct {
+	Driver StoreDriver `key:"driver" doc:"embedded keeps messages in a folder, for one node; postgres in a database, for one or more. none keeps nothing: clients hear 250 after the backend said it, and nothing can be queued or held. By default embedded where something needs it, else none."`
+	Path   Path        `key:"path" default:"./data/store" doc:"The folder, with driver: embedded. Nobody else may write to it."`
+	URL    string      `key:"url" doc:"The database, with driver: postgres, as in postgres://user@host/name."`
+	Key    File        `key:"key" doc:"file:PATH of a file with 32 octets in hexadecimal that encrypt private keys in the store. Required with driver: postgres."`
 }
 
 // Resolver names the DNS server that we ask.
@@ -225,7 +244,7 @@ type Filter struct {
 	Name    string          `key:"name" doc:"Its name in the log; by default the module's."`
 	Config  json.RawMessage `key:"config" doc:"Handed to the filter as JSON, keys sorted."`
 	Limits  FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
-	OnError OnError         `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554."`
+	OnError OnError         `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554, quarantine holds the message in the store for a person to look at."`
 }
 
 // FilterLimits bounds what one instance of a filter may use.

@@ -111,22 +111,26 @@ func (BackendTLS) words() []string { return []string{"off", "opportunistic", "re
 // Mode says when the client gets its 250.
 type Mode string
 
-// ModeDirect gives the client its 250 after the backend has given its own.
-const ModeDirect Mode = "direct"
+// When the client gets its 250: after the backend has given its own, or once the message is
+// safe in the store.
+const (
+	ModeDirect Mode = "direct"
+	ModeQueue  Mode = "queue"
+)
 
-func (Mode) words() []string { return []string{"direct"} }
-
-func (Mode) later() map[string]string { return map[string]string{"queue": needsStore} }
+func (Mode) words() []string { return []string{"direct", "queue"} }
 
 // WhenDown says what becomes of mail for a backend that does not answer.
 type WhenDown string
 
-// WhenDownTempfail answers 451, and the client tries again later.
-const WhenDownTempfail WhenDown = "tempfail"
+// What becomes of mail for a backend that does not answer: the client tries again later, or
+// we do.
+const (
+	WhenDownTempfail WhenDown = "tempfail"
+	WhenDownQueue    WhenDown = "queue"
+)
 
-func (WhenDown) words() []string { return []string{"tempfail"} }
-
-func (WhenDown) later() map[string]string { return map[string]string{"queue": needsStore} }
+func (WhenDown) words() []string { return []string{"tempfail", "queue"} }
 
 // ClientAuth says whether clients are asked for a certificate.
 type ClientAuth string
@@ -168,14 +172,25 @@ type OnError string
 
 // What becomes of a message whose filter failed.
 const (
-	OnErrorTempfail OnError = "tempfail"
-	OnErrorAccept   OnError = "accept"
-	OnErrorReject   OnError = "reject"
+	OnErrorTempfail   OnError = "tempfail"
+	OnErrorAccept     OnError = "accept"
+	OnErrorReject     OnError = "reject"
+	OnErrorQuarantine OnError = "quarantine"
 )
 
-func (OnError) words() []string { return []string{"tempfail", "accept", "reject"} }
+func (OnError) words() []string { return []string{"tempfail", "accept", "reject", "quarantine"} }
 
-func (OnError) later() map[string]string { return map[string]string{"quarantine": needsStore} }
+// StoreDriver says where messages are kept.
+type StoreDriver string
+
+// Where messages are kept: nowhere, in a folder, or in a database that several nodes share.
+const (
+	StoreNone     StoreDriver = "none"
+	StoreEmbedded StoreDriver = "embedded"
+	StorePostgres StoreDriver = "postgres"
+)
+
+func (StoreDriver) words() []string { return []string{"none", "embedded", "postgres"} }
 
 // LogLevel is the least important that is logged.
 type LogLevel string

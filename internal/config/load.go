@@ -475,6 +475,12 @@ func (d *decoder) rebase(v reflect.Value, path string) {
 
 // complete fills in what follows from other keys.
 func (c *Config) complete() {
+	if c.Store.Driver == "" {
+		c.Store.Driver = StoreNone
+		if c.needsStore() != "" {
+			c.Store.Driver = StoreEmbedded
+		}
+	}
 	for _, chain := range c.Filters.Chains {
 		for i := range chain {
 			f := &chain[i]

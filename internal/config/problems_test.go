@@ -58,9 +58,9 @@ penstock.yaml:4: listeners[0].message_size: unknown key; there is listeners[].li
 		{"unknown key like no other", "certificates:\n  xyzzy: {}\n", `
 penstock.yaml:2: certificates.xyzzy: unknown key; the keys here are files, dir, min_version, names, acme`},
 		{"unknown key that would break a terminal", "\"a\\nb\\e[2J\\u202e\": 1\n", `
-penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, admin, log, shutdown_timeout`},
+penstock.yaml:1: a\nb\x1b[2J\u202e: unknown key; the keys here are hostname, listeners, routes, backends, store, overload, delivery, filters, certificates, admin, log, shutdown_timeout`},
 		{"unknown key that is very long", strings.Repeat("x", 300) + ": 1\n", `
-penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, overload, delivery, filters, certificates, admin, log, shutdown_timeout`},
+penstock.yaml:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...: unknown key; the keys here are hostname, listeners, routes, backends, store, overload, delivery, filters, certificates, admin, log, shutdown_timeout`},
 		{"duplicate key", "log: {level: info}\nshutdown_timeout: 1s\nlog: {format: json}\n", `
 penstock.yaml:3: log: is given twice in one mapping, in line 1 and in line 3`},
 		{"duplicate key, spelt otherwise", "log:\n  level: info\n  \"level\": warn\n", `
@@ -316,11 +316,18 @@ penstock.yaml:5: warning: backends.m.recipient_separator: has no effect without 
 penstock.yaml:5: backends.m.recipient_separator: must be one character`},
 		{"backend: callout", backend("addresses: ['smtp://a.test']\ncallout: {stale: 1h}"), `
 penstock.yaml:4: warning: backends.m.callout.stale: has no effect without recipients: callout`},
-		{"backend: not there yet", backend("addresses: ['smtp://a.test']\nmode: queue\nwhen_down: queue"), `
-penstock.yaml:4: backends.m.mode: "queue" needs the store, which is not there yet; use direct
-penstock.yaml:5: backends.m.when_down: "queue" needs the store, which is not there yet; use tempfail`},
+		{"backend: queue", backend("addresses: ['smtp://a.test']\nmode: queue\nwhen_down: queue"), `
+penstock.yaml:5: warning: backends.m.when_down: queue has no effect with recipients: pass: nobody would know which recipients exist`},
+		{"backend: queue for anybody", backend("addresses: ['smtp://a.test']\nmode: queue\nrecipients: accept"), `
+penstock.yaml:5: warning: backends.m.recipients: accept takes mail for anybody, and what the backend refuses later is returned to senders that may be forged`},
+		{"store: none", backend("addresses: ['smtp://a.test']\nmode: queue") + "store: {driver: none}\n", `
+penstock.yaml:4: backends.m.mode: needs a store, and store.driver is none`},
+		{"store: postgres", "store: {driver: postgres}\ndelivery: {schedule: {first: 7h}}\n", `
+penstock.yaml:1: store.key: is required with driver: postgres: it encrypts private keys, which others could read there
+penstock.yaml:1: store.url: is required with driver: postgres
+penstock.yaml:2: delivery.schedule.first: is longer than max`},
 		{"backend: words", backend("addresses: ['smtp://a.test']\nmode: indirect\nrecipients: pas"), `
-penstock.yaml:4: backends.m.mode: must be direct, not "indirect"
+penstock.yaml:4: backends.m.mode: must be direct or queue, not "indirect"; did you mean "direct"?
 penstock.yaml:5: backends.m.recipients: must be pass, callout, accept or file:PATH, not "pas"; did you mean "pass"?`},
 
 		{"filter: module", filter("{}") + "      - module: 'builtin:'\n      - module: a@1\n      - module: sha256:aa\n      - module: a/b\n      - module: .wasm\n      - module: here\n", `
@@ -331,8 +338,7 @@ penstock.yaml:8: filters.chains.c[3].module: "sha256:aa" needs the store, which 
 penstock.yaml:9: filters.chains.c[4].module: "a/b" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
 penstock.yaml:10: filters.chains.c[5].module: ".wasm" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
 penstock.yaml:11: filters.chains.c[6].module: "here" would be in filters.dir, which is not set`},
-		{"filter: on_error", filter("module: a.wasm\non_error: quarantine"), `
-penstock.yaml:6: filters.chains.c[0].on_error: "quarantine" needs the store, which is not there yet; use tempfail`},
+		{"filter: on_error", filter("module: a.wasm\non_error: quarantine"), ``},
 		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, cpu: 2ms}"), `
 penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 64MiB
 penstock.yaml:6: filters.chains.c[0].limits.wall: "-1s" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
