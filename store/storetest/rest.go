@@ -80,11 +80,11 @@ func testModules(t *testing.T, e *Env) {
 	}
 	var names []string
 	check(t, m.Names(ctx, func(v store.Version) bool {
-		names = append(names, fmt.Sprint(v.Name, v.Number, v.Digest == small))
+		names = append(names, fmt.Sprintf("%s %d %v", v.Name, v.Number, v.Digest == small))
 		return true
 	}))
 	slices.Sort(names)
-	if !slices.Equal(names, []string{"guard3true", "other1false"}) {
+	if !slices.Equal(names, []string{"guard 3 true", "other 1 false"}) {
 		t.Errorf("names: got %v", names)
 	}
 	check(t, m.Remove(ctx, "guard"))

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -364,17 +365,17 @@ func hammer(t *testing.T, queues []store.Queue, messages int) {
 					t.Error(err)
 					return
 				}
-				for n, l := range list {
+				for _, l := range list {
 					b.out(t, l)
 					var all []store.Outcome
-					for r := range l.Recipients {
-						if o := delivered(); (round+n+r)%3 > 0 {
+					for range l.Recipients {
+						if o := delivered(); rand.IntN(3) > 0 {
 							all = append(all, o)
 						} else {
 							all = append(all, later(now))
 						}
 					}
-					if (round+n)%5 == 0 {
+					if rand.IntN(5) == 0 {
 						b.back(l, nil)
 						err = q.Return(ctx, l)
 					} else {
