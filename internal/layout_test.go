@@ -55,6 +55,8 @@ var layout = []row{
 		"the only package that knows the DNS library: what others see are types of its own, so that the library can be replaced"},
 	{"store", "mail/smtp", "",
 		"what a driver must do; knows none"},
+	{"store/embedded", "store mail/smtp", "github.com/cockroachdb/pebble/v2",
+		"a directory; the only package that knows Pebble"},
 	{"policy", "mail/smtp mail/message", "",
 		"the words of policy: no WebAssembly, no sockets, so that a Go function can be a filter"},
 	{"policy/guest", "guest-sdk/abi policy mail/smtp mail/message", "",
