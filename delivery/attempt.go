@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 )
@@ -83,6 +84,14 @@ func (a *attempt) hold(ctx context.Context, lost context.CancelCauseFunc) (stop 
 // try asks the next hop. A nil error means that each recipient has its reply; any other is
 // why those without have none.
 func (a *attempt) try(ctx context.Context) error {
+	content, err := a.e.opts.Queue.Content(ctx, a.m.ID)
+	switch {
+	case errors.Is(err, store.ErrCorrupt):
+		return errDamaged.Because(err)
+	case err != nil:
+		return fmt.Errorf("delivery: content of %s: %w", a.m.ID, err)
+	}
+	a.content = content
 	if !a.m.Expires.IsZero() && a.e.now().After(a.m.Expires) {
 		return errExpired
 	}
@@ -91,11 +100,6 @@ func (a *attempt) try(ctx context.Context) error {
 		return errNoWay
 	}
 	a.host = backend
-	content, err := a.e.opts.Queue.Content(ctx, a.m.ID)
-	if err != nil {
-		return fmt.Errorf("delivery: content of %s: %w", a.m.ID, err)
-	}
-	a.content = content
 	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.m.Sender, a.client())
 	if err != nil {
 		return err
@@ -145,6 +149,7 @@ func (a *attempt) client() smtp.Forwarded {
 
 var (
 	errExpired = smtp.Refuse(554, smtp.Enhanced{5, 4, 7}, "delivery time expired")
+	errDamaged = smtp.Refuse(554, smtp.Enhanced{5, 3, 0}, "the message was damaged where it was kept and cannot be delivered")
 	errNoWay   = smtp.Refuse(451, smtp.Enhanced{4, 4, 4}, "there is no way to this destination")
 )
 
@@ -183,10 +188,10 @@ func (a *attempt) finish(err error) {
 	}
 	var reports []*store.Report
 	for _, part := range []struct {
-		kind reportKind
-		who  []int
-	}{{reportFailed, failed}, {reportDelayed, delayed}, {reportRelayed, a.unreported(relayed)}} {
-		rep, rerr := e.report(a.m, a.content, part.kind, part.who, now)
+		action message.Action
+		who    []int
+	}{{message.ActionFailed, failed}, {message.ActionDelayed, delayed}, {message.ActionRelayed, a.unreported(relayed)}} {
+		rep, rerr := e.report(a.m, a.original(), part.action, part.who, now)
 		if rerr != nil {
 			e.opts.Log.Error("a report could not be made", "mail", string(a.m.ID), "err", rerr)
 		}
@@ -195,6 +200,14 @@ func (a *attempt) finish(err error) {
 		}
 	}
 	a.record(outcomes, reports, err, now)
+}
+
+// original is the content for a report, nil if it could not be opened.
+func (a *attempt) original() smtp.Content {
+	if a.content == nil {
+		return nil
+	}
+	return a.content
 }
 
 // final: a refusal that speaks of us, and not of the message or its recipient, is no reason

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 )
@@ -128,7 +129,7 @@ func (e *Engine) returnAtOnce(ctx context.Context, k Keeping, failed []KeptRecip
 		m.Recipients = append(m.Recipients, store.Recipient{Recipient: r.Recipient, Destination: r.Destination, State: store.Failed, Last: r.Reply, Tries: 1})
 		told = append(told, i)
 	}
-	rep, err := e.report(m, k.Content, reportFailed, told, now)
+	rep, err := e.report(m, k.Content, message.ActionFailed, told, now)
 	if err != nil || rep == nil {
 		return err
 	}
