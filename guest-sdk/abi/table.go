@@ -144,7 +144,7 @@ func FieldTable() []FieldInfo {
 		{FieldTLSPeer, "tls_peer", KindBytes, "The subject of the client's certificate. Without tls_verified anybody can have any."},
 		{FieldAuthUser, "auth_user", KindBytes, "The authenticated user; missing before a login."},
 		{FieldMailFrom, "mail_from", KindBytes, "The sender without brackets, canonical; empty for the null sender."},
-		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE: SIZE, BODY, SMTPUTF8, REQUIRETLS, RET, ENVID, AUTH. Values are as they are meant, without the spelling of xtext."},
+		{FieldMailParams, "mail_params", KindList, "The parameters of MAIL, as KEY or KEY=VALUE: SIZE, BODY, SMTPUTF8, REQUIRETLS, RET, ENVID, AUTH, MT-PRIORITY, BY, HOLDFOR, HOLDUNTIL. Values are as they are meant, without the spelling of xtext."},
 		{FieldRcpt, "rcpt", KindBytes, "The recipient that RCPT names, without brackets, canonical."},
 		{FieldRcptParams, "rcpt_params", KindList, "The parameters of RCPT, in the same way: NOTIFY, ORCPT."},
 		{FieldSize, "size", KindInt, "The announced size; from the message hook on, the real one."},

@@ -169,6 +169,7 @@ func (c *Client) learn(text string) {
 	c.offers = extensions{eightBit: has("8BITMIME"), utf8: has("SMTPUTF8"), size: has("SIZE"), dsn: has("DSN"),
 		chunking: has("CHUNKING") && !c.opts.NoChunking, requireTLS: has("REQUIRETLS")}
 	c.offers.binary = c.offers.chunking && has("BINARYMIME")
+	c.offers.learnTiming(c.ext)
 }
 
 // Extension tells whether the server offered the EHLO keyword, given in upper case,
@@ -226,8 +227,10 @@ func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 
 // Mail begins a transaction. Parameters that the server does not offer are left out, but
 // for those without which the message must not go there. These are refused here: 550 5.6.7
-// for an address that needs SMTPUTF8, 554 5.6.3 for BINARYMIME (RFC 3030, Section 3), and
-// 550 5.7.30 for REQUIRETLS, also where the connection has no TLS (RFC 8689, Section 4.2.1).
+// for an address that needs SMTPUTF8, 554 5.6.3 for BINARYMIME (RFC 3030, Section 3),
+// 550 5.7.30 for REQUIRETLS, also where the connection has no TLS (RFC 8689, Section 4.2.1),
+// and, for a message that must be returned in time, 550 5.3.3 if the server does not know
+// DELIVERBY, 550 5.4.7 if there is too little time (RFC 2852, Section 4.1).
 // Who relays for a server that lacks DSN owes the sender the report that this server will
 // not send (RFC 3461, Section 5.2.2).
 func (c *Client) Mail(ctx context.Context, from Sender) error {
@@ -317,6 +320,9 @@ func (c *Client) queueMail(from Sender) error {
 		return Refuse(554, Enhanced{5, 6, 3}, "the next hop takes no binary content")
 	case from.RequireTLS && (c.tls == nil || !c.offers.requireTLS):
 		return Refuse(550, Enhanced{5, 7, 30}, "the next hop does not promise to use TLS alone")
+	}
+	if err := refuseBy(from.By, c.offers); err != nil {
+		return err
 	}
 	if err := c.clear(); err != nil {
 		return err

@@ -342,6 +342,11 @@ func TestClientNeeds(t *testing.T) {
 		{"REQUIRETLS", true, Sender{RequireTLS: true}, ""},
 		{"CHUNKING\nBINARYMIME", false, Sender{Body: BodyBinary}, ""},
 		{"SIZE", false, Sender{Return: ReturnFull, EnvID: "x"}, ""}, // left out
+		{"SIZE", false, Sender{Priority: 1, HoldFor: 1, By: DeliverBy{5, ByNotify, false}}, ""},
+		{"SIZE", false, Sender{By: DeliverBy{60, ByReturn, false}}, "550 5.3.3"}, // RFC 2852, Section 4.1
+		{"DELIVERBY 61", false, Sender{By: DeliverBy{60, ByReturn, false}}, "550 5.4.7"},
+		{"DELIVERBY", false, Sender{By: DeliverBy{-1, ByReturn, false}}, "550 5.4.7"},
+		{"DELIVERBY 60", false, Sender{By: DeliverBy{60, ByReturn, false}}, ""},
 	} {
 		c := replyReader("250 ok\r\n")
 		c.learn("x\n" + tt.offers)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // command.go: the words of the dialogue. MAIL and RCPT with their parameters are
@@ -44,6 +45,17 @@ type Sender struct {
 	// that is not known, empty if the client did not say (RFC 4954, Section 5). It is worth
 	// as much as the client.
 	Auth string
+	// Priority orders messages that wait, larger first, from -9 to 9; 0 is normal, or not
+	// said (RFC 6710).
+	Priority int8
+	// By is when the message is to be there.
+	By DeliverBy
+	// HoldFor and HoldUntil, of which one is set at most, keep the message from leaving
+	// before its time (RFC 4865). HoldFor counts whole seconds from the moment that MAIL was
+	// said; HoldUntil is in UTC, in whole seconds, so that == compares it. Who held the message
+	// clears both before it is passed on.
+	HoldFor   time.Duration
+	HoldUntil time.Time
 }
 
 // Recipient is what RCPT says.
@@ -133,7 +145,7 @@ func eachParam(s string, f func(key, value string, hasValue bool) error) error {
 }
 
 // maxParams is how many parameters one command can have: there are no more that we know.
-const maxParams = 8
+const maxParams = 11
 
 // eachOnce is eachParam for parameters of which each may be there once. One that f takes
 // counts as known.
@@ -181,6 +193,11 @@ type extensions struct {
 	eightBit, utf8, size, dsn, chunking, binary, auth bool
 	// requireTLS is REQUIRETLS; without secure it is known but refused.
 	requireTLS, secure bool
+	// priority, deliverBy and hold are those of timing.go. leastBy is what DELIVERBY needs,
+	// longestHold, counted from now, what FUTURERELEASE takes; zero is no such bound.
+	priority, deliverBy, hold bool
+	leastBy, longestHold      time.Duration
+	now                       time.Time
 }
 
 // parseMail reads what follows "MAIL ".
@@ -198,7 +215,14 @@ func parseMail(args string, ext extensions) (Sender, error) {
 		return m, Refuse(501, Enhanced{5, 1, 7}, "bad sender address syntax").Because(err)
 	}
 	m.Path = path
+	held := false
 	err = eachOnce(rest, func(key, value string, hasValue bool) error {
+		if isHold(key) && ext.hold {
+			if held {
+				return syntaxError("there can be one of HOLDFOR and HOLDUNTIL")
+			}
+			held = true
+		}
 		return m.setParam(ext, key, value, hasValue)
 	})
 	if err != nil {
@@ -247,6 +271,8 @@ func (m *Sender) setParam(ext extensions, key, value string, hasValue bool) erro
 		return m.setReport(key, value)
 	case key == "AUTH" && ext.auth:
 		return m.setAuth(value)
+	case key == "MT-PRIORITY" && ext.priority, key == "BY" && ext.deliverBy, isHold(key) && ext.hold:
+		return m.setTiming(ext, key, value)
 	default:
 		return unknownParam(key)
 	}
@@ -361,7 +387,7 @@ func appendMail(b []byte, m Sender, ext extensions) []byte {
 	} else if m.Auth != "" && ext.auth {
 		b = appendXtext(append(b, " AUTH="...), m.Auth)
 	}
-	return append(b, '\r', '\n')
+	return append(appendTiming(b, m, ext), '\r', '\n')
 }
 
 // appendRcpt writes the RCPT command for a server that offers ext.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseCommand(t *testing.T) {
@@ -29,10 +30,11 @@ func TestParseCommand(t *testing.T) {
 
 // offered is all that a server can offer.
 var offered = extensions{eightBit: true, utf8: true, size: true, dsn: true, chunking: true, binary: true, auth: true,
-	requireTLS: true, secure: true}
+	requireTLS: true, secure: true, priority: true, deliverBy: true, hold: true}
 
 func TestParseMail(t *testing.T) {
 	a := mustPath(t, "<a@x.test>")
+	hold := time.Date(2030, 1, 31, 8, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {
 		args string
 		want Sender
@@ -83,12 +85,45 @@ func TestParseMail(t *testing.T) {
 		{"FROM:<a@x.test> RET=FULL ENVID=1 RET=HDRS", Sender{}, 501},         //
 		{"FROM:<a@x.test> REQUIRETLS=1", Sender{}, 501},                      //
 		{"FROM:<a@x.test> NOTIFY=NEVER", Sender{}, 555},                      // belongs to RCPT
-		{"FROM:<a@x.test> SMTPUTF8=yes", Sender{}, 501},                      //
-		{"FROM:<a@x.test> =1", Sender{}, 501},                                //
-		{"FROM:<a@x.test> -A=1", Sender{}, 501},                              //
-		{"FROM:<a@x.test> SIZE=1=2", Sender{}, 501},                          //
-		{"FROM:<a@x.test> SIZE=\x01", Sender{}, 501},                         //
-		{"FROM:<a@x.test> X", Sender{}, 555},                                 // RFC 5321, Section 4.1.1.11
+		{"FROM:<a@x.test> mt-priority=9", Sender{Path: a, Priority: 9}, 0},
+		{"FROM:<a@x.test> MT-PRIORITY=-9", Sender{Path: a, Priority: -9}, 0},
+		{"FROM:<a@x.test> MT-PRIORITY=0", Sender{Path: a}, 0},
+		{"FROM:<a@x.test> MT-PRIORITY=-0", Sender{}, 501}, // RFC 6710, Section 6
+		{"FROM:<a@x.test> MT-PRIORITY=10", Sender{}, 501}, //
+		{"FROM:<a@x.test> MT-PRIORITY=+1", Sender{}, 501}, //
+		{"FROM:<a@x.test> MT-PRIORITY", Sender{}, 501},    //
+		{"FROM:<a@x.test> BY=120;R", Sender{Path: a, By: DeliverBy{120, ByReturn, false}}, 0},
+		{"FROM:<a@x.test> BY=+000000120;rt", Sender{Path: a, By: DeliverBy{120, ByReturn, true}}, 0},
+		{"FROM:<a@x.test> BY=0;N", Sender{Path: a, By: DeliverBy{0, ByNotify, false}}, 0},
+		{"FROM:<a@x.test> BY=-999999999;NT", Sender{Path: a, By: DeliverBy{-999999999, ByNotify, true}}, 0},
+		{"FROM:<a@x.test> BY=0;R", Sender{}, 501},          // RFC 2852, Section 4
+		{"FROM:<a@x.test> BY=-1;R", Sender{}, 501},         //
+		{"FROM:<a@x.test> BY=1000000000;N", Sender{}, 501}, // ten digits
+		{"FROM:<a@x.test> BY=120", Sender{}, 501},          //
+		{"FROM:<a@x.test> BY=120;", Sender{}, 501},         //
+		{"FROM:<a@x.test> BY=120;T", Sender{}, 501},        //
+		{"FROM:<a@x.test> BY=120;RTT", Sender{}, 501},      //
+		{"FROM:<a@x.test> BY=;R", Sender{}, 501},           //
+		{"FROM:<a@x.test> BY=-;N", Sender{}, 501},          //
+		{"FROM:<a@x.test> BY=--1;N", Sender{}, 501},        //
+		{"FROM:<a@x.test> HOLDFOR=60", Sender{Path: a, HoldFor: time.Minute}, 0},
+		{"FROM:<a@x.test> HOLDFOR=0", Sender{Path: a}, 0},
+		{"FROM:<a@x.test> HOLDUNTIL=2030-01-31T08:00:00Z", Sender{Path: a, HoldUntil: hold}, 0},
+		{"FROM:<a@x.test> HOLDUNTIL=2030-01-31t09:59:59.5+02:00", Sender{Path: a, HoldUntil: hold}, 0}, // never too early
+		{"FROM:<a@x.test> HOLDFOR=0 HOLDUNTIL=2030-01-31T08:00:00Z", Sender{}, 501},                    // RFC 4865, Section 4: one of them
+		{"FROM:<a@x.test> HOLDUNTIL=2030-01-31T08:00:00Z HOLDFOR=1", Sender{}, 501},                    //
+		{"FROM:<a@x.test> HOLDFOR=-1", Sender{}, 501},                                                  //
+		{"FROM:<a@x.test> HOLDFOR=1234567890", Sender{}, 501},                                          //
+		{"FROM:<a@x.test> HOLDUNTIL=2030-01-31", Sender{}, 501},                                        //
+		{"FROM:<a@x.test> HOLDUNTIL=2030-02-30T08:00:00Z", Sender{}, 501},                              //
+		{"FROM:<a@x.test> HOLDUNTIL=0000-01-01T00:00:00Z", Sender{}, 501},                              //
+		{"FROM:<a@x.test> SIZE=1 BODY=7BIT SMTPUTF8 REQUIRETLS RET=HDRS ENVID=1 AUTH=<> MT-PRIORITY=1 BY=1;N HOLDFOR=1 HOLDUNTIL=2030-01-31T08:00:00Z X=1", Sender{}, 501},
+		{"FROM:<a@x.test> SMTPUTF8=yes", Sender{}, 501}, //
+		{"FROM:<a@x.test> =1", Sender{}, 501},           //
+		{"FROM:<a@x.test> -A=1", Sender{}, 501},         //
+		{"FROM:<a@x.test> SIZE=1=2", Sender{}, 501},     //
+		{"FROM:<a@x.test> SIZE=\x01", Sender{}, 501},    //
+		{"FROM:<a@x.test> X", Sender{}, 555},            // RFC 5321, Section 4.1.1.11
 	} {
 		got, err := parseMail(tt.args, offered)
 		if code := codeOf(err); code != tt.code || code == 0 && got != tt.want {
@@ -99,7 +134,7 @@ func TestParseMail(t *testing.T) {
 	if _, err := parseMail("FROM:<a@x.test> SIZE=1", extensions{}); codeOf(err) != 555 {
 		t.Errorf("parseMail with a parameter that was not offered: got %v, want 555", err)
 	}
-	for _, p := range []string{"RET=FULL", "ENVID=1", "REQUIRETLS", "AUTH=<>"} {
+	for _, p := range []string{"RET=FULL", "ENVID=1", "REQUIRETLS", "AUTH=<>", "MT-PRIORITY=1", "BY=1;N", "HOLDFOR=1", "HOLDUNTIL=2030-01-31T08:00:00Z"} {
 		if _, err := parseMail("FROM:<a@x.test> "+p, extensions{}); codeOf(err) != 555 {
 			t.Errorf("parseMail with %s, which was not offered: got %v, want 555", p, err)
 		}
@@ -207,6 +242,9 @@ func TestAppendMail(t *testing.T) {
 		{Sender{Return: "FULL\r\nDATA", EnvID: "\r\nDATA"}, offered, "MAIL FROM:<> ENVID=+0D+0ADATA"},
 		{Sender{Body: BodyBinary, RequireTLS: true, Return: ReturnHeaders, EnvID: "a=b", Auth: "c d"}, offered,
 			"MAIL FROM:<> BODY=BINARYMIME REQUIRETLS RET=HDRS ENVID=a+3Db AUTH=c+20d"},
+		{Sender{Priority: -4, By: DeliverBy{7, ByNotify, true}, HoldFor: time.Second / 2}, offered, "MAIL FROM:<> MT-PRIORITY=-4 BY=7;NT HOLDFOR=1"},
+		{Sender{Priority: 10, By: DeliverBy{7, "N\r\nDATA", true}, HoldFor: -time.Second}, offered, "MAIL FROM:<>"},
+		{Sender{By: DeliverBy{0, ByReturn, false}, HoldUntil: time.Unix(0, 1)}, offered, "MAIL FROM:<> HOLDUNTIL=1970-01-01T00:00:01Z"},
 	} {
 		got := string(appendMail(nil, tt.from, tt.ext))
 		if got != tt.want+"\r\n" {
@@ -220,6 +258,7 @@ func TestAppendMail(t *testing.T) {
 func FuzzCommand(f *testing.F) {
 	for _, s := range []string{"MAIL FROM:<a@x.test> SIZE=1 BODY=8BITMIME SMTPUTF8", "MAIL FROM:<>", "RCPT TO:<a@x.test>",
 		"rcpt to: <@h.test:\"a b\"@[IPv6:::1]>", "EHLO a", "MAIL FROM:<\xff@x>", "MAIL FROM:<a@x.test> RET=FULL ENVID=a+20b REQUIRETLS AUTH=<>",
+		"MAIL FROM:<> MT-PRIORITY=-3 BY=+60;RT HOLDFOR=9", "MAIL FROM:<> HOLDUNTIL=2030-01-31T08:00:00.5+01:00",
 		"RCPT TO:<a@x.test> NOTIFY=DELAY,FAILURE ORCPT=utf-8;a\\x{2B}b", "RCPT TO:<a@x.test> ORCPT=rfc822;a+2Bb", "MAIL FROM:<jörg@ü.test> SMTPUTF8"} {
 		f.Add([]byte(s))
 	}

@@ -148,6 +148,13 @@ func (c *conn) appendEhlo(b []byte, greeting string) []byte {
 	line(ext.chunking, "CHUNKING")
 	line(ext.binary, "BINARYMIME")
 	line(ext.requireTLS && ext.secure, "REQUIRETLS")
+	line(ext.priority, "MT-PRIORITY")
+	if ext.deliverBy {
+		line(true, "DELIVERBY", ext.deliverByParam())
+	}
+	if ext.hold {
+		line(true, "FUTURERELEASE", ext.holdParams()...)
+	}
 	line(true, "LIMITS", c.srv.limits...)
 	if c.trusts("XCLIENT") {
 		line(true, "XCLIENT", xclientSet.String())
@@ -172,12 +179,14 @@ func (c *conn) canStartTLS() bool {
 func (c *conn) offers() extensions {
 	lacks := c.srv.lacks
 	chunking := !lacks["CHUNKING"] && !lacks["BDAT"]
-	return extensions{
+	ext := extensions{
 		eightBit: !lacks["8BITMIME"], utf8: !lacks["SMTPUTF8"], size: !lacks["SIZE"], chunking: chunking,
 		dsn: c.offer.DSN && !lacks["DSN"], binary: chunking && c.offer.BinaryMIME && !lacks["BINARYMIME"],
 		requireTLS: c.offer.RequireTLS && !lacks["REQUIRETLS"], secure: c.encrypted(),
 		auth: (c.authed || len(c.offered) > 0) && !lacks["AUTH"],
 	}
+	ext.offerTiming(c.offer, lacks)
+	return ext
 }
 
 func (c *conn) mail(args string) error {

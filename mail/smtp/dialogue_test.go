@@ -108,6 +108,8 @@ func dialogueOptions(tb testing.TB, words []string) (o ServerOptions, newSession
 			o.LMTP, script.each = true, true
 		case "offer":
 			o.Offer = Extensions{DSN: true, BinaryMIME: true, RequireTLS: true}
+		case "queue":
+			o.Offer = Extensions{Priority: true, DeliverBy: time.Minute, FutureRelease: time.Hour}
 		case "disabled":
 			o.Disabled = strings.Split(value, ",")
 		case "without":

@@ -151,7 +151,7 @@ func wishes(from Sender) string {
 	if from.RequireTLS {
 		text += " requiretls"
 	}
-	return text
+	return text + string(appendTiming(nil, from, extensions{priority: true, deliverBy: true, hold: true}))
 }
 
 // Mechanisms implements AuthSession.

@@ -132,6 +132,18 @@ type Extensions struct {
 	// RequireTLS (RFC 8689): the session carries Sender.RequireTLS on. It is offered on TLS
 	// alone.
 	RequireTLS bool
+	// Priority (RFC 6710): messages that wait are sent in the order of Sender.Priority, or it
+	// is carried on.
+	Priority bool
+	// DeliverBy (RFC 2852): Sender.By is kept to. It is the least time, in whole seconds, in
+	// which a message that is not delivered is returned; ByReturn with less is refused. 0 does
+	// not offer it.
+	DeliverBy time.Duration
+	// FutureRelease (RFC 4865): a message with Sender.HoldFor or HoldUntil does not leave
+	// before. It is the longest time for which one is held, in whole seconds, up to 31 years;
+	// what is to be held longer is refused. 0 does not offer it. It is meant for clients that
+	// hand in mail of their own (Section 3).
+	FutureRelease time.Duration
 }
 
 // Validate returns every problem, joined.
@@ -163,6 +175,8 @@ func (o ServerOptions) Validate() error {
 		{"idle timeout", int64(o.IdleTimeout)},
 		{"session timeout", int64(o.SessionTimeout)},
 		{"handshake timeout", int64(o.HandshakeTimeout)},
+		{"least time to deliver by", int64(o.Offer.DeliverBy)},
+		{"longest hold", int64(o.Offer.FutureRelease)},
 	} {
 		if v.value < 0 {
 			errs = append(errs, fmt.Errorf("%s: must not be negative", v.name))
@@ -183,7 +197,7 @@ var needed = []string{"EHLO", "LHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "Q
 
 // extensionKeywords are those that Without may name.
 var extensionKeywords = []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE", "ENHANCEDSTATUSCODES", "STARTTLS", "AUTH",
-	"DSN", "CHUNKING", "BINARYMIME", "REQUIRETLS", "LIMITS", "XCLIENT", "XFORWARD"}
+	"DSN", "CHUNKING", "BINARYMIME", "REQUIRETLS", "MT-PRIORITY", "DELIVERBY", "FUTURERELEASE", "LIMITS", "XCLIENT", "XFORWARD"}
 
 // checkWords returns what is wrong with the options that are text.
 func (o ServerOptions) checkWords() []error {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/mail/smtp"
@@ -238,6 +239,18 @@ func (g *Env) mailParams(m smtp.Sender) ([]byte, abi.Kind) {
 	g.param("RET=", string(m.Return))
 	g.param("ENVID=", m.EnvID)
 	g.param("AUTH=", m.Auth)
+	if m.Priority != 0 {
+		var b [16]byte
+		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "MT-PRIORITY="...), int64(m.Priority), 10))
+	}
+	g.param("BY=", m.By.String())
+	if m.HoldFor > 0 {
+		var b [32]byte
+		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "HOLDFOR="...), int64(m.HoldFor/time.Second), 10))
+	}
+	if !m.HoldUntil.IsZero() {
+		g.param("HOLDUNTIL=", m.HoldUntil.UTC().Format(time.RFC3339))
+	}
 	return g.scratch, abi.KindList
 }
 

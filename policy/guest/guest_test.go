@@ -556,6 +556,9 @@ func TestParams(t *testing.T) {
 		{smtp.Sender{Size: 7, Body: smtp.BodyEightBit, UTF8: true, RequireTLS: true, Return: smtp.ReturnHeaders, EnvID: "a b=+", Auth: "c d@example.com"},
 			smtp.Recipient{Notify: smtp.NotifySuccess | smtp.NotifyDelay, Original: smtp.OriginalRecipient{Type: "x400", Address: "o"}},
 			"SIZE=7|BODY=8BITMIME|SMTPUTF8|REQUIRETLS|RET=HDRS|ENVID=a b=+|AUTH=c d@example.com", "NOTIFY=SUCCESS,DELAY|ORCPT=x400;o"},
+		{smtp.Sender{Priority: -3, By: smtp.DeliverBy{Seconds: 120, Mode: smtp.ByReturn, Trace: true}, HoldFor: time.Minute}, smtp.Recipient{},
+			"MT-PRIORITY=-3|BY=120;RT|HOLDFOR=60", ""},
+		{smtp.Sender{By: smtp.DeliverBy{Mode: smtp.ByNotify}, HoldUntil: time.Unix(0, 0)}, smtp.Recipient{}, "BY=0;N|HOLDUNTIL=1970-01-01T00:00:00Z", ""},
 	} {
 		g := guest.NewEnv(guest.Options{})
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
