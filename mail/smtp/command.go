@@ -355,8 +355,8 @@ func needsUTF8(code int) *Reply {
 	return Refuse(code, Enhanced{5, 6, 7}, "an address in UTF-8 needs the SMTPUTF8 parameter")
 }
 
-// printable returns what of a client's word may be repeated to it.
-func printable(s string) string { return clip(s, 40) }
+// printable returns what of a client's word may be repeated to it, on one line.
+func printable(s string) string { return clip(strings.Map(visible, s), 40) }
 
 // appendMail writes the MAIL command for a server that offers ext.
 func appendMail(b []byte, m Sender, ext extensions) []byte {

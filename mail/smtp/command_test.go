@@ -258,7 +258,7 @@ func TestAppendMail(t *testing.T) {
 func FuzzCommand(f *testing.F) {
 	for _, s := range []string{"MAIL FROM:<a@x.test> SIZE=1 BODY=8BITMIME SMTPUTF8", "MAIL FROM:<>", "RCPT TO:<a@x.test>",
 		"rcpt to: <@h.test:\"a b\"@[IPv6:::1]>", "EHLO a", "MAIL FROM:<\xff@x>", "MAIL FROM:<a@x.test> RET=FULL ENVID=a+20b REQUIRETLS AUTH=<>",
-		"MAIL FROM:<> MT-PRIORITY=-3 BY=+60;RT HOLDFOR=9", "MAIL FROM:<> HOLDUNTIL=2030-01-31T08:00:00.5+01:00",
+		"MAIL FROM:<> \n0", "MAIL FROM:<> MT-PRIORITY=-3 BY=+60;RT HOLDFOR=9", "MAIL FROM:<> HOLDUNTIL=2030-01-31T08:00:00.5+01:00",
 		"RCPT TO:<a@x.test> NOTIFY=DELAY,FAILURE ORCPT=utf-8;a\\x{2B}b", "RCPT TO:<a@x.test> ORCPT=rfc822;a+2Bb", "MAIL FROM:<jörg@ü.test> SMTPUTF8"} {
 		f.Add([]byte(s))
 	}
