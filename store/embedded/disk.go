@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -25,14 +26,11 @@ import (
 // disk is a vfs.FS that goes silent at the first failure to write.
 type disk struct {
 	vfs.FS
-	// running is set once the database is open. Until then it gets to see failures: Open
-	// copes with them.
-	running atomic.Bool
-	failed  chan struct{} // closed at the first failure
-	once    sync.Once
-	err     error  // set before failed is closed
-	tell    func() // called at the first failure
-	syncs   *atomic.Int64
+	failed chan struct{} // closed at the first failure
+	once   sync.Once
+	err    error  // set before failed is closed
+	tell   func() // called at the first failure
+	syncs  *atomic.Int64
 }
 
 func newDisk(fs vfs.FS, syncs *atomic.Int64, tell func()) *disk {
@@ -66,11 +64,9 @@ func (d *disk) write(do func() error) error {
 	if d.silent() {
 		return nil
 	}
-	err := do()
-	if err == nil || !d.running.Load() {
-		return err
+	if err := do(); err != nil {
+		d.fail(err)
 	}
-	d.fail(err)
 	return nil
 }
 
@@ -91,7 +87,17 @@ func (d *disk) open(do func() (vfs.File, error)) (vfs.File, error) {
 }
 
 func (d *disk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return d.open(func() (vfs.File, error) { return d.FS.Create(name, c) })
+	return d.open(func() (vfs.File, error) {
+		f, err := d.FS.Create(name, c)
+		// The database syncs the folder when it made the marker that speaks of a manifest; a
+		// disk that keeps no order may have the one then and not the other.
+		if err == nil && strings.HasPrefix(d.FS.PathBase(name), "MANIFEST") {
+			if err = syncFolder(d.FS, d.FS.PathDir(name)); err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+		}
+		return f, err
+	})
 }
 
 func (d *disk) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
@@ -205,10 +211,17 @@ func (f *file) Preallocate(off, length int64) error {
 }
 
 func (f *file) Close() error {
-	err := f.File.Close()
-	if err == nil || f.d.silent() || !f.d.running.Load() {
+	if err := f.File.Close(); err != nil && !f.d.silent() {
+		f.d.fail(err)
+	}
+	return nil
+}
+
+// syncFolder makes the names in a folder safe.
+func syncFolder(fs vfs.FS, name string) error {
+	d, err := fs.OpenDir(name)
+	if err != nil {
 		return err
 	}
-	f.d.fail(err)
-	return nil
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -27,6 +27,7 @@ const (
 	lockName    = "LOCK"
 	formatName  = "FORMAT"
 	formatText  = "penstock embedded store, version 1\n"
+	formatBegun = "penstock embedded store, being made\n"
 	dbName      = "db"
 	bodiesName  = "bodies"
 	corruptName = "corrupt"
@@ -89,17 +90,19 @@ func openEngine(dir string, o Options) (*engine, error) {
 		return nil, errors.Join(fmt.Errorf("embedded: open the database in %s: %w", dir, err), e.lock.Close())
 	}
 	e.db, e.disk = db, disk
+	if err := e.made(); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded: note the format in %s: %w", dir, err), e.close())
+	}
 	e.look()
 	return e, nil
 }
 
 // prepare makes the directory, and locks it.
 func (e *engine) prepare() (err error) {
-	fs := e.o.FS
-	if err := fs.MkdirAll(e.dir, 0o700); err != nil {
+	if err := e.makeDir(e.dir); err != nil {
 		return fmt.Errorf("embedded: make %s: %w", e.dir, err)
 	}
-	e.lock, err = fs.Lock(e.path(lockName))
+	e.lock, err = e.o.FS.Lock(e.path(lockName))
 	if err != nil {
 		return fmt.Errorf("embedded: %s is in use by another process, or cannot be locked; a running gateway is asked through its admin API: %w", e.dir, err)
 	}
@@ -109,44 +112,75 @@ func (e *engine) prepare() (err error) {
 	return nil
 }
 
-// layout looks at the format, and makes the folders.
+// makeDir makes a folder, and those above it, so that a power cut does not take them back.
+func (e *engine) makeDir(name string) error {
+	if _, err := e.o.FS.Stat(name); err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	above := e.o.FS.PathDir(name)
+	if above != name {
+		if err := e.makeDir(above); err != nil {
+			return err
+		}
+	}
+	return errors.Join(e.o.FS.MkdirAll(name, 0o700), e.syncDir(above))
+}
+
+// layout looks at the format, and makes the folders. A first start that was cut off leaves
+// half a database, in which nothing was promised: it is made anew.
 func (e *engine) layout() error {
-	for _, name := range []string{dbName, bodiesName, corruptName} {
-		if err := e.o.FS.MkdirAll(e.path(name), 0o700); err != nil {
-			return fmt.Errorf("embedded: make %s: %w", e.path(name), err)
-		}
+	made, err := e.format()
+	if err != nil {
+		return fmt.Errorf("embedded: look at the format of %s: %w", e.dir, err)
 	}
+	if !made {
+		err = e.o.FS.RemoveAll(e.path(dbName))
+	}
+	names := []string{e.path(dbName), e.path(bodiesName), e.path(corruptName)}
 	for _, x := range idLetters {
-		if err := e.o.FS.MkdirAll(e.path(bodiesName, string(x)), 0o700); err != nil {
-			return fmt.Errorf("embedded: make %s: %w", e.path(bodiesName, string(x)), err)
-		}
+		names = append(names, e.path(bodiesName, string(x)))
 	}
-	if err := errors.Join(e.syncDir(e.path(bodiesName)), e.format(), e.syncDir(e.dir)); err != nil {
+	for _, name := range names {
+		err = errors.Join(err, e.o.FS.MkdirAll(name, 0o700))
+	}
+	if err = errors.Join(err, e.syncDir(e.path(bodiesName)), e.syncDir(e.dir)); err != nil {
 		return fmt.Errorf("embedded: prepare %s: %w", e.dir, err)
 	}
 	return nil
 }
 
-// format checks the version of the layout, and writes it where there is none.
-func (e *engine) format() error {
-	name := e.path(formatName)
-	f, err := e.o.FS.Open(name)
-	if err == nil {
-		text, err := io.ReadAll(io.LimitReader(f, 1024))
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
+// format checks the version of the layout, and tells whether the database was made. If there
+// is no version it writes one that says that it is being made.
+func (e *engine) format() (made bool, err error) {
+	f, err := e.o.FS.Open(e.path(formatName))
+	if errors.Is(err, os.ErrNotExist) {
+		if list, err := e.o.FS.List(e.path(dbName)); err == nil && len(list) > 0 {
+			return false, errors.New("there is a database, and no file FORMAT that tells of what version")
 		}
-		if len(text) > 0 && string(text) != formatText {
-			return fmt.Errorf("its format is %q, and this program knows %q", strings.TrimSpace(string(text)), strings.TrimSpace(formatText))
-		}
-		if len(text) > 0 {
-			return nil
-		}
-	} else if !errors.Is(err, os.ErrNotExist) {
+		return false, errors.Join(e.writeFile(e.path(formatName), []byte(formatBegun)), e.syncDir(e.dir))
+	} else if err != nil {
+		return false, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 1024))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return false, err
+	}
+	switch string(text) {
+	case formatText:
+		return true, nil
+	case formatBegun, "": // an empty file is one that was cut off
+		return false, nil
+	}
+	return false, fmt.Errorf("it is %q, and this program knows %q", strings.TrimSpace(string(text)), strings.TrimSpace(formatText))
+}
+
+// made notes that the database was made.
+func (e *engine) made() error {
+	if made, err := e.format(); made || err != nil {
 		return err
 	}
-	// An empty file is what a crash leaves of the first start.
-	return e.writeFile(name, []byte(formatText))
+	name := e.path(formatName)
+	return errors.Join(e.writeFile(name+".new", []byte(formatText)), e.o.FS.Rename(name+".new", name), e.syncDir(e.dir))
 }
 
 // writeFile writes and syncs a file; its folder is the caller's.
@@ -163,12 +197,8 @@ func (e *engine) writeFile(name string, data []byte) error {
 }
 
 func (e *engine) syncDir(name string) error {
-	d, err := e.o.FS.OpenDir(name)
-	if err != nil {
-		return err
-	}
 	e.syncs.Add(1)
-	return errors.Join(d.Sync(), d.Close())
+	return syncFolder(e.o.FS, name)
 }
 
 func (e *engine) path(elem ...string) string {
@@ -181,12 +211,14 @@ func (e *engine) openDB() (*pebble.DB, *disk, error) {
 	cache := pebble.NewCache(e.o.Cache)
 	defer cache.Unref()
 	db, err := pebble.Open(e.path(dbName), e.pebbleOptions(d, cache))
+	if failure := d.failure(); failure != nil {
+		if err == nil {
+			e.abandon(db)
+		}
+		return nil, nil, failure
+	}
 	if err != nil {
 		return nil, nil, err
-	}
-	d.running.Store(true)
-	if err := d.failure(); err != nil { // while it was opened, behind its back
-		return nil, nil, errors.Join(err, db.Close())
 	}
 	return db, d, nil
 }

@@ -1,0 +1,489 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/penstock/penstock/mail/smtp"
+	"github.com/penstock/penstock/store"
+)
+
+// faults_test.go: power cuts and disks that fail.
+
+const here = store.Destination("here")
+
+// mail is a message for one recipient, whose name is its own.
+func mail(t testing.TB, name string) *store.Message {
+	t.Helper()
+	to, err := smtp.ParsePath("<" + name + "@example.com>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &store.Message{
+		Arrived:    time.Now().UTC().Truncate(time.Microsecond),
+		Recipients: []store.Recipient{{Recipient: smtp.Recipient{Path: to}, Destination: here, Due: time.Unix(1, 0)}},
+	}
+}
+
+// contentOf is what the message of a name holds: some have files of their own.
+func contentOf(name string) string {
+	n := 100
+	if strings.HasSuffix(name, "7") {
+		n = maxInline + 1000
+	}
+	return strings.Repeat(name+"\r\n", n/(len(name)+2)+1)
+}
+
+func commit(ctx context.Context, q store.Queue, m *store.Message, content string) (store.ID, error) {
+	in, err := q.Begin(ctx, m)
+	if err != nil {
+		return "", err
+	}
+	defer in.Abort()
+	if _, err := in.Write([]byte(content)); err != nil {
+		return "", err
+	}
+	return in.Commit(ctx)
+}
+
+// ledger is what a workload was told.
+type ledger struct {
+	mu    sync.Mutex
+	acked map[string]bool // committed
+	begun map[string]bool // whose end has begun: it may be there or not
+	told  map[string]bool // ended with a report
+}
+
+func newLedger() *ledger {
+	return &ledger{acked: make(map[string]bool), begun: make(map[string]bool), told: make(map[string]bool)}
+}
+
+func (l *ledger) note(m map[string]bool, name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m[name] = true
+}
+
+func (l *ledger) copy(m map[string]bool) map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := make(map[string]bool, len(m))
+	for k := range m {
+		c[k] = true
+	}
+	return c
+}
+
+// work commits and ends messages, one in three with a report, until it made n; errors are
+// given to failed, which says whether to go on.
+func (l *ledger) work(t testing.TB, q store.Queue, prefix string, n int, failed func(error) bool) {
+	ctx := context.Background()
+	for i := range n {
+		name := fmt.Sprintf("%s-%d", prefix, i)
+		if _, err := commit(ctx, q, mail(t, name), contentOf(name)); err != nil {
+			if !failed(err) {
+				return
+			}
+		} else {
+			l.note(l.acked, name)
+		}
+		if i%2 == 0 {
+			continue
+		}
+		list, err := q.Lease(ctx, here, time.Now(), 1, time.Hour)
+		if err != nil && !failed(err) {
+			return
+		}
+		for _, lease := range list {
+			if err := l.finish(t, q, lease, i%3 == 0); err != nil {
+				_ = q.Return(ctx, lease)
+				if !failed(err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (l *ledger) finish(t testing.TB, q store.Queue, lease *store.Lease, report bool) error {
+	name := lease.Message.Recipients[0].Path.Local
+	l.note(l.begun, name)
+	var reports []*store.Report
+	if report {
+		l.note(l.told, name)
+		reports = []*store.Report{{Message: mail(t, "report-"+name), Content: []byte("it failed")}}
+		reports[0].Message.Recipients[0].State = store.Held
+	}
+	return q.Finish(context.Background(), lease, []store.Outcome{{State: store.Delivered}}, nil, reports...)
+}
+
+// found counts messages by name, and looks at their contents.
+func found(t testing.TB, q store.Queue) map[string]int {
+	t.Helper()
+	names := make(map[string]int)
+	err := q.List(context.Background(), store.Filter{}, "", func(m *store.Message) bool {
+		name := m.Recipients[0].Path.Local
+		names[name]++
+		c, err := q.Content(context.Background(), m.ID)
+		if err != nil {
+			t.Errorf("%s: content: %v", name, err)
+			return true
+		}
+		defer c.Close()
+		var b strings.Builder
+		if _, err := c.WriteTo(&b); err != nil || name[1] == '-' && b.String() != contentOf(name) {
+			t.Errorf("%s: content: %d octets, %v", name, b.Len(), err)
+		}
+		return true
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return names
+}
+
+// compare holds what is there against what was acknowledged.
+func compare(t testing.TB, there map[string]int, acked, begun, told map[string]bool) {
+	t.Helper()
+	for name, n := range there {
+		if n != 1 {
+			t.Errorf("%s is there %d times", name, n)
+		}
+	}
+	for name := range acked {
+		if !begun[name] && there[name] != 1 {
+			t.Errorf("%s was acknowledged, and is not there", name)
+		}
+		if told[name] && there[name]+there["report-"+name] != 1 {
+			t.Errorf("%s: message %d times, report %d times", name, there[name], there["report-"+name])
+		}
+	}
+}
+
+// cutFS makes a picture of the disk after a power cut at each sync.
+type cutFS struct {
+	vfs.FS
+	cut func()
+}
+
+type cutFile struct {
+	vfs.File
+	fs *cutFS
+}
+
+func (f *cutFile) Sync() error {
+	f.fs.cut()
+	defer f.fs.cut()
+	return f.File.Sync()
+}
+
+func (f *cutFile) SyncData() error {
+	f.fs.cut()
+	defer f.fs.cut()
+	return f.File.SyncData()
+}
+
+func (c *cutFS) wrap(f vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &cutFile{f, c}, nil
+}
+
+func (c *cutFS) Create(name string, k vfs.DiskWriteCategory) (vfs.File, error) {
+	return c.wrap(c.FS.Create(name, k))
+}
+func (c *cutFS) OpenDir(name string) (vfs.File, error) { return c.wrap(c.FS.OpenDir(name)) }
+func (c *cutFS) ReuseForWrite(old, name string, k vfs.DiskWriteCategory) (vfs.File, error) {
+	return c.wrap(c.FS.ReuseForWrite(old, name, k))
+}
+
+// TestPowerCut cuts the power before and after each sync of a workload, with several callers
+// at once, a database that is small enough to write tables, and some of what was not synced
+// on the disk all the same.
+func TestPowerCut(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	l := newLedger()
+	type picture struct {
+		fs           *vfs.MemFS
+		acked, begun map[string]bool
+		told         map[string]bool
+	}
+	var mu sync.Mutex
+	var pictures []picture
+	rng := rand.New(rand.NewPCG(1, 2))
+	n := 0
+	fs := &cutFS{FS: mem, cut: func() {
+		mu.Lock()
+		defer mu.Unlock()
+		// Not all: many syncs are much alike.
+		if n++; n > 40 && rng.IntN(6) > 0 {
+			return
+		}
+		cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 0, 50}[rng.IntN(3)], RNG: rng}
+		acked := l.copy(l.acked)
+		clone := mem.CrashClone(cfg)
+		pictures = append(pictures, picture{clone, acked, l.copy(l.begun), l.copy(l.told)})
+	}}
+	s := open(t, "/data", Options{FS: fs, Memtable: 1 << 20})
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			l.work(t, s.Queue(), fmt.Sprint(w), 60, func(err error) bool { t.Error(err); return false })
+		})
+	}
+	wg.Wait()
+	closeStore(t, s)
+
+	for i, p := range pictures {
+		s, err := Open("/data", Options{FS: p.fs, Memtable: 1 << 20})
+		if err != nil {
+			t.Errorf("picture %d: %v", i, err)
+			continue
+		}
+		compare(t, found(t, s.Queue()), p.acked, p.begun, p.told)
+		if st := s.Stats(); st.Corrupt != 0 {
+			t.Errorf("picture %d: %d messages are corrupt", i, st.Corrupt)
+		}
+		closeStore(t, s)
+		if t.Failed() {
+			t.Fatalf("picture %d of %d, %d acknowledged", i, len(pictures), len(p.acked))
+		}
+	}
+	t.Logf("%d pictures at %d sync points", len(pictures), n)
+}
+
+// faulty lets operations on the disk fail.
+type faulty struct {
+	count atomic.Int64 // operations so far
+	from  atomic.Int64 // the first that fails
+	to    atomic.Int64 // the first behind it that does not
+	err   error
+	hit   atomic.Int64
+}
+
+func (f *faulty) MaybeError(op errorfs.Op) error {
+	if op.Kind.ReadOrWrite() == errorfs.OpIsRead && op.Kind != errorfs.OpOpenDir {
+		return nil
+	}
+	if n := f.count.Add(1); n >= f.from.Load() && n < f.to.Load() {
+		f.hit.Add(1)
+		return fmt.Errorf("%v of %s: %w", op.Kind, op.Path, f.err)
+	}
+	return nil
+}
+
+func (f *faulty) String() string { return "faulty" }
+
+// TestDiskFails lets each operation that changes the disk fail in turn: once, or all that
+// follow until the disk is mended. Callers get errors, the process lives, and when the disk
+// is well again all that was acknowledged is there, in this process and in the next.
+func TestDiskFails(t *testing.T) {
+	step, most := int64(7), int64(700)
+	if testing.Short() {
+		step = 41
+	}
+	for _, tt := range []struct {
+		name  string
+		lasts int64
+		err   error
+	}{
+		{"once", 1, syscall.EIO},
+		{"for long", 1 << 40, syscall.EIO},
+		{"full", 1 << 40, syscall.ENOSPC},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var runs, hits, reopened int64
+			for at := int64(1); at < most && !t.Failed(); at += step {
+				hit, again := failAt(t, at, tt.lasts, tt.err)
+				runs, hits, reopened = runs+1, hits+min(hit, 1), reopened+again
+			}
+			if hits < runs/2 || reopened == 0 {
+				t.Errorf("of %d runs %d saw a fault, and the database was opened again %d times: this tests nothing", runs, hits, reopened)
+			}
+		})
+	}
+}
+
+func failAt(t *testing.T, at, lasts int64, why error) (hits, reopened int64) {
+	mem := vfs.NewMem()
+	f := &faulty{err: why}
+	o := Options{FS: errorfs.Wrap(mem, f), Memtable: 1 << 20, retry: time.Millisecond, SyncDelay: time.Millisecond}
+	s := open(t, "/data", o)
+	start := f.count.Load()
+	f.to.Store(start + at + lasts)
+	f.from.Store(start + at)
+	l := newLedger()
+	var wg sync.WaitGroup
+	for w := range 2 {
+		wg.Go(func() {
+			n := 0
+			l.work(t, s.Queue(), fmt.Sprint(w), 40, func(err error) bool {
+				if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, store.ErrFull) {
+					t.Errorf("full disk: got %v, want ErrFull", err)
+				}
+				n++
+				return n < 10
+			})
+		})
+	}
+	wg.Wait()
+	f.to.Store(0) // mended
+	eventually(t, "the store is well", func() bool {
+		_, err := commit(context.Background(), s.Queue(), mail(t, fmt.Sprint("again-", f.count.Load())), "x")
+		return err == nil && s.Health(context.Background()) == nil
+	})
+	check := func(s *Store) {
+		t.Helper()
+		there := found(t, s.Queue())
+		for name := range there {
+			if strings.HasPrefix(name, "again-") {
+				delete(there, name)
+			}
+		}
+		compare(t, there, l.acked, l.begun, l.told)
+		if c, err := s.Queue().Count(context.Background()); err != nil || s.Stats().Corrupt > 0 {
+			t.Errorf("counts: got %+v, %v; %d corrupt", c, err, s.Stats().Corrupt)
+		}
+	}
+	check(s)
+	reopened = s.Stats().Reopened
+	inMemory := counted(s)
+	closeStore(t, s)
+	s = open(t, "/data", o)
+	check(s)
+	if again := counted(s); again != inMemory {
+		t.Errorf("memory knew %s, the disk %s", inMemory, again)
+	}
+	closeStore(t, s)
+	if t.Failed() {
+		t.Logf("operation %d failed, %d in all", at, f.hit.Load())
+	}
+	return f.hit.Load(), reopened
+}
+
+func counted(s *Store) string {
+	c, err := s.Queue().Count(context.Background())
+	return fmt.Sprint(c.Messages, c.Octets, c.Recipients, err)
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("it did not happen in time: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// TestOpenFails lets each operation of a start fail: Open returns an error and leaves nothing
+// behind that keeps the next from opening.
+func TestOpenFails(t *testing.T) {
+	mem := vfs.NewMem()
+	s := open(t, "/data", Options{FS: mem, Memtable: 1 << 20})
+	l := newLedger()
+	l.work(t, s.Queue(), "0", 20, func(err error) bool { t.Error(err); return false })
+	closeStore(t, s)
+	for at := int64(1); ; at++ {
+		f := &faulty{err: syscall.EIO}
+		f.from.Store(at)
+		f.to.Store(at + 1)
+		o := Options{FS: errorfs.Wrap(mem, f), Memtable: 1 << 20, retry: time.Millisecond}
+		s, err := Open("/data", o)
+		if err == nil {
+			closeStore2(s)
+		}
+		if f.hit.Load() == 0 {
+			break
+		}
+	}
+	s = open(t, "/data", Options{FS: mem, Memtable: 1 << 20})
+	compare(t, found(t, s.Queue()), l.acked, l.begun, l.told)
+	closeStore(t, s)
+}
+
+// closeStore2 closes a store whose disk may fail at that.
+func closeStore2(s *Store) { _ = s.Close() }
+
+func TestSecondProcess(t *testing.T) {
+	fs := vfs.NewMem()
+	s := open(t, "/data", Options{FS: fs})
+	if _, err := Open("/data", Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("second: got %v, want an error that says why", err)
+	}
+	closeStore(t, s)
+	closeStore(t, s) // twice is once
+	if _, err := s.Queue().Begin(context.Background(), mail(t, "late")); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("after Close: got %v, want ErrClosed", err)
+	}
+	closeStore(t, open(t, "/data", Options{FS: fs}))
+}
+
+func TestFormat(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, formatName), []byte("penstock embedded store, version 9\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "version 9") {
+		t.Errorf("got %v, want an error that names the version", err)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	fs := vfs.NewMem()
+	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 600 << 20, TotalBytes: 100 << 30})
+	s := open(t, "/data", Options{FS: fs})
+	defer closeStore(t, s)
+	ctx := context.Background()
+	if _, err := commit(ctx, s.Queue(), mail(t, "first"), "x"); err != nil {
+		t.Fatal(err)
+	}
+	in, err := s.Queue().Begin(ctx, mail(t, "large"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Abort()
+	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 500 << 20, TotalBytes: 100 << 30})
+	s.e.look()
+	if _, err := s.Queue().Begin(ctx, mail(t, "second")); !errors.Is(err, store.ErrFull) {
+		t.Errorf("begin: got %v, want ErrFull", err)
+	}
+	if _, err := in.Write(make([]byte, maxInline+1)); !errors.Is(err, store.ErrFull) {
+		t.Errorf("large content: got %v, want ErrFull", err)
+	}
+	if err := s.Health(ctx); !errors.Is(err, store.ErrFull) {
+		t.Errorf("health: got %v, want ErrFull", err)
+	}
+	// What is there can be delivered.
+	list, err := s.Queue().Lease(ctx, here, time.Now(), 1, time.Hour)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("lease: got %v, %v", list, err)
+	}
+	if err := s.Queue().Finish(ctx, list[0], []store.Outcome{{State: store.Delivered}}, nil); err != nil {
+		t.Error(err)
+	}
+	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 5 << 30, TotalBytes: 100 << 30})
+	s.e.look()
+	if _, err := commit(ctx, s.Queue(), mail(t, "third"), "x"); err != nil {
+		t.Error(err)
+	}
+}
