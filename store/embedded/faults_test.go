@@ -292,7 +292,7 @@ func (f *faulty) String() string { return "faulty" }
 // follow until the disk is mended. Callers get errors, the process lives, and when the disk
 // is well again all that was acknowledged is there, in this process and in the next.
 func TestDiskFails(t *testing.T) {
-	step, most := int64(7), int64(700)
+	step, most := int64(3), int64(260)
 	if testing.Short() {
 		step = 41
 	}
