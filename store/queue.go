@@ -162,7 +162,7 @@ type Queue interface {
 
 	// List calls yield with messages that match, in order of ID, from behind after on, until
 	// it returns false. It sees each message as it was at one moment, and does not hold up
-	// traffic.
+	// traffic. It returns ErrCorrupt at the end if it found messages that cannot be read.
 	List(ctx context.Context, f Filter, after ID, yield func(*Message) bool) error
 
 	// Count counts recipients by state and destination.

@@ -280,68 +280,100 @@ func (q *queue) List(ctx context.Context, f store.Filter, after store.ID, yield 
 	} else if after != "" {
 		return fmt.Errorf("embedded: %q is no ID of a message", after)
 	}
+	var corrupt error
 	for from != nil {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var list []*store.Message
-		var err error
-		list, from, err = q.e.page(&f, from)
+		p, err := q.e.page(&f, from)
 		if err != nil {
 			return err
 		}
-		for _, m := range list {
+		for id, err := range p.bad {
+			corrupt = errors.Join(corrupt, q.doubtful(id, err))
+		}
+		for _, m := range p.list {
 			if !yield(m) {
-				return nil
+				return corrupt
 			}
 		}
+		from = p.next
 	}
-	return nil
+	return corrupt
 }
 
-// page returns the messages that match among the next ones, and where to go on; nil at the
-// end.
-func (e *engine) page(f *store.Filter, from []byte) (list []*store.Message, next []byte, err error) {
+// doubtful looks again at a message that could not be read, and sets it aside if it still
+// cannot.
+func (q *queue) doubtful(id [16]byte, why error) error {
+	unlock := q.hold(id)
+	defer unlock()
+	st := q.look(id)
+	if st == nil {
+		return nil // it was set aside before
+	}
+	if _, err := message(q.e.get, id, st); err == nil {
+		_, err = q.e.get(key(kindState, id))
+		if err == nil {
+			return nil
+		}
+		why = err
+	}
+	err := q.trouble(id, why)
+	return fmt.Errorf("message %s: %w", store.IDFromBytes(id), err)
+}
+
+// pageful is what is read at a time.
+type pageful struct {
+	list []*store.Message
+	bad  map[[16]byte]error // what could not be read
+	next []byte             // where to go on; nil at the end
+}
+
+// page returns the messages that match among the next ones.
+func (e *engine) page(f *store.Filter, from []byte) (p pageful, err error) {
 	db, err := e.enter()
 	if err != nil {
-		return nil, nil, err
+		return p, err
 	}
 	defer e.leave()
 	moment := db.NewSnapshot()
 	defer moment.Close()
 	it, err := moment.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: []byte{kindState + 1}})
 	if err != nil {
-		return nil, nil, fmt.Errorf("embedded: list: %w", err)
+		return p, fmt.Errorf("embedded: list: %w", err)
 	}
 	var st state
 	seen := 0
 	for ok := it.First(); ok; ok = it.Next() {
 		if seen++; seen > page {
-			next = bytes.Clone(it.Key())
+			p.next = bytes.Clone(it.Key())
 			break
 		}
+		if len(it.Key()) != 17 {
+			continue
+		}
+		id := [16]byte(it.Key()[1:])
 		m, err := match(moment, it, f, &st)
 		if err != nil {
-			continue // it is set aside when it is delivered
-		}
-		if m != nil {
-			list = append(list, m)
+			if p.bad == nil {
+				p.bad = make(map[[16]byte]error)
+			}
+			p.bad[id] = broken("envelope", err)
+		} else if m != nil {
+			p.list = append(p.list, m)
 		}
 	}
 	if err := it.Close(); err != nil {
-		return nil, nil, fmt.Errorf("embedded: list: %w", err)
+		return p, fmt.Errorf("embedded: list: %w", err)
 	}
 	if failure := e.disk.failure(); failure != nil {
-		return nil, nil, outage(failure)
+		return p, outage(failure)
 	}
-	return list, next, nil
+	return p, nil
 }
 
 // match returns the message at an iterator, nil if the filter does not want it.
 func match(db reader, it *pebble.Iterator, f *store.Filter, st *state) (*store.Message, error) {
-	if len(it.Key()) != 17 {
-		return nil, errRecord
-	}
 	v, err := it.ValueAndErr()
 	if err != nil {
 		return nil, err

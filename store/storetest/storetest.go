@@ -69,6 +69,7 @@ func Run(t *testing.T, open func(t testing.TB) *Env) {
 		{"ListUnderTraffic", testListTraffic},
 		{"Count", testCount},
 		{"Restore", testRestore},
+		{"Move", testMove},
 		{"HostileNames", testHostileNames},
 		{"Cancelled", testCancelled},
 		{"Hammer", testHammer},
