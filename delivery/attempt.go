@@ -100,7 +100,7 @@ func (a *attempt) try(ctx context.Context) error {
 		return errNoWay
 	}
 	a.host = backend
-	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.m.Sender, a.client())
+	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.sender(), a.client())
 	if err != nil {
 		return err
 	}
@@ -138,6 +138,18 @@ func (a *attempt) try(ctx context.Context) error {
 		a.replies[i] = replies[n]
 	}
 	return nil
+}
+
+// sender is what MAIL is to say now: of the time that there was to deliver it, some is over.
+func (a *attempt) sender() smtp.Sender {
+	s := a.m.Sender
+	if !s.By.IsZero() {
+		s.By.Seconds = int32(max(a.m.Origin.By.Sub(a.e.now())/time.Second, -999999999))
+		if s.By.Mode == smtp.ByReturn {
+			s.By.Seconds = max(s.By.Seconds, 1) // once it is over, the message has expired
+		}
+	}
+	return s
 }
 
 // client is whom the backend is told of.

@@ -71,8 +71,17 @@ func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
 func (e *Engine) messageOf(k Keeping, now time.Time) (m *store.Message, failed []KeptRecipient) {
 	m = &store.Message{Arrived: now, Sender: k.Sender, Expires: now.Add(e.opts.Schedule.Expire), Origin: k.Origin}
 	m.Origin.Reason = k.Held
+	m.Priority = int(k.Sender.Priority)
+	due := release(&m.Sender, now)
+	m.Expires = due.Add(e.opts.Schedule.Expire)
+	if by := k.Sender.By; !by.IsZero() {
+		m.Origin.By, m.Origin.Mode = now.Add(time.Duration(by.Seconds)*time.Second), string(by.Mode)
+		if by.Mode == smtp.ByReturn && m.Origin.By.Before(m.Expires) {
+			m.Expires = m.Origin.By // RFC 2852, Section 4.1.4.1
+		}
+	}
 	for _, r := range k.Recipients {
-		sr := store.Recipient{Recipient: r.Recipient, Destination: r.Destination, Due: now, Last: r.Reply}
+		sr := store.Recipient{Recipient: r.Recipient, Destination: r.Destination, Due: due, Last: r.Reply}
 		switch {
 		case r.Reply != nil && r.Reply.Permanent():
 			failed = append(failed, r)
@@ -89,6 +98,20 @@ func (e *Engine) messageOf(k Keeping, now time.Time) (m *store.Message, failed [
 		return nil, failed
 	}
 	return m, failed
+}
+
+// release takes what the sender says of the time before which nobody is to get the message
+// (RFC 4865), and forgets it: the next hop must not hold it once more.
+func release(s *smtp.Sender, now time.Time) time.Time {
+	due := now
+	switch {
+	case s.HoldFor > 0:
+		due = now.Add(s.HoldFor)
+	case s.HoldUntil.After(now):
+		due = s.HoldUntil
+	}
+	s.HoldFor, s.HoldUntil = 0, time.Time{}
+	return due
 }
 
 // commit makes the message safe, and hands it to a worker if one is free.

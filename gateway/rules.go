@@ -190,21 +190,57 @@ func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) (i int, ok
 }
 
 // offers are the extensions that may be offered because every backend that mail may go to
-// has them.
-func (rs *ruleSet) offers(relay Relay) smtp.Extensions {
-	o, ok := relay.(Offers)
-	if !ok || len(rs.backends) == 0 {
+// has them, or because we see to them ourselves: where all mail for a backend is kept, reports
+// and times are our business. held tells that the client may ask for mail to be held.
+func (rs *ruleSet) offers(relay Relay, held bool) smtp.Extensions {
+	if len(rs.Routes) == 0 {
 		return smtp.Extensions{}
 	}
-	all := smtp.Extensions{DSN: true, BinaryMIME: true, RequireTLS: true}
-	for _, b := range rs.backends {
-		e, known := o.Offers(b)
-		if !known {
-			return smtp.Extensions{}
+	o, asks := relay.(Offers)
+	_, keeps := relay.(Keeper)
+	all := smtp.Extensions{DSN: true, BinaryMIME: true, RequireTLS: true, Priority: true, DeliverBy: minDeliverBy, FutureRelease: maxRelease}
+	asked := make(map[string]smtp.Extensions, 1)
+	for _, r := range rs.Routes {
+		e, ok := asked[r.Backend]
+		if !ok && asks {
+			e, _ = o.Offers(r.Backend) // one that is not known has nothing
+			asked[r.Backend] = e
+		}
+		if keeps && r.Queue {
+			e.DSN, e.Priority, e.DeliverBy, e.FutureRelease = true, true, minDeliverBy, maxRelease
 		}
 		all.DSN, all.BinaryMIME, all.RequireTLS = all.DSN && e.DSN, all.BinaryMIME && e.BinaryMIME, all.RequireTLS && e.RequireTLS
+		all.Priority = all.Priority && e.Priority
+		if !keeps || !r.Queue {
+			all.DeliverBy, all.FutureRelease = 0, 0
+		}
+	}
+	if !held {
+		all.FutureRelease = 0
 	}
 	return all
+}
+
+// The bounds of the times that clients may ask for. RFC 2852, Section 4 and RFC 4865, Section
+// 4.
+const (
+	minDeliverBy = time.Minute
+	maxRelease   = 7 * 24 * time.Hour
+)
+
+// Backend returns the backend that mail for an address goes to by the rules in force, those
+// for clients that may relay included.
+func (g *Gateway) Backend(p smtp.Path) (name string, ok bool) {
+	rs := g.acquire()
+	if rs == nil {
+		return "", false
+	}
+	defer rs.release()
+	i, ok := rs.route(p, g.own, true)
+	if !ok {
+		return "", false
+	}
+	return rs.Routes[i].Backend, true
 }
 
 // ErrClosed is what Prepare, Use and Reload return after Shutdown. ErrNoChain is behind the

@@ -323,7 +323,7 @@ func (s *session) Helo(ctx context.Context, name string) error {
 		s.facts.Helo = before // RFC 5321, Section 4.1.4: a refused EHLO changes nothing
 		return err
 	}
-	s.conn.Offer(s.rules.offers(s.l.gw.opts.Relay))
+	s.conn.Offer(s.rules.offers(s.l.gw.opts.Relay, s.isUser()))
 	return nil
 }
 

@@ -67,7 +67,7 @@ var layout = []row{
 		"the only package that knows wazero"},
 	{"gateway", "policy mail/smtp mail/smtp/sasl mail/message", "github.com/pires/go-proxyproto",
 		"receiving; it never imports delivery: what it needs of the far side is its own interface Relay"},
-	{"delivery", "mail/smtp mail/smtp/sasl mail/message", "golang.org/x/net/idna golang.org/x/sys",
+	{"delivery", "mail/smtp mail/smtp/sasl mail/message store", "golang.org/x/net/idna golang.org/x/sys",
 		"sending; it never imports gateway, and satisfies its interface without knowing it"},
 	{"certs", "mail/smtp", "golang.org/x/net/idna golang.org/x/net/netutil github.com/caddyserver/certmagic github.com/mholt/acmez/v3 go.uber.org/zap",
 		"certificates; knows no mail listener. The only package that knows certmagic, acmez below it, and zap, which certmagic logs with"},
@@ -83,7 +83,7 @@ var layout = []row{
 		"compiles the filters that ship; needs their names alone"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "admin admin/api admin/client certs delivery resolver filters gateway internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
+	{"cmd/gateway", "admin admin/api admin/client certs delivery resolver store store/embedded filters gateway internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
 		"github.com/spf13/cobra golang.org/x/sys golang.org/x/term",
 		"the one place that knows everybody"},
 }

@@ -211,7 +211,8 @@ func networks(list config.Networks) gateway.Networks {
 func routes(c *config.Config) []gateway.Route {
 	var list []gateway.Route
 	for _, r := range c.Routes {
-		gr := gateway.Route{Backend: r.Backend, Recipients: recipients(c.Backends[r.Backend])}
+		b := c.Backends[r.Backend]
+		gr := gateway.Route{Backend: r.Backend, Recipients: recipients(b), Queue: b.Mode == config.ModeQueue, QueueWhenDown: b.WhenDown == config.WhenDownQueue}
 		for _, d := range r.Domains {
 			gr.Domains = append(gr.Domains, string(d))
 		}

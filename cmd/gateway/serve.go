@@ -23,6 +23,7 @@ import (
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/mail/smtp/sasl/users"
 	"github.com/penstock/penstock/resolver"
 	"github.com/penstock/penstock/wasmhost"
@@ -111,6 +112,7 @@ type node struct {
 	certs     *certs.Store
 	wasm      *wasmhost.Runtime
 	transport *delivery.Transport
+	keeping   *keeping // nil without a store
 	doorman   *doorman
 	names     *resolver.Resolver // nil if nobody asks
 	sockets   *gateway.Sockets
@@ -212,8 +214,17 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 			return nil, problems
 		}
 	}
+	var relay gateway.Relay = transportRelay{n.transport}
+	if n.keeping, err = newKeeping(cfg, n.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, log); err != nil {
+		fail("store", err)
+		rules.Release()
+		return nil, problems
+	}
+	if n.keeping != nil {
+		relay = keepingRelay{transportRelay{n.transport}, n.keeping.engine}
+	}
 	o := gateway.Options{
-		Hostname: string(cfg.Hostname), Listeners: lo, Relay: transportRelay{n.transport},
+		Hostname: string(cfg.Hostname), Listeners: lo, Relay: relay,
 		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Observe: n.filters.observer(), Log: log,
 		Overload: gateway.Overload{Sessions: cfg.Overload.Sessions, Memory: int64(cfg.Overload.Memory), Spool: int64(cfg.Overload.Spool)},
 	}
@@ -250,6 +261,9 @@ func rulesOf(cfg *config.Config, set *chainSet) gateway.Rules {
 // while; it runs beside, one at a time, and gives up when the gateway is to end.
 func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, config.Problems)) error {
 	administered := n.serveAdmin()
+	if n.keeping != nil {
+		n.keeping.run()
+	}
 	served := make(chan error, 1)
 	go func() { served <- n.gw.Serve() }()
 	n.log.Info("started", "hostname", string(n.cfg.Hostname), "version", versionText())
@@ -388,6 +402,7 @@ func needRestart(old, cfg *config.Config) []string {
 		"admin":                    reflect.DeepEqual(old.Admin, cfg.Admin),
 		"hostname":                 old.Hostname == cfg.Hostname,
 		"delivery":                 old.Delivery == cfg.Delivery,
+		"store":                    old.Store == cfg.Store,
 		"overload":                 old.Overload == cfg.Overload,
 		"listeners":                reflect.DeepEqual(old.Listeners, cfg.Listeners),
 		"log":                      old.Log == cfg.Log,
@@ -441,6 +456,11 @@ func (n *node) shutdown(reloads *sync.WaitGroup, administered <-chan struct{}) e
 			n.log.Warn("some sessions were cut off", "timeout", timeout)
 			err = nil
 		}
+		if n.keeping != nil {
+			if err := n.keeping.quiet(ctx); err != nil {
+				n.log.Warn("some deliveries were cut off, and will be repeated", "timeout", timeout)
+			}
+		}
 		reloads.Wait()
 		n.close()
 		<-administered
@@ -479,6 +499,11 @@ func (n *node) close() {
 	if n.transport != nil {
 		if err := n.transport.Shutdown(ctx); err != nil {
 			n.log.Warn("backend connections were cut off", "err", err)
+		}
+	}
+	if n.keeping != nil {
+		if err := errors.Join(n.keeping.quiet(ctx), n.keeping.store.Close()); err != nil {
+			n.log.Error("store did not close", "err", err)
 		}
 	}
 	if n.names != nil {
