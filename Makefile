@@ -3,7 +3,7 @@
 GO ?= go
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-deps lint bench fuzz fuzz-short filters build
+.PHONY: help run test test-deps lint bench fuzz fuzz-short filters build torture
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ lint: ## go vet, staticcheck, gofmt, and the tests about the tree itself
 
 bench: filters ## all benchmarks; docs/bench.md has the standing figures and their commands
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+torture: ## the long forms of tests that have a short one: a restart with a million messages
+	PENSTOCK_TORTURE=1 $(GO) test -count 1 -v -timeout 60m -run 'TestRestart' ./store/...
 
 FUZZTIME ?= 1m
 fuzz: filters ## run every fuzz target for a minute each (FUZZTIME=10s: shorter)

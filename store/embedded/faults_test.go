@@ -293,8 +293,8 @@ func (f *faulty) String() string { return "faulty" }
 // is well again all that was acknowledged is there, in this process and in the next.
 func TestDiskFails(t *testing.T) {
 	step, most := int64(3), int64(260)
-	if testing.Short() {
-		step = 41
+	if testing.Short() || raceEnabled {
+		step = 17
 	}
 	for _, tt := range []struct {
 		name  string

@@ -50,8 +50,11 @@ func TestRestart(t *testing.T) {
 	for i := range n {
 		n[i], _ = strconv.Atoi(string(found[i+1]))
 	}
-	t.Logf("%d messages: %d ms to the first lease, %d MB at most", n[0], n[1], n[2]/1024)
-	if n[0] != messages || time.Duration(n[1])*time.Millisecond > within || n[2]/1024 > most {
+	// The time that counts is the process's own: what else runs on the machine is no concern of
+	// a test. It takes in the end of the process, too.
+	own := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	t.Logf("%d messages: %d ms to the first lease, %v of CPU, %d MB at most", n[0], n[1], own.Round(time.Millisecond), n[2]/1024)
+	if n[0] != messages || own > within && !raceEnabled || n[2]/1024 > most && !raceEnabled {
 		t.Errorf("want %d messages, within %v, in %d MB", messages, within, most)
 	}
 }
