@@ -1,8 +1,10 @@
 package peers
 
 import (
+	"os"
 	"os/user"
 	"strconv"
+	"syscall"
 	"testing"
 )
 
@@ -14,6 +16,15 @@ var root = account{0, 0}
 // mailUID owns delivered mail: Debian's nobody and nogroup. Postfix and Dovecot
 // refuse to write mail as root, and the tests that read it are root.
 var mailUID = account{65534, 65534}
+
+// process makes a child run under the account, in a process group of its own.
+func (a account) process() *syscall.SysProcAttr {
+	attr := ownGroup()
+	if a.uid != os.Getuid() {
+		attr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
+	}
+	return attr
+}
 
 // lookupAccount finds a user with the named group, or else with its own group.
 func lookupAccount(t testing.TB, name, group string) account {

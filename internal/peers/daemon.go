@@ -74,6 +74,11 @@ func serverLog(dir string) string {
 
 // startDaemon starts the program. What it prints goes to the file out.
 func startDaemon(name, out, path string, args ...string) (*daemon, error) {
+	return startDaemonAs(account{os.Getuid(), os.Getgid()}, name, out, path, args...)
+}
+
+// startDaemonAs is startDaemon under another account.
+func startDaemonAs(who account, name, out, path string, args ...string) (*daemon, error) {
 	f, err := os.OpenFile(out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("peers: open output of %s: %w", name, err)
@@ -81,7 +86,7 @@ func startDaemon(name, out, path string, args ...string) (*daemon, error) {
 	defer f.Close()
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = f, f // a file, as children outlive a pipe's reader
-	cmd.SysProcAttr = ownGroup()
+	cmd.SysProcAttr = who.process()
 	cmd.Env = plainEnv()
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("peers: start %s: %w", name, err)

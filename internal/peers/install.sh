@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need on a Debian machine that has Go: mail servers and
-# clients, a resolver and a CA to talk to, real messages, and a C compiler for WebAssembly
-# filters.
+# clients, a resolver, a database and a CA to talk to, real messages, and a C compiler
+# for WebAssembly filters.
 # It may be run again at any time, and is quick when everything is there.
 #
 # Without root and sudo it only tells what to install, and succeeds: the tests
@@ -14,6 +14,7 @@ policy=/usr/sbin/policy-rc.d
 packages="postfix dovecot-core dovecot-lmtpd haproxy
 	swaks libio-socket-ssl-perl libnet-ssleay-perl libauthen-sasl-perl
 	unbound
+	postgresql
 	spamassassin libpython3.11-testsuite
 	libnss-wrapper libidn12
 	gcc make clang lld openssl"

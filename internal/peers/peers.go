@@ -1,7 +1,7 @@
 // Package peers starts real mail software for a test: Postfix as an SMTP backend,
 // as a before-queue proxy or as a client, Exim as a client that sends in chunks,
 // Dovecot as an LMTP backend, HAProxy in front of a server, Unbound as a resolver
-// that validates, and swaks, nodemailer and openssl as clients.
+// that validates, PostgreSQL as a database, and swaks, nodemailer and openssl as clients.
 //
 // Our own two ends agree with each other even where both are wrong, so some
 // tests must talk to software that other people wrote. A function here gives
