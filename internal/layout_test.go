@@ -57,6 +57,8 @@ var layout = []row{
 		"what a driver must do; knows none"},
 	{"store/embedded", "store mail/smtp", "github.com/cockroachdb/pebble/v2",
 		"a directory; the only package that knows Pebble"},
+	{"store/postgres", "store mail/smtp", "github.com/jackc/pgx",
+		"a database; the only package that knows pgx"},
 	{"policy", "mail/smtp mail/message", "",
 		"the words of policy: no WebAssembly, no sockets, so that a Go function can be a filter"},
 	{"policy/guest", "guest-sdk/abi policy mail/smtp mail/message", "",
