@@ -85,7 +85,7 @@ var layout = []row{
 		"compiles the filters that ship; needs their names alone"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "admin admin/api admin/client certs delivery resolver store store/embedded filters gateway internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
+	{"cmd/gateway", "admin admin/api admin/client certs delivery resolver store store/embedded store/postgres filters gateway internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
 		"github.com/spf13/cobra golang.org/x/sys golang.org/x/term",
 		"the one place that knows everybody"},
 }

@@ -215,7 +215,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		}
 	}
 	var relay gateway.Relay = transportRelay{n.transport}
-	if n.keeping, err = newKeeping(cfg, n.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, log); err != nil {
+	if n.keeping, err = newKeeping(ctx, cfg, n.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, log); err != nil {
 		fail("store", err)
 		rules.Release()
 		return nil, problems

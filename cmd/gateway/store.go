@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/penstock/penstock/delivery"
@@ -13,19 +15,50 @@ import (
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
+	"github.com/penstock/penstock/store/postgres"
 )
 
 // store.go: the store, what delivers from it, and the gateway's way into it.
 
 // openStore opens the store of a configuration; nil if it has none.
-func openStore(cfg *config.Config, log *slog.Logger) (store.Store, error) {
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (store.Store, error) {
 	switch cfg.Store.Driver {
 	case config.StoreEmbedded:
 		return embedded.Open(string(cfg.Store.Path), embedded.Options{Log: log})
 	case config.StorePostgres:
-		return nil, errors.New("driver postgres is not there yet; use embedded")
+		keys, err := readKeys(string(cfg.Store.Key))
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, databaseTime)
+		defer cancel()
+		return postgres.Open(ctx, postgres.Options{URL: cfg.Store.URL, Keys: keys, Log: log})
 	}
 	return nil, nil
+}
+
+// databaseTime is how long the database may take to answer at the start.
+const databaseTime = time.Minute
+
+// readKeys reads a file with a key on each line, the first of which encrypts; the others are
+// those that it replaced.
+func readKeys(path string) ([][]byte, error) {
+	text, err := readRegular(path, 64<<10)
+	if err != nil {
+		return nil, err
+	}
+	var keys [][]byte
+	for line := range strings.FieldsSeq(string(text)) {
+		key, err := hex.DecodeString(line)
+		if err != nil || len(key) != 32 {
+			return nil, fmt.Errorf("%s: a key is 64 hexadecimal digits on a line; openssl rand -hex 32 makes one", path)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%s holds no key; openssl rand -hex 32 makes one", path)
+	}
+	return keys, nil
 }
 
 // keeping is a store that is delivered from.
@@ -36,8 +69,8 @@ type keeping struct {
 	ended  chan struct{}      // closed when it has
 }
 
-func newKeeping(cfg *config.Config, t *delivery.Transport, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
-	s, err := openStore(cfg, log)
+func newKeeping(ctx context.Context, cfg *config.Config, t *delivery.Transport, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
+	s, err := openStore(ctx, cfg, log)
 	if err != nil || s == nil {
 		return nil, err
 	}
