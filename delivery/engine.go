@@ -140,10 +140,12 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 
 // lookAtLeast is how often the store is asked what is due, whatever happens: it may know of
 // something that nobody told us, a lease that ran out for one. lookPause is the least time
-// between two looks.
+// between two looks, and the pause is so many times as long as the look took: with a large
+// queue in a database it is work.
 const (
 	lookAtLeast = 30 * time.Second
 	lookPause   = 50 * time.Millisecond
+	lookShare   = 10
 )
 
 // Run delivers until ctx ends. It then leases nothing any more, and returns; deliveries that
@@ -163,8 +165,9 @@ func (e *Engine) Run(ctx context.Context) {
 		case <-e.wake:
 		case <-timer.C:
 		}
+		began := time.Now()
 		next := e.look(ctx)
-		e.pause(lookPause)
+		e.pause(max(lookPause, lookShare*time.Since(began)))
 		timer.Reset(max(min(time.Until(next), lookAtLeast), 0))
 	}
 }

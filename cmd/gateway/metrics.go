@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/metrics"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/store"
 )
 
 // metrics.go is the table of the figures: what each is called, and where it is read. All but
@@ -18,7 +21,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.filters.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.filters.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
@@ -43,6 +46,44 @@ func (n *node) families() []metrics.Family {
 	}})
 }
 
+// queueFamilies are about the queue; none without a store.
+func (n *node) queueFamilies() []metrics.Family {
+	if n.keeping == nil {
+		return nil
+	}
+	s := &n.keeping.engine.Stats
+	return []metrics.Family{{
+		Name: "penstock_delivery_recipients_total", Labels: []string{"result"}, Help: "Recipients of kept messages by what became of them in an attempt.",
+		Collect: func(o *metrics.Out) {
+			o.Value(float64(s.Delivered.Load()), "delivered")
+			o.Value(float64(s.Failed.Load()), "failed")
+			o.Value(float64(s.Deferred.Load()), "deferred")
+		},
+	}, {
+		Name: "penstock_delivery_attempts_total", Help: "Attempts to deliver kept messages.",
+		Collect: func(o *metrics.Out) { o.Value(float64(s.Attempts.Load())) },
+	}, {
+		Name: "penstock_delivery_reports_total", Help: "Reports to senders that were put into the queue.",
+		Collect: func(o *metrics.Out) { o.Value(float64(s.Reports.Load())) },
+	}, {
+		Name: "penstock_delivery_leases_lost_total", Help: "Attempts whose outcome could not be recorded, so that a message may be sent again.",
+		Collect: func(o *metrics.Out) { o.Value(float64(s.LeaseLost.Load())) },
+	}, {
+		Name: "penstock_store_recipients", Kind: metrics.Gauge, Labels: []string{"state"}, Help: "Recipients in the queue.",
+		Collect: func(o *metrics.Out) {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			c, err := n.keeping.store.Queue().Count(ctx)
+			if err != nil {
+				return // a gap says so
+			}
+			o.Value(float64(c.Recipients[store.Waiting]), "waiting")
+			o.Value(float64(c.Recipients[store.Held]), "held")
+			o.Value(float64(c.Leased), "leased")
+		},
+	}}
+}
+
 func (n *node) gatewayFamilies() []metrics.Family {
 	return []metrics.Family{{
 		Name: "penstock_gateway_sessions_total", Help: "Sessions that were begun, greeted or not. XCLIENT begins another.",
@@ -54,6 +95,7 @@ func (n *node) gatewayFamilies() []metrics.Family {
 			o.Value(float64(n.gw.Stats.Relayed.Load()), "relayed")
 			o.Value(float64(n.gw.Stats.Refused.Load()), "refused")
 			o.Value(float64(n.gw.Stats.Discarded.Load()), "discarded")
+			o.Value(float64(n.gw.Stats.Kept.Load()), "kept")
 		},
 	}, {
 		Name: "penstock_gateway_duplicates_total", Help: "Messages that some recipients got although the client was told 451.",
