@@ -8,7 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
+	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/metrics"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/store"
@@ -48,29 +50,38 @@ func (n *node) families() []metrics.Family {
 
 // queueFamilies are about the queue; none without a store.
 func (n *node) queueFamilies() []metrics.Family {
-	if n.keeping == nil {
+	if n.cfg.Store.Driver == config.StoreNone {
 		return nil
 	}
-	s := &n.keeping.engine.Stats
+	stats := func(read func(s *delivery.EngineStats, o *metrics.Out)) func(*metrics.Out) {
+		return func(o *metrics.Out) {
+			if n.keeping != nil {
+				read(&n.keeping.engine.Stats, o)
+			}
+		}
+	}
 	return []metrics.Family{{
 		Name: "penstock_delivery_recipients_total", Labels: []string{"result"}, Help: "Recipients of kept messages by what became of them in an attempt.",
-		Collect: func(o *metrics.Out) {
+		Collect: stats(func(s *delivery.EngineStats, o *metrics.Out) {
 			o.Value(float64(s.Delivered.Load()), "delivered")
 			o.Value(float64(s.Failed.Load()), "failed")
 			o.Value(float64(s.Deferred.Load()), "deferred")
-		},
+		}),
 	}, {
 		Name: "penstock_delivery_attempts_total", Help: "Attempts to deliver kept messages.",
-		Collect: func(o *metrics.Out) { o.Value(float64(s.Attempts.Load())) },
+		Collect: stats(func(s *delivery.EngineStats, o *metrics.Out) { o.Value(float64(s.Attempts.Load())) }),
 	}, {
 		Name: "penstock_delivery_reports_total", Help: "Reports to senders that were put into the queue.",
-		Collect: func(o *metrics.Out) { o.Value(float64(s.Reports.Load())) },
+		Collect: stats(func(s *delivery.EngineStats, o *metrics.Out) { o.Value(float64(s.Reports.Load())) }),
 	}, {
 		Name: "penstock_delivery_leases_lost_total", Help: "Attempts whose outcome could not be recorded, so that a message may be sent again.",
-		Collect: func(o *metrics.Out) { o.Value(float64(s.LeaseLost.Load())) },
+		Collect: stats(func(s *delivery.EngineStats, o *metrics.Out) { o.Value(float64(s.LeaseLost.Load())) }),
 	}, {
 		Name: "penstock_store_recipients", Kind: metrics.Gauge, Labels: []string{"state"}, Help: "Recipients in the queue.",
 		Collect: func(o *metrics.Out) {
+			if n.keeping == nil {
+				return
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			c, err := n.keeping.store.Queue().Count(ctx)
