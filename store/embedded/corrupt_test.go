@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,52 @@ func TestCorrupt(t *testing.T) {
 				t.Errorf("the others: got %d, %v", len(list), err)
 			}
 		})
+	}
+}
+
+// TestCorruptTable: a block of a table is unreadable. The store opens, and has the messages of
+// other blocks.
+func TestCorruptTable(t *testing.T) {
+	ctx, fs := context.Background(), vfs.NewMem()
+	s := open(t, "/data", Options{FS: fs})
+	const all = 2000
+	for i := range all {
+		if _, err := commit(ctx, s.Queue(), mail(t, fmt.Sprint("user", i)), "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.e.db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	tables, err := s.e.db.SSTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	for _, level := range tables {
+		for _, table := range level {
+			name := fmt.Sprintf("/data/db/%06d.sst", table.BackingSSTNum)
+			f, err := fs.OpenReadWrite(name, "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := f.Stat()
+			if err == nil { // states are the last records
+				_, err = f.WriteAt([]byte("spoilt"), info.Size()*9/10)
+			}
+			if err != nil || f.Close() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s = open(t, "/data", Options{FS: fs})
+	defer func() { _ = s.Close() }()
+	c, err := s.Queue().Count(ctx)
+	if err != nil || c.Messages == 0 || c.Messages == all || s.Stats().Corrupt == 0 {
+		t.Errorf("messages: got %d of %d, %v; %d times corrupt", c.Messages, all, err, s.Stats().Corrupt)
+	}
+	if _, err := commit(ctx, s.Queue(), mail(t, "new"), "x"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -214,11 +215,59 @@ func (q *queue) load() error {
 func (q *queue) scan(db *pebble.DB) (bad map[[16]byte]error, last [16]byte, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindState}, UpperBound: []byte{kindState + 1}})
-	if err != nil {
-		return nil, last, err
-	}
 	bad = make(map[[16]byte]error)
+	from := []byte{kindState}
+	for gap := time.Millisecond; ; gap *= 2 {
+		before := last
+		last, err = q.scanFrom(db, from, last, bad)
+		if err == nil || !pebble.IsCorruptionError(err) || gap > maxGap {
+			return bad, last, err
+		}
+		// A block of a table is corrupt. What is in it is lost to us; IDs begin with a time, and
+		// so we go on a little later, each time further.
+		q.e.corrupt.Add(1)
+		if last != before {
+			gap = time.Millisecond
+		}
+		q.e.o.Log.Error("store: messages cannot be read, a part of a table is corrupt",
+			"behind", store.IDFromBytes(last), "skipped", gap, "err", err)
+		at := last
+		if at == ([16]byte{}) {
+			at = firstEnvelope(db)
+		}
+		from = key(kindState, later(at, gap))
+	}
+}
+
+// firstEnvelope is the ID of the first message, where its state does not tell.
+func firstEnvelope(db *pebble.DB) (id [16]byte) {
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindEnvelope}, UpperBound: []byte{kindEnvelope + 1}})
+	if err != nil {
+		return id
+	}
+	if it.First() && len(it.Key()) == 17 {
+		id = [16]byte(it.Key()[1:])
+	}
+	_ = it.Close() // what it could not read is reported elsewhere
+	return id
+}
+
+// maxGap is more than all the time that IDs can tell of.
+const maxGap = 1 << 61
+
+// later is the first ID that much later.
+func later(id [16]byte, d time.Duration) (n [16]byte) {
+	micros := binary.BigEndian.Uint64(id[:])>>8 + uint64(d.Microseconds())
+	binary.BigEndian.PutUint64(n[:], min(micros, 1<<56-1)<<8)
+	return n
+}
+
+// scanFrom reads states from a key on, and returns the last ID that it saw.
+func (q *queue) scanFrom(db *pebble.DB, from []byte, last [16]byte, bad map[[16]byte]error) ([16]byte, error) {
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: []byte{kindState + 1}})
+	if err != nil {
+		return last, err
+	}
 	var st state
 	for ok := it.First(); ok; ok = it.Next() {
 		k := it.Key()
@@ -242,7 +291,7 @@ func (q *queue) scan(db *pebble.DB) (bad map[[16]byte]error, last [16]byte, err 
 		}
 		q.ix.add(last, &st)
 	}
-	return bad, last, it.Close()
+	return last, it.Close()
 }
 
 // ask makes messages in memory what a new database says of them, where they differ.
