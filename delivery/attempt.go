@@ -31,6 +31,7 @@ type attempt struct {
 func (e *Engine) deliver(l *store.Lease) {
 	a := &attempt{e: e, lease: l, m: l.Message, start: e.now(), replies: make([]*smtp.Reply, len(l.Recipients))}
 	e.Stats.Attempts.Add(1)
+	defer e.under.begin(l, a.start)()
 	ctx, cancel := context.WithCancelCause(e.attempts)
 	defer cancel(nil)
 	stop := a.hold(ctx, cancel)

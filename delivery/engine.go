@@ -86,6 +86,7 @@ type Engine struct {
 	own   smtp.Domain
 	Stats EngineStats
 	now   func() time.Time
+	under underWay
 
 	wake    chan struct{} // of capacity 1: look what is due
 	running sync.WaitGroup
