@@ -14,7 +14,7 @@
 // The token comes in the Authorization header alone. There are no cookies, so a page that
 // makes a browser send something here sends no rights with it.
 //
-// What is shown and changed is behind [Gateway] and [Filters], two interfaces in words of
+// What is shown and changed is behind [Gateway], [Filters] and [Queue], interfaces in words of
 // package api. This package knows no mail and no WebAssembly; handlers read, ask and write.
 //
 // # Goroutines and locks
@@ -64,6 +64,23 @@ type Filters interface {
 	Rollback(ctx context.Context, name, to string, c api.Condition) (api.Change, error)
 }
 
+// Queue is the messages that wait. Errors are as those of Filters. IDs, filters and texts come
+// as the client wrote them. Safe for concurrent use.
+type Queue interface {
+	// List calls yield with messages that match, in order of ID from behind after on, until
+	// it returns false. They need not have their attempts.
+	List(ctx context.Context, f api.QueueFilter, after string, yield func(api.QueueMessage) bool) error
+	// Counts counts what waits.
+	Counts(ctx context.Context) (api.QueueCounts, error)
+	// Show returns a message.
+	Show(ctx context.Context, id string) (api.QueueMessage, error)
+	// Why says why a message waits.
+	Why(ctx context.Context, id string) (api.QueueExplanation, error)
+	// Act does what a says, to at most a.Limit messages; that is not zero. Verb and number of
+	// IDs have been checked, and that there is an ID or a filter.
+	Act(ctx context.Context, a api.QueueAction) (api.QueueDone, error)
+}
+
 // Options are the settings of a Server. The zero value of each field means its default.
 type Options struct {
 	// Network is "tcp" or "unix", Address "host:port" or a path. Required.
@@ -77,6 +94,8 @@ type Options struct {
 	// Gateway and Filters are what is shown and changed. Required.
 	Gateway Gateway
 	Filters Filters
+	// Queue is what waits. Nil is no store: requests are told so.
+	Queue Queue
 	// Metrics answers GET /metrics. Nil answers 404.
 	Metrics http.Handler
 	// Log. Nil discards.
@@ -117,6 +136,7 @@ const (
 	uploadTimeout = 2 * time.Minute  // for the body of an upload
 	changeTimeout = 5 * time.Minute  // for compiling it, and its answer
 	queueTimeout  = 30 * time.Second // for the upload before it
+	listTimeout   = 2 * time.Minute  // for a list of messages, or an action on them
 )
 
 // Server is the admin API's server. It is safe for concurrent use.

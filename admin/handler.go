@@ -30,6 +30,11 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/filters", api.RoleRead, false, s.filters},
 		{http.MethodPost, "/v1/filters/{name}", api.RoleUpload, true, s.push},
 		{http.MethodPost, "/v1/filters/{name}/rollback", api.RoleUpload, true, s.rollback},
+		{http.MethodGet, "/v1/queue", api.RoleRead, false, s.queued(s.queueList)},
+		{http.MethodGet, "/v1/queue/counts", api.RoleRead, false, s.queued(s.queueCounts)},
+		{http.MethodGet, "/v1/queue/{id}", api.RoleRead, false, s.queued(s.queueShow)},
+		{http.MethodGet, "/v1/queue/{id}/why", api.RoleRead, false, s.queued(s.queueWhy)},
+		{http.MethodPost, "/v1/queue/actions", api.RoleOperate, false, s.queued(s.queueAct)},
 	}
 	if s.opts.Metrics != nil {
 		routes = append(routes, route{http.MethodGet, "/metrics", api.RoleRead, false, s.metrics})

@@ -12,6 +12,13 @@
 //	GET  /v1/filters                   Filters; role read
 //	POST /v1/filters/{name}            the body is the module; Change; role upload
 //	POST /v1/filters/{name}/rollback   the body is empty or a Rollback; Change; role upload
+//	GET  /v1/queue                     QueuePage; parameters as in QueueFilter, after, limit; role read
+//	GET  /v1/queue/counts              QueueCounts; role read
+//	GET  /v1/queue/{id}                QueueMessage; role read
+//	GET  /v1/queue/{id}/why            QueueExplanation; role read
+//	POST /v1/queue/actions             the body is a QueueAction; QueueDone; role operate
+//
+// A gateway without a store answers all of /v1/queue with CodeConflict.
 //
 // A change may be made to depend on what is there: If-Match with a digest in quotes asks
 // that it be the module's now, If-None-Match: * that there be none.

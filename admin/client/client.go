@@ -144,9 +144,16 @@ func (c *Client) Rollback(ctx context.Context, name, to string, cond api.Conditi
 
 // ask gets JSON.
 func (c *Client) ask(ctx context.Context, path string, into any) error {
+	return c.askQuery(ctx, path, nil, into)
+}
+
+// askQuery is ask with parameters.
+func (c *Client) askQuery(ctx context.Context, path string, query url.Values, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
-	body, err := c.do(ctx, http.MethodGet, path, nil, nil, maxAnswer)
+	u := c.base.JoinPath(path)
+	u.RawQuery = query.Encode()
+	body, err := c.send(ctx, http.MethodGet, u, nil, nil, maxAnswer)
 	if err != nil {
 		return err
 	}
@@ -184,9 +191,14 @@ func read(body []byte, into any) error {
 	return nil
 }
 
-// do sends a request and returns the body of an answer that is 2xx.
+// do is send for a path without parameters.
 func (c *Client) do(ctx context.Context, method, path string, h http.Header, body []byte, limit int64) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), bytes.NewReader(body))
+	return c.send(ctx, method, c.base.JoinPath(path), h, body, limit)
+}
+
+// send sends a request and returns the body of an answer that is 2xx.
+func (c *Client) send(ctx context.Context, method string, u *url.URL, h http.Header, body []byte, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
