@@ -166,7 +166,7 @@ func setScalar(v reflect.Value, text string) error {
 		}
 		return nil
 	case *time.Duration:
-		d, err := parseDuration(text)
+		d, err := ParseDuration(text)
 		*p = d
 		return err
 	case *int:

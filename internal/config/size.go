@@ -83,10 +83,10 @@ func (s Size) String() string {
 
 func (Size) describe() string { return "size" }
 
-// parseDuration reads what time.ParseDuration reads, and days in front: 1d12h.
-// Days are what operators think in for anything long. A number without a unit is an
-// error, as nobody can tell seconds from minutes.
-func parseDuration(text string) (time.Duration, error) {
+// ParseDuration reads a duration as the configuration writes it: what time.ParseDuration reads,
+// and days in front: 1d12h. Days are what operators think in for anything long. A number
+// without a unit is an error, as nobody can tell seconds from minutes.
+func ParseDuration(text string) (time.Duration, error) {
 	t := strings.TrimSpace(text)
 	days, rest, hasDays := strings.Cut(t, "d")
 	var d time.Duration

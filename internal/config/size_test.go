@@ -92,7 +92,7 @@ func TestParseDuration(t *testing.T) {
 		{"5 m", -1},
 		{"", -1},
 	} {
-		got, err := parseDuration(c.in)
+		got, err := ParseDuration(c.in)
 		if (err != nil) != (c.want < 0) || err == nil && got != c.want {
 			t.Errorf("%q: got %v, %v, want %v", c.in, got, err, c.want)
 		}

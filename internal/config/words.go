@@ -35,7 +35,7 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	n, err := parseCount(count)
 	if err == nil && ok {
 		r.Count = n
-		r.Per, err = parseDuration(per)
+		r.Per, err = ParseDuration(per)
 	}
 	if err != nil || !ok || n == 0 || r.Per <= 0 {
 		return fmt.Errorf("%s is not a rate: write a number and a time, such as 60/1m, or off", quote(string(text)))
@@ -57,7 +57,7 @@ func (p *Pause) UnmarshalText(text []byte) error {
 		*p = -1
 		return nil
 	}
-	d, err := parseDuration(string(text))
+	d, err := ParseDuration(string(text))
 	*p = Pause(d)
 	return err
 }
