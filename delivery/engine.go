@@ -252,34 +252,103 @@ func (e *Engine) work(d *destination, first *store.Lease) {
 	for {
 		batch := e.lease(d)
 		if len(batch) == 0 {
-			if e.dismiss(d) {
+			if d = e.dismiss(d); d == nil {
 				return
 			}
 			continue
 		}
-		for i, l := range batch {
-			if e.stopping() {
-				e.giveBack(batch[i:])
-				break
-			}
-			e.deliver(l)
-		}
+		d = e.deliverAll(d, batch)
 	}
 }
 
-// dismiss lets a worker go, unless something may have become due since it looked.
-func (e *Engine) dismiss(d *destination) bool {
+// deliverAll delivers a batch, as far as no other worker can be had for it, and returns where
+// the worker goes on.
+func (e *Engine) deliverAll(d *destination, batch []*store.Lease) *destination {
+	leased := e.now()
+	batch = batch[:1+e.share(d, batch[1:])]
+	for i, l := range batch {
+		if e.stopping() {
+			e.giveBack(batch[i:])
+			return d
+		}
+		if i > 0 && e.now().Sub(leased) >= e.opts.Lease/3 && !e.extend(l) {
+			continue
+		}
+		e.deliver(l)
+	}
+	return e.move(d)
+}
+
+// share gives leases to new workers, the last first, so that none waits behind a message that
+// takes long, and returns how many remain.
+func (e *Engine) share(d *destination, batch []*store.Lease) (left int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for left = len(batch); left > 0 && e.hire(d); left-- {
+		go e.work(d, batch[left-1])
+	}
+	return left
+}
+
+// extend makes a lease that lay for a while last anew, and tells whether it is still ours.
+func (e *Engine) extend(l *store.Lease) bool {
+	ctx, cancel := context.WithTimeout(e.attempts, storeTime)
+	defer cancel()
+	err := e.opts.Queue.Extend(ctx, l, e.opts.Lease)
+	if err != nil && !errors.Is(err, store.ErrLeaseLost) {
+		e.giveBack([]*store.Lease{l})
+	}
+	return err == nil
+}
+
+// move lets a worker go over to a destination that has none, for want of workers, and returns
+// where it is then. Otherwise those that came first, and always have mail, would keep all.
+func (e *Engine) move(d *destination) *destination {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	other := e.starved()
+	if other == nil || e.closing {
+		return d
+	}
+	d.more = true // its turn comes again
+	d.workers--
+	other.workers++
+	return other
+}
+
+// starved returns a destination that something may be due at and that could not be given a
+// worker, nil if there is none. As long as there is one, all workers are at work. e.mu is held.
+func (e *Engine) starved() *destination {
+	if e.workers < e.opts.Workers {
+		return nil
+	}
+	for _, d := range e.dests {
+		if d.workers == 0 {
+			return d
+		}
+	}
+	return nil
+}
+
+// dismiss lets a worker go. It returns where the worker is needed instead, if something may
+// have become due since it looked, or elsewhere nobody could be hired for what is due; nil if
+// it is to end.
+func (e *Engine) dismiss(d *destination) *destination {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if d.more && !e.closing {
-		return false
+		return d
 	}
-	e.workers--
-	d.workers--
-	if d.workers == 0 {
+	other := e.starved()
+	if d.workers--; d.workers == 0 {
 		delete(e.dests, d.name)
 	}
-	return true
+	if other != nil && !e.closing {
+		other.workers++
+		return other
+	}
+	e.workers--
+	return nil
 }
 
 func (e *Engine) stopping() bool {
