@@ -42,7 +42,8 @@ func (e *Engine) deliver(l *store.Lease) {
 	}
 	if lost := context.Cause(ctx); errors.Is(lost, store.ErrLeaseLost) {
 		e.Stats.LeaseLost.Add(1)
-		e.opts.Log.Warn("lease lost while delivering", "mail", string(a.m.ID))
+		e.opts.Log.Warn("lease lost while delivering, it may be sent again", "mail", string(a.m.ID), "err", err)
+		return // whoever has it now says what becomes of it
 	}
 	if err != nil && e.attempts.Err() != nil {
 		e.giveBack([]*store.Lease{l}) // nothing is known to have been taken
@@ -68,7 +69,8 @@ func (a *attempt) hold(ctx context.Context, lost context.CancelCauseFunc) (stop 
 		}
 		ctx, cancel := context.WithTimeout(ctx, storeTime)
 		defer cancel()
-		if err := a.e.opts.Queue.Extend(ctx, a.lease, a.e.opts.Lease); errors.Is(err, store.ErrLeaseLost) {
+		err := a.e.opts.Queue.Extend(ctx, a.lease, a.e.opts.Lease)
+		if errors.Is(err, store.ErrLeaseLost) || err != nil && a.e.now().After(a.lease.Until) {
 			lost(store.ErrLeaseLost)
 			return
 		}
@@ -180,7 +182,7 @@ func (a *attempt) finish(err error) {
 		}
 		o := &outcomes[i]
 		*o = store.Outcome{Tried: true, Reply: strip(reply)}
-		r.Last, r.Tries = o.Reply, r.Tries+1
+		r.Last, r.Tries = reply, r.Tries+1 // without the cause, which is not for the sender
 		switch {
 		case reply.Code/100 == 2:
 			o.State = store.Delivered
