@@ -22,7 +22,7 @@ type Keeping struct {
 	Origin store.Origin
 	// Held, if not empty, is why nobody gets it before a person has looked.
 	Held string
-	// Content is read once.
+	// Content may be read twice: a report may return it, too.
 	Content smtp.Content
 }
 
@@ -40,7 +40,8 @@ type KeptRecipient struct {
 // for the answer to its message (RFC 5321, Section 4.5.3.2.6).
 const keepTime = 2 * time.Minute
 
-// Keep puts a message into the queue and returns its name once it is safe. An error, which
+// Keep puts a message into the queue and returns its name once it is safe. If all recipients
+// had been refused the name is that of the report, and empty if there is none. An error, which
 // ReplyOf turns into the answer, means that it is not there, or that this could not be found
 // out.
 func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
@@ -49,7 +50,7 @@ func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
 	now := e.now()
 	m, failed := e.messageOf(k, now)
 	if m == nil {
-		return "", e.returnAtOnce(ctx, k, failed, now)
+		return e.returnAtOnce(ctx, k, failed, now)
 	}
 	in, err := e.opts.Queue.Begin(ctx, m)
 	if err != nil {
@@ -66,7 +67,7 @@ func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
 	e.Stats.Kept.Add(1)
 	if len(failed) > 0 {
 		// What waits is safe; the report about the others is a message of its own.
-		if err := e.returnAtOnce(ctx, k, failed, now); err != nil {
+		if _, err := e.returnAtOnce(ctx, k, failed, now); err != nil {
 			return "", err
 		}
 	}
@@ -123,7 +124,7 @@ func release(s *smtp.Sender, now time.Time) time.Time {
 // commit makes the message safe, and hands it to a worker if one is free.
 func (e *Engine) commit(ctx context.Context, in store.Incoming, m *store.Message) (store.ID, error) {
 	first := m.Recipients[0]
-	if first.State != store.Waiting || first.Due.After(m.Arrived) {
+	if !dueAt(m, first.Destination) {
 		id, err := in.Commit(ctx)
 		e.nudge()
 		return id, err
@@ -150,8 +151,19 @@ func (e *Engine) commit(ctx context.Context, in store.Incoming, m *store.Message
 	return l.Message.ID, nil
 }
 
-// returnAtOnce puts a report about refused recipients into the queue.
-func (e *Engine) returnAtOnce(ctx context.Context, k Keeping, failed []KeptRecipient, now time.Time) error {
+// dueAt tells whether all recipients of a new message at a destination are due.
+func dueAt(m *store.Message, d store.Destination) bool {
+	for _, r := range m.Recipients {
+		if r.Destination == d && (r.State != store.Waiting || r.Due.After(m.Arrived)) {
+			return false
+		}
+	}
+	return true
+}
+
+// returnAtOnce puts a report about refused recipients into the queue, if the sender wants
+// one, and returns its name.
+func (e *Engine) returnAtOnce(ctx context.Context, k Keeping, failed []KeptRecipient, now time.Time) (store.ID, error) {
 	m := &store.Message{Arrived: now, Sender: k.Sender, Size: k.Content.Size(), Origin: k.Origin}
 	var told []int
 	for i, r := range failed {
@@ -159,22 +171,27 @@ func (e *Engine) returnAtOnce(ctx context.Context, k Keeping, failed []KeptRecip
 		told = append(told, i)
 	}
 	rep, err := e.report(m, k.Content, message.ActionFailed, told, now)
-	if err != nil || rep == nil {
-		return err
+	if err != nil {
+		return "", keepError(err)
+	}
+	if rep == nil {
+		return "", nil
 	}
 	in, err := e.opts.Queue.Begin(ctx, rep.Message)
 	if err != nil {
-		return keepError(err)
+		return "", keepError(err)
 	}
 	defer in.Abort()
 	if _, err := in.Write(rep.Content); err != nil {
-		return keepError(err)
+		return "", keepError(err)
 	}
-	if _, err := in.Commit(ctx); err != nil {
-		return keepError(err)
+	id, err := in.Commit(ctx)
+	if err != nil {
+		return "", keepError(err)
 	}
+	e.Stats.Reports.Add(1)
 	e.nudge()
-	return nil
+	return id, nil
 }
 
 // keepError says what a client is told if its message could not be kept.
