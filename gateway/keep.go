@@ -54,6 +54,11 @@ func (tx *transaction) ask(ctx context.Context, route *Route, to smtp.Recipient)
 func (tx *transaction) split() (direct []policy.Recipient, kept []KeptRecipient, err error) {
 	for _, r := range tx.Rcpts {
 		_, route, err := tx.route(r.Path)
+		if err != nil && r.AddedBy != "" {
+			if r, route, err = tx.reroute(r, err); route == nil && err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -66,18 +71,36 @@ func (tx *transaction) split() (direct []policy.Recipient, kept []KeptRecipient,
 	return direct, kept, nil
 }
 
+// reroute answers for the filter that put r there, where no mail goes. If that is to be
+// overlooked, what the client had named takes the place of r; a nil route is that there is
+// nothing.
+func (tx *transaction) reroute(r policy.Recipient, refused error) (policy.Recipient, *Route, error) {
+	if err := tx.failed(r, policy.StageMessage, refused); err != nil {
+		return r, nil, err
+	}
+	own, ok := tx.original(r)
+	if !ok {
+		return r, nil, nil
+	}
+	_, route, err := tx.route(own.Path)
+	return own, route, err
+}
+
 // keepOrDeliver is deliver with a Keeper.
 func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smtp.Reply, error) {
 	all := tx.Rcpts
-	if tx.backend == "" && !tx.held {
+	if tx.held {
+		return tx.keepAll(ctx, keeper, all)
+	}
+	if tx.backend == "" {
 		tx.backend = tx.directBackend()
 	}
 	direct, kept, err := tx.split()
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if tx.held {
-		return tx.keepAll(ctx, keeper, all)
+	case len(direct)+len(kept) == 0:
+		return nil, errNoOne
 	}
 	var replies []*smtp.Reply
 	if len(direct) > 0 {
@@ -105,7 +128,12 @@ func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smt
 		}
 	}
 	name, err := tx.keep(ctx, keeper, kept, "")
-	if err != nil {
+	answer := keptReply(name)
+	switch {
+	case err == nil:
+	case tx.s.l.Server.LMTP && len(direct) > 0:
+		answer = smtp.ReplyOf(err) // each is told what became of it alone
+	default:
 		for _, r := range replies {
 			if r.Code/100 == 2 {
 				tx.s.l.gw.Stats.Duplicates.Add(1) // they get it again when the client comes back
@@ -115,11 +143,11 @@ func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smt
 		return nil, err
 	}
 	if !tx.s.l.Server.LMTP {
-		return []*smtp.Reply{keptReply(name)}, nil
+		return []*smtp.Reply{answer}, nil
 	}
 	for _, k := range kept {
 		direct = append(direct, tx.named(all, k))
-		replies = append(replies, keptReply(name))
+		replies = append(replies, answer)
 	}
 	tx.Rcpts = direct
 	return tx.outcomes(replies), nil
@@ -135,7 +163,12 @@ func (tx *transaction) named(all []policy.Recipient, k KeptRecipient) policy.Rec
 	return policy.Recipient{Recipient: k.Recipient}
 }
 
+// keptReply is the answer for a message that is safe. It has no name if nothing had to be kept
+// of it: all that was left of it were refusals that its sender does not want to hear of.
 func keptReply(name string) *smtp.Reply {
+	if name == "" {
+		return &smtp.Reply{Code: 250, Enh: smtp.Enhanced{2, 6, 0}, Text: "message accepted"}
+	}
 	return &smtp.Reply{Code: 250, Enh: smtp.Enhanced{2, 6, 0}, Text: "message kept as " + name}
 }
 
@@ -199,8 +232,13 @@ func (tx *transaction) keepAll(ctx context.Context, keeper Keeper, all []policy.
 
 func (tx *transaction) keep(ctx context.Context, keeper Keeper, kept []KeptRecipient, held string) (string, error) {
 	start := time.Now()
+	trace := tx.received()
+	trace.For = "" // it names a recipient only if nobody else gets to see it
+	if len(kept) == 1 {
+		trace.For = kept[0].Path.String()
+	}
 	m := *tx.Message
-	m.Header = m.Header.Insert(0, tx.received().Field())
+	m.Header = m.Header.Insert(0, trace.Field())
 	name, err := keeper.Keep(ctx, Kept{Sender: tx.Sender, Client: tx.client(), Listener: tx.s.l.Name, Session: tx.s.facts.ID,
 		Recipients: kept, Held: held, Content: &m})
 	attrs := []slog.Attr{slog.String("conn", tx.s.facts.ID), slog.String("mail", tx.id), slog.String("from", tx.Sender.Path.String()),
