@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -62,4 +63,21 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// writeNew makes a file of what write writes, readable by its owner alone. One that is there is
+// left alone: nobody wants a backup to vanish under another. With an error what was written
+// stays, unless that is nothing.
+func writeNew(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	b := bufio.NewWriterSize(f, 256<<10)
+	err = write(b)
+	err = errors.Join(err, b.Flush(), f.Sync())
+	if info, statErr := f.Stat(); err != nil && statErr == nil && info.Size() == 0 {
+		os.Remove(path)
+	}
+	return errors.Join(err, f.Close(), syncDir(filepath.Dir(path)))
 }

@@ -76,7 +76,7 @@ filters at every stage, and hands what they let through to the server behind it.
 		SilenceUsage:  true,
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newQueue(), newStatus(), newVersion())
+	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newQueue(), newStore(), newStatus(), newVersion())
 	return root
 }
 
