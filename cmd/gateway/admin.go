@@ -8,8 +8,10 @@ import (
 
 	"github.com/penstock/penstock/admin"
 	"github.com/penstock/penstock/admin/api"
+	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/metrics"
+	"github.com/penstock/penstock/store"
 )
 
 // admin.go puts the running gateway behind the interfaces of package admin.
@@ -24,6 +26,9 @@ func (n *node) newAdmin() error {
 		Gateway: watch{n}, Filters: filterStore{n}, Log: n.log}
 	for _, h := range a.Hosts {
 		o.Hosts = append(o.Hosts, string(h))
+	}
+	if d := n.cfg.Store.Driver; d == config.StoreEmbedded || d == config.StorePostgres {
+		o.Queue = waiting{func() (store.Queue, *delivery.Engine) { return n.keeping.store.Queue(), n.keeping.engine }}
 	}
 	if a.Metrics == config.True {
 		registry := metrics.New()

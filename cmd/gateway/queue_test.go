@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +49,7 @@ func newQueueRig(t *testing.T) *queueRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.serve(waiting{r.Queue, func() *delivery.Engine { return engine }})
+	r.serve(waiting{func() (store.Queue, *delivery.Engine) { return r.Queue, engine }})
 	return r
 }
 
@@ -279,4 +280,62 @@ func TestQueueActs(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &p); err != nil || len(p.Messages) != 1050 || p.Next != "" {
 		t.Errorf("%d are held, %v", len(p.Messages), err)
 	}
+}
+
+// TestQueueOfGateway: a message waits in a running gateway because its backend is down, and the
+// operator finds out why.
+func TestQueueOfGateway(t *testing.T) {
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	files := t.TempDir()
+	token, errs, code := gatewayRun(t, files, nil, "token", "new", "--role", "operate", "ops")
+	if code != 0 {
+		t.Fatal(errs)
+	}
+	g := startGatewayIn(t, fmt.Sprintf(`
+hostname: mx.example.org
+listeners:
+  - {name: mx, address: "127.0.0.1:0"}
+routes:
+  - {domains: [example.org], backend: mailstore}
+backends:
+  mailstore: {addresses: ["smtp://%s"], mode: queue, recipients: accept}
+store: {path: $DIR/store}
+filters: {cache: $CACHE}
+certificates: {dir: $DIR/certificates}
+admin: {tokens: "file:$DIR/tokens.txt", address: "127.0.0.1:0"}
+`, dead.Addr()), func(dir string) {
+		if err := os.Rename(filepath.Join(files, "tokens.txt"), filepath.Join(dir, "tokens.txt")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	r := &queueRig{t: t, addr: g.addr[adminName], tokens: map[api.Role]string{api.RoleOperate: strings.TrimSpace(token)}}
+
+	c := dialSMTP(t, g.addr["mx"])
+	if _, err := c.Envelope(t.Context(), smtp.Sender{Path: path(t, "alice@example.net")}, []smtp.Recipient{{Path: path(t, "bob@example.org")}}); err != nil {
+		t.Fatal(err)
+	}
+	replies, err := c.Data(t.Context(), interrupted{func() {}})
+	if err != nil || len(replies) != 1 || replies[0].Code != 250 {
+		t.Fatalf("%v %v", replies, err)
+	}
+	_, id, _ := strings.Cut(replies[0].Text, "message kept as ")
+	g.await("deferred", func(l map[string]any) bool { return l["msg"] == "delivery" && l["mail"] == id })
+
+	r.expect(api.RoleOperate, 0, "waiting  in ", "list", "--sender", "alice@example.net")
+	out := r.expect(api.RoleOperate, 0, "backend:mailstore is down", "why", id)
+	for _, want := range []string{"bob@example.org waits until ", "at the first try", "refused"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	r.expect(api.RoleOperate, 0, "1 message held", "hold", id)
+	r.expect(api.RoleOperate, 0, "1 message released", "release", "--state", "held")
+	g.awaitNth("deferred again", 2, func(l map[string]any) bool { return l["msg"] == "delivery" && l["mail"] == id })
+	r.expect(api.RoleOperate, 0, "1 message bounced, 1 report", "bounce", id, "--text", "moved")
+	r.expect(api.RoleOperate, exitProblem, "no message "+id+" waits", "show", id)
+	r.expect(api.RoleOperate, 0, "<>", "list")
 }

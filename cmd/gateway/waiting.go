@@ -17,11 +17,20 @@ import (
 
 // waiting.go puts the messages that wait behind the interface of package admin.
 
-// waiting is the queue and who delivers what is in it. The admin API is made before the engine
-// is, and so it asks for it.
+// waiting is the queue and who delivers what is in it. The admin API is made before they are,
+// and so it asks for them when somebody asks it.
 type waiting struct {
-	queue  store.Queue
-	engine func() *delivery.Engine
+	of func() (store.Queue, *delivery.Engine)
+}
+
+func (q waiting) queue() store.Queue {
+	queue, _ := q.of()
+	return queue
+}
+
+func (q waiting) engine() *delivery.Engine {
+	_, engine := q.of()
+	return engine
 }
 
 var _ admin.Queue = waiting{}
@@ -41,7 +50,7 @@ func (q waiting) List(ctx context.Context, f api.QueueFilter, after string, yiel
 	if err != nil {
 		return err
 	}
-	err = q.queue.List(ctx, sf, from, func(m *store.Message) bool {
+	err = q.queue().List(ctx, sf, from, func(m *store.Message) bool {
 		am := queueMessage(m)
 		am.Attempts = nil
 		return yield(am)
@@ -54,7 +63,7 @@ func (q waiting) List(ctx context.Context, f api.QueueFilter, after string, yiel
 
 // Counts implements admin.Queue.
 func (q waiting) Counts(ctx context.Context) (api.QueueCounts, error) {
-	c, err := q.queue.Count(ctx)
+	c, err := q.queue().Count(ctx)
 	if err != nil {
 		return api.QueueCounts{}, queueError("", err)
 	}
@@ -67,7 +76,7 @@ func (q waiting) Counts(ctx context.Context) (api.QueueCounts, error) {
 
 // Show implements admin.Queue.
 func (q waiting) Show(ctx context.Context, id string) (api.QueueMessage, error) {
-	m, err := q.queue.Message(ctx, store.ID(id))
+	m, err := q.queue().Message(ctx, store.ID(id))
 	if err != nil {
 		return api.QueueMessage{}, queueError(id, err)
 	}
