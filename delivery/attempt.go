@@ -102,12 +102,12 @@ func (a *attempt) try(ctx context.Context) error {
 	if !ok {
 		return errNoWay
 	}
-	a.host = backend
 	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.sender(), a.client())
 	if err != nil {
 		return err
 	}
 	defer tx.Abort()
+	a.host = backend // not before it is reached: what was said so far is our own word
 	var taken []int
 	for i, at := range a.lease.Recipients {
 		err := tx.Rcpt(ctx, a.m.Recipients[at].Recipient)
