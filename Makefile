@@ -3,7 +3,7 @@
 GO ?= go
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-deps lint bench fuzz fuzz-short filters build torture
+.PHONY: help run test test-deps lint bench torture fuzz fuzz-short filters build
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,10 @@ lint: ## go vet, staticcheck, gofmt, and the tests about the tree itself
 bench: filters ## all benchmarks; docs/bench.md has the standing figures and their commands
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-torture: ## the long forms of tests that have a short one: a restart with a million messages
-	PENSTOCK_TORTURE=1 $(GO) test -count 1 -v -timeout 60m -run 'TestRestart' ./store/...
+KILLS ?= 300
+torture: filters ## the long forms of tests that have a short one: 300 kills under load (KILLS=n), disks that fail, a restart with a million messages
+	PENSTOCK_TORTURE=$(KILLS) $(GO) test -count 1 -v -timeout 60m -run 'TestKilled|TestTerminated' ./cmd/gateway
+	PENSTOCK_TORTURE=$(KILLS) $(GO) test -count 1 -v -timeout 60m -run 'TestPowerCut|TestDiskFails|TestRestart' ./store/...
 
 FUZZTIME ?= 1m
 fuzz: filters ## run every fuzz target for a minute each (FUZZTIME=10s: shorter)

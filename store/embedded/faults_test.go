@@ -293,7 +293,10 @@ func (f *faulty) String() string { return "faulty" }
 // is well again all that was acknowledged is there, in this process and in the next.
 func TestDiskFails(t *testing.T) {
 	step, most := int64(3), int64(260)
-	if testing.Short() || raceEnabled {
+	switch {
+	case os.Getenv("PENSTOCK_TORTURE") != "":
+		step = 1
+	case testing.Short() || raceEnabled:
 		step = 17
 	}
 	for _, tt := range []struct {
