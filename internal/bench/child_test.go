@@ -45,7 +45,14 @@ type setup struct {
 	CertFile, KeyFile string   // empty: no TLS
 	Implicit          bool     // TLS from the first byte
 	Chunking          bool     // the sink offers BDAT
-	Dir               string   // for the gateway's log, spool and cache of code
+	Dir               string   // for the gateway's log, spool, store and cache of code
+	// Queue has the gateway answer once a message is in its store.
+	Queue bool
+	// Delay is how long the sink takes for each message. All of its clients have a wait of
+	// their own.
+	Delay time.Duration
+	// Trace, if not empty, is a file that gets the number of sync calls; from strace.
+	Trace string
 }
 
 func (s setup) with(c *peers.Certificate) setup {
@@ -103,7 +110,15 @@ type system struct {
 // startChild starts a child for the time of the test.
 func startChild(tb testing.TB, s setup) *system {
 	tb.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	exe, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	args := []string{exe, "-test.run=^$"}
+	if s.Trace != "" {
+		args = append([]string{"strace", "-f", "--seccomp-bpf", "-c", "-o", s.Trace, "-e", "trace=fdatasync,fsync"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), roleEnv+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -206,7 +221,7 @@ func play(s setup, messages *atomic.Int64) (addr string, err error) {
 	serve := func(nc net.Conn) { relayBytes(nc, s.Sink) }
 	switch s.Role {
 	case roleSink:
-		serve = (&sink{tls: config, messages: messages, chunking: s.Chunking}).serve
+		serve = (&sink{tls: config, messages: messages, chunking: s.Chunking, delay: s.Delay}).serve
 	case roleLibrary:
 		serve = func(nc net.Conn) { sayNothing(nc, config) }
 	}

@@ -116,10 +116,16 @@ func playGateway(s setup) (addr string, err error) {
 	case config != nil:
 		l.TLS = gateway.TLSStart
 	}
-	gw, err := gateway.New(gateway.Options{Hostname: hostname, Listeners: []gateway.Listener{l}, Relay: relay{transport},
+	var to gateway.Relay = relay{transport}
+	if s.Queue {
+		if to, err = keeperOf(s, transport, log); err != nil {
+			return "", err
+		}
+	}
+	gw, err := gateway.New(gateway.Options{Hostname: hostname, Listeners: []gateway.Listener{l}, Relay: to,
 		TLS: config, SpoolDir: s.Dir, Log: log, Overload: gateway.Overload{Sessions: -1}},
 		gateway.Rules{
-			Routes: []gateway.Route{{Domains: []string{"example.org"}, Backend: "sink"}},
+			Routes: []gateway.Route{{Domains: []string{"example.org"}, Backend: "sink", Queue: s.Queue, Recipients: gateway.Recipients{Accept: s.Queue}}},
 			Chains: map[string]*policy.Chain{"all": chain},
 		})
 	if err != nil {

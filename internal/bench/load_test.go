@@ -35,6 +35,19 @@ type load struct {
 	// implicit begins with the handshake. bare ends with it, and with the one octet that the
 	// server says: it speaks no SMTP.
 	implicit, bare bool
+	took           *times // of messages, from MAIL to the last reply; nil does not care
+}
+
+// times collects durations.
+type times struct {
+	mu   sync.Mutex
+	list []time.Duration
+}
+
+func (t *times) add(d []time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list = append(t.list, d...)
 }
 
 // newLoad returns a load for addr. With ca it says STARTTLS.
@@ -127,10 +140,16 @@ func (l load) connection() error {
 	if err := c.open(l); err != nil || l.bare {
 		return err
 	}
+	took := make([]time.Duration, 0, l.per)
 	for range l.per {
+		start := time.Now()
 		if err := c.message(l.content); err != nil {
 			return err
 		}
+		took = append(took, time.Since(start))
+	}
+	if l.took != nil {
+		l.took.add(took)
 	}
 	return c.say("QUIT\r\n", 221)
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // sink_test.go: the two ends of what is compared with: a server that takes everything and
@@ -22,7 +23,8 @@ import (
 type sink struct {
 	tls      *tls.Config // nil has no STARTTLS
 	messages *atomic.Int64
-	chunking bool // offers BDAT
+	chunking bool          // offers BDAT
+	delay    time.Duration // before the reply to a message by DATA
 }
 
 // serve speaks with one client.
@@ -46,6 +48,9 @@ func (s *sink) serve(nc net.Conn) {
 		out = out[:0]
 		if inData {
 			if w, inData = skipData(buf, w); !inData {
+				if s.delay > 0 {
+					time.Sleep(s.delay)
+				}
 				s.messages.Add(1)
 				out = append(out, "250 2.0.0 taken\r\n"...)
 			}
