@@ -235,6 +235,11 @@ func TestSystems(t *testing.T) {
 		send(t, gatewayWith()(t, sink.addr, nil).addr, nil)
 		wantMessages(t, sink.usage(t).Messages, 5)
 	})
+	t.Run("gateway with a queue", func(t *testing.T) {
+		sink := startChild(t, setup{Role: roleSink, Chunking: true})
+		send(t, startQueue(t, sink).addr, nil)
+		awaitMessages(t, sink, 5)
+	})
 	t.Run("server", func(t *testing.T) {
 		sys := startReceiver(t, roleServer, &cert, false)
 		send(t, sys.addr, nil)

@@ -48,8 +48,7 @@ type setup struct {
 	Dir               string   // for the gateway's log, spool, store and cache of code
 	// Queue has the gateway answer once a message is in its store.
 	Queue bool
-	// Delay is how long the sink takes for each message. All of its clients have a wait of
-	// their own.
+	// Delay is how long the sink takes for each message of a connection.
 	Delay time.Duration
 	// Trace, if not empty, is a file that gets the number of sync calls; from strace.
 	Trace string

@@ -60,7 +60,7 @@ func keeperOf(s setup, t *delivery.Transport, log *slog.Logger) (gateway.Relay, 
 }
 
 // startQueue starts a gateway with a queue in front of sink.
-func startQueue(b *testing.B, sink *system) *system {
+func startQueue(b testing.TB, sink *system) *system {
 	dir, err := os.MkdirTemp(os.Getenv("BENCH_DIR"), "penstock-bench-*")
 	if err != nil {
 		b.Fatal(err)
@@ -80,11 +80,12 @@ func BenchmarkQueue(b *testing.B) {
 		usual,
 		{"100K", 100 << 10, 10, 50},
 	} {
-		b.Run(s.String(), func(b *testing.B) {
-			sink := startChild(b, setup{Role: roleSink})
-			l := newLoad(s, "", nil)
-			queueLoad(b, startQueue(b, sink), sink, l, true)
-		})
+		for _, chunking := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%v/bdat=%v", s, chunking), func(b *testing.B) {
+				sink := startChild(b, setup{Role: roleSink, Chunking: chunking})
+				queueLoad(b, startQueue(b, sink), sink, newLoad(s, "", nil), true)
+			})
+		}
 	}
 }
 
@@ -96,13 +97,13 @@ func BenchmarkQueueSlow(b *testing.B) {
 		s.clients = clients
 		b.Run(s.String(), func(b *testing.B) {
 			sink := startChild(b, setup{Role: roleSink, Delay: 500 * time.Millisecond})
-			l := newLoad(s, "", nil)
-			queueLoad(b, startQueue(b, sink), sink, l, false)
+			queueLoad(b, startQueue(b, sink), sink, newLoad(s, "", nil), false)
 		})
 	}
 }
 
-// queueLoad is measureLoad for a system that answers before it relays.
+// queueLoad is measureLoad for a system that answers before it relays. all waits until the
+// queue is empty.
 func queueLoad(b *testing.B, sys, sink *system, l load, all bool) {
 	l.addr = sys.addr
 	warm := l.start()
@@ -153,7 +154,7 @@ func queueLoad(b *testing.B, sys, sink *system, l load, all bool) {
 }
 
 // awaitMessages waits until so many have come to the sink since it was asked last.
-func awaitMessages(b *testing.B, sink *system, want int64) {
+func awaitMessages(b testing.TB, sink *system, want int64) {
 	b.Helper()
 	late := time.After(patience)
 	for got := int64(0); ; {

@@ -24,7 +24,7 @@ type sink struct {
 	tls      *tls.Config // nil has no STARTTLS
 	messages *atomic.Int64
 	chunking bool          // offers BDAT
-	delay    time.Duration // before the reply to a message by DATA
+	delay    time.Duration // before the reply to a message
 }
 
 // serve speaks with one client.
@@ -48,10 +48,7 @@ func (s *sink) serve(nc net.Conn) {
 		out = out[:0]
 		if inData {
 			if w, inData = skipData(buf, w); !inData {
-				if s.delay > 0 {
-					time.Sleep(s.delay)
-				}
-				s.messages.Add(1)
+				s.take()
 				out = append(out, "250 2.0.0 taken\r\n"...)
 			}
 			continue
@@ -64,7 +61,7 @@ func (s *sink) serve(nc net.Conn) {
 					break
 				}
 				if last {
-					s.messages.Add(1)
+					s.take()
 				}
 				out = append(out, "250 2.0.0 taken\r\n"...)
 			}
@@ -95,6 +92,14 @@ func (s *sink) serve(nc net.Conn) {
 			}
 		}
 	}
+}
+
+// take counts a message, after the time that it is to take.
+func (s *sink) take() {
+	if s.delay > 0 {
+		<-time.After(s.delay)
+	}
+	s.messages.Add(1)
 }
 
 // answer appends the reply to a command.
