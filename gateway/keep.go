@@ -239,7 +239,12 @@ func (tx *transaction) keep(ctx context.Context, keeper Keeper, kept []KeptRecip
 	}
 	m := *tx.Message
 	m.Header = m.Header.Insert(0, trace.Field())
-	name, err := keeper.Keep(ctx, Kept{Sender: tx.Sender, Client: tx.client(), Listener: tx.s.l.Name, Session: tx.s.facts.ID,
+	sender := tx.Sender
+	if !tx.s.isUser() {
+		// Strangers may put their own mail last, not before that of others. RFC 6710, Section 5.1.
+		sender.Priority = min(sender.Priority, 0)
+	}
+	name, err := keeper.Keep(ctx, Kept{Sender: sender, Client: tx.client(), Listener: tx.s.l.Name, Session: tx.s.facts.ID,
 		Recipients: kept, Held: held, Content: &m})
 	attrs := []slog.Attr{slog.String("conn", tx.s.facts.ID), slog.String("mail", tx.id), slog.String("from", tx.Sender.Path.String()),
 		slog.Int("rcpt", len(kept)), slog.Int64("bytes", m.Size()), slog.Duration("dur", time.Since(start))}

@@ -14,6 +14,7 @@ import (
 	"github.com/penstock/penstock/internal/metrics"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/store"
+	"github.com/penstock/penstock/store/embedded"
 )
 
 // metrics.go is the table of the figures: what each is called, and where it is read. All but
@@ -92,7 +93,45 @@ func (n *node) queueFamilies() []metrics.Family {
 			o.Value(float64(c.Recipients[store.Held]), "held")
 			o.Value(float64(c.Leased), "leased")
 		},
+	}, {
+		Name: "penstock_store_up", Kind: metrics.Gauge, Help: "1 while the store can keep messages.",
+		Collect: func(o *metrics.Out) {
+			if n.keeping == nil {
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			o.Value(truth(n.keeping.store.Health(ctx) == nil))
+		},
+	}, {
+		Name: "penstock_store_syncs_total", Help: "Syncs of files and folders of the store in a folder.",
+		Collect: n.folder(func(s embedded.Stats, o *metrics.Out) { o.Value(float64(s.Syncs)) }),
+	}, {
+		Name: "penstock_store_corrupt_total", Help: "Messages that did not fit their checksum and were set aside.",
+		Collect: n.folder(func(s embedded.Stats, o *metrics.Out) { o.Value(float64(s.Corrupt)) }),
+	}, {
+		Name: "penstock_store_reopened_total", Help: "How often the disk failed and came back.",
+		Collect: n.folder(func(s embedded.Stats, o *metrics.Out) { o.Value(float64(s.Reopened)) }),
+	}, {
+		Name: "penstock_store_free_bytes", Kind: metrics.Gauge, Help: "Room on the disk of the store.",
+		Collect: n.folder(func(s embedded.Stats, o *metrics.Out) {
+			if s.Free >= 0 {
+				o.Value(float64(s.Free))
+			}
+		}),
 	}}
+}
+
+// folder reads the figures of a store in a folder; one in a database has its own.
+func (n *node) folder(read func(embedded.Stats, *metrics.Out)) func(*metrics.Out) {
+	return func(o *metrics.Out) {
+		if n.keeping == nil {
+			return
+		}
+		if s, ok := n.keeping.store.(*embedded.Store); ok {
+			read(s.Stats(), o)
+		}
+	}
 }
 
 func (n *node) gatewayFamilies() []metrics.Family {

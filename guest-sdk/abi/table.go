@@ -181,7 +181,7 @@ func ActionTable() []ActionInfo {
 		{ActReject, "reject", "A reply 5xx, 550 5.7.1 by default; at hook auth 535 5.7.8."},
 		{ActTempfail, "tempfail", "A reply 4xx, 451 4.7.1 by default; at hook auth 454 4.7.0."},
 		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone."},
-		{ActQuarantine, "quarantine", "The mail is held for a person. The gateway has no store to hold it in yet: today the client hears 451 4.3.0 at DATA or after the message, and keeps the mail."},
+		{ActQuarantine, "quarantine", "The mail is held for a person, and the client hears 250. Without a store it hears 451 4.3.0 at DATA or after the message, and keeps the mail."},
 		{ActDisconnect, "disconnect", "The reply (421 or 5xx), and the end of the connection."},
 		{ActSkip, "skip", "No objection, and no more calls until the transaction ends (said outside one: until the session ends)."},
 	}

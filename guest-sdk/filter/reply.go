@@ -49,8 +49,8 @@ func (w Reply) Disconnect(code int, enhanced, text string) {
 func (w Reply) Discard() { w.say(verdict{action: abi.ActDiscard}) }
 
 // Quarantine takes the mail and holds it for a person, who is shown the reason. A filter
-// behind may still refuse. There is mail from MAIL FROM on. The gateway has no store to hold
-// mail in yet: today the client hears 451 4.3.0 and keeps it.
+// behind may still refuse. There is mail from MAIL FROM on. A gateway without a store has
+// nowhere to hold it: the client hears 451 4.3.0 then and keeps it.
 func (w Reply) Quarantine(reason string) { w.say(verdict{action: abi.ActQuarantine, text: reason}) }
 
 // Accept ends the asking at this hook: filters behind are not asked. The operator has to
