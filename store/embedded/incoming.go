@@ -28,7 +28,7 @@ type draft struct {
 	// buf is the content while it is small, file where it is large.
 	buf  []byte
 	file *bodyWriter
-	past *attempts // of a message that was in a store before
+	past *attempts // what was said of it before
 }
 
 // newDraft prepares a message.
@@ -168,6 +168,7 @@ func (q *queue) Begin(ctx context.Context, m *store.Message) (store.Incoming, er
 		return nil, err
 	}
 	in := &incoming{q: q, d: newDraft(q.ids.Next(time.Now()), m)}
+	in.d.past = pastOf(m, nil)
 	in.d.buf = (*buffers.Get().(*[]byte))[:0]
 	return in, nil
 }
@@ -192,13 +193,20 @@ func (q *queue) Restore(ctx context.Context, m *store.Message) (store.Incoming, 
 		return nil, err
 	}
 	in := &incoming{q: q, d: newDraft(m.ID, m), restore: true}
-	if len(m.Attempts) > 0 || slices.ContainsFunc(m.Recipients, func(r store.Recipient) bool { return r.Last != nil }) {
-		in.d.past = &attempts{last: make([]*smtp.Reply, len(m.Recipients)), list: m.Attempts[max(0, len(m.Attempts)-maxAttempts):]}
-		for i := range m.Recipients {
-			in.d.past.last[i] = m.Recipients[i].Last
-		}
-	}
+	in.d.past = pastOf(m, m.Attempts)
 	return in, nil
+}
+
+// pastOf is what was said of a message before it came here, nil if nothing was.
+func pastOf(m *store.Message, list []store.Attempt) *attempts {
+	if len(list) == 0 && !slices.ContainsFunc(m.Recipients, func(r store.Recipient) bool { return r.Last != nil }) {
+		return nil
+	}
+	past := &attempts{last: make([]*smtp.Reply, len(m.Recipients)), list: list[max(0, len(list)-maxAttempts):]}
+	for i := range m.Recipients {
+		past.last[i] = m.Recipients[i].Last
+	}
+	return past
 }
 
 // Write implements io.Writer.
