@@ -144,9 +144,12 @@ func (a *attempt) try(ctx context.Context) error {
 }
 
 // sender is what MAIL is to say now: of the time that there was to deliver it, some is over.
+// The store keeps the sender's wishes about time with the message.
 func (a *attempt) sender() smtp.Sender {
-	s := a.m.Sender
-	if !s.By.IsZero() {
+	s, o := a.m.Sender, &a.m.Origin
+	s.Priority, s.By = int8(a.m.Priority), smtp.DeliverBy{}
+	if mode, trace := strings.CutSuffix(o.Mode, traceMark); !o.By.IsZero() {
+		s.By.Mode, s.By.Trace = smtp.ByMode(mode), trace
 		s.By.Seconds = int32(max(a.m.Origin.By.Sub(a.e.now())/time.Second, -999999999))
 		if s.By.Mode == smtp.ByReturn {
 			s.By.Seconds = max(s.By.Seconds, 1) // once it is over, the message has expired

@@ -970,7 +970,15 @@ func TestDamaged(t *testing.T) {
 		var mu sync.Mutex
 		fault := error(fmt.Errorf("no: %w", store.ErrCorrupt))
 		h := (&house{hosts: map[string]*fake{"b": b}, wrap: func(q store.Queue) store.Queue {
-			return &troubled{Queue: q, content: func() error { mu.Lock(); defer mu.Unlock(); return fault }}
+			return &troubled{Queue: q, content: func() error {
+				mu.Lock()
+				defer mu.Unlock()
+				err := fault
+				if errors.Is(err, store.ErrCorrupt) {
+					fault = nil // the report can be read
+				}
+				return err
+			}}
 		}}).open(t).run()
 		id := h.keep(letterTo(t, "to@b.test"))
 		after(time.Second)

@@ -83,6 +83,9 @@ func (e *Engine) messageOf(k Keeping, now time.Time) (m *store.Message, failed [
 	m.Expires = due.Add(e.opts.Schedule.Expire)
 	if by := k.Sender.By; !by.IsZero() {
 		m.Origin.By, m.Origin.Mode = now.Add(time.Duration(by.Seconds)*time.Second), string(by.Mode)
+		if by.Trace {
+			m.Origin.Mode += traceMark
+		}
 		if by.Mode == smtp.ByReturn && m.Origin.By.Before(m.Expires) {
 			m.Expires = m.Origin.By // RFC 2852, Section 4.1.4.1
 		}
@@ -106,6 +109,9 @@ func (e *Engine) messageOf(k Keeping, now time.Time) (m *store.Message, failed [
 	}
 	return m, failed
 }
+
+// traceMark in Origin.Mode asks for a report from each system. RFC 2852, Section 4.
+const traceMark = "T"
 
 // release takes what the sender says of the time before which nobody is to get the message
 // (RFC 4865), and forgets it: the next hop must not hold it once more.

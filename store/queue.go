@@ -53,7 +53,8 @@ type Message struct {
 	ID ID
 	// Arrived is when we took it.
 	Arrived time.Time
-	// Sender is what MAIL said.
+	// Sender is what MAIL said. What it said of time is in Priority and Origin instead: of
+	// Sender a driver need not keep Priority, By, HoldFor and HoldUntil.
 	Sender smtp.Sender
 	// Size is the length of the content in octets.
 	Size int64
