@@ -99,6 +99,8 @@ func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smt
 	switch {
 	case err != nil:
 		return nil, err
+	case tx.held: // by the failure of a filter
+		return tx.keepAll(ctx, keeper, all)
 	case len(direct)+len(kept) == 0:
 		return nil, errNoOne
 	}
@@ -107,6 +109,9 @@ func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smt
 		tx.Rcpts = direct
 		replies, err = tx.hand(ctx)
 		direct = tx.Rcpts // filters' failures may have changed them
+		if tx.held && !tx.sent {
+			return tx.keepAll(ctx, keeper, all)
+		}
 		if err != nil && tx.mayWait(direct, err) {
 			for _, r := range direct {
 				kept = append(kept, KeptRecipient{Recipient: r.Recipient, Backend: tx.backend})
@@ -214,10 +219,15 @@ func (tx *transaction) keepAll(ctx context.Context, keeper Keeper, all []policy.
 	var kept []KeptRecipient
 	for _, r := range all {
 		_, route, err := tx.route(r.Path)
-		if err != nil {
+		switch {
+		case err == nil:
+			kept = append(kept, KeptRecipient{Recipient: r.Recipient, Backend: route.Backend})
+		case r.AddedBy == "":
 			return nil, err
-		}
-		kept = append(kept, KeptRecipient{Recipient: r.Recipient, Backend: route.Backend})
+		} // what a filter added, and leads nowhere, may be why it is held
+	}
+	if len(kept) == 0 {
+		return nil, errNoOne
 	}
 	reason := tx.reason
 	if reason == "" {
