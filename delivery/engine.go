@@ -372,6 +372,7 @@ func (e *Engine) lease(d *destination) []*store.Lease {
 	if err != nil {
 		if e.attempts.Err() == nil {
 			e.opts.Log.Error("queue gives nothing out, trying again", "err", err)
+			e.pause(time.Second)
 		}
 		e.nudge()
 		return nil
