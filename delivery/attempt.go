@@ -194,11 +194,8 @@ func (a *attempt) finish(err error) {
 			o.State = store.Failed
 			failed = append(failed, at)
 		default:
-			o.State, o.Due = store.Waiting, e.opts.Schedule.next(now, r.Tries)
-			if !a.m.Expires.IsZero() && o.Due.After(a.m.Expires) {
-				o.Due = a.m.Expires.Add(time.Second)
-			}
-			if n := e.opts.Schedule.Notify; n > 0 && !r.DelayTold && now.Sub(a.m.Arrived) >= n {
+			o.State, o.Due = store.Waiting, a.soonest(e.opts.Schedule.next(now, r.Tries), now)
+			if !r.DelayTold && a.late(now) {
 				o.DelayTold = true
 				delayed = append(delayed, at)
 			}
@@ -218,6 +215,32 @@ func (a *attempt) finish(err error) {
 		}
 	}
 	a.record(outcomes, reports, err, now)
+}
+
+// soonest is when to try again instead of due, if something is to be told to the sender before.
+func (a *attempt) soonest(due, now time.Time) time.Time {
+	if by := a.tellBy(); by.After(now) && due.After(by) {
+		due = by.Add(time.Second)
+	}
+	if end := a.m.Expires; !end.IsZero() && due.After(end) {
+		due = end.Add(time.Second)
+	}
+	return due
+}
+
+// late tells whether it is time to tell the sender of the delay.
+func (a *attempt) late(now time.Time) bool {
+	n, by := a.e.opts.Schedule.Notify, a.tellBy()
+	return n > 0 && now.Sub(a.m.Arrived) >= n || !by.IsZero() && now.After(by)
+}
+
+// tellBy is when the sender wants to be told that the message is not there yet; zero is at no
+// certain time. RFC 2852, Section 4.
+func (a *attempt) tellBy() time.Time {
+	if o := &a.m.Origin; strings.HasPrefix(o.Mode, string(smtp.ByNotify)) {
+		return o.By
+	}
+	return time.Time{}
 }
 
 // original is the content for a report, nil if it could not be opened.

@@ -924,7 +924,7 @@ func TestDeliverBy(t *testing.T) {
 	}{
 		{smtp.DeliverBy{Seconds: 3600, Mode: smtp.ByReturn}, 20 * time.Minute, ";R", 0},
 		{smtp.DeliverBy{Seconds: 3600, Mode: smtp.ByReturn}, 2 * time.Hour, "", 1},
-		{smtp.DeliverBy{Seconds: 3600, Mode: smtp.ByNotify}, 2 * time.Hour, "BY=-", 0},
+		{smtp.DeliverBy{Seconds: 3600, Mode: smtp.ByNotify, Trace: true}, 2 * time.Hour, ";NT", 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := &fake{ehlo: []string{"DELIVERBY", "DSN"}, answer: answers(map[string]string{"RCPT": "450 not now"})}
@@ -939,7 +939,11 @@ func TestDeliverBy(t *testing.T) {
 			reports := h.reports()
 			check(t, "reports", len(reports), c.reports)
 			for _, r := range reports {
-				tell(t, r, "Status: 5.4.7")
+				if c.by.Mode == smtp.ByReturn {
+					tell(t, r, "Status: 5.4.7", "Action: failed")
+				} else {
+					tell(t, r, "Action: delayed")
+				}
 			}
 			if c.mail == "" {
 				check(t, "taken", b.heard("DATA"), 0)
