@@ -138,10 +138,11 @@ func (e *Engine) commit(ctx context.Context, in store.Incoming, m *store.Message
 	e.mu.Lock()
 	d := e.destination(first.Destination)
 	free := e.hire(d)
-	d.more = true
 	e.mu.Unlock()
 	if !free {
-		return in.Commit(ctx) // whoever works there looks again before it leaves
+		id, err := in.Commit(ctx)
+		e.staff(first.Destination, 1) // whoever works there looks again before it leaves
+		return id, err
 	}
 	l, err := in.CommitLeased(ctx, first.Destination, e.opts.Lease)
 	go e.work(d, l) // also after an error: it was hired
