@@ -271,7 +271,7 @@ func (g *gatewayProcess) recorded() map[string]time.Time {
 	return names
 }
 
-// drain waits until all has come, and ends the gateway.
+// drain waits until all has come, ends the gateway, and has the store checked.
 func (b *moody) drain(t *testing.T, folder string) {
 	t.Helper()
 	g := b.begin(t, folder)
@@ -284,6 +284,10 @@ func (b *moody) drain(t *testing.T, folder string) {
 		return true
 	})
 	g.stop()
+	out, errs, code := gatewayRun(t, g.dir, nil, "store", "check")
+	if code != 0 || !strings.Contains(out, "0 broken") {
+		t.Errorf("store check: %d\n%s%s", code, out, errs)
+	}
 }
 
 // TestKilled kills the gateway at moments of chance.
