@@ -171,12 +171,24 @@ func (q *queue) sweepFolder(ctx context.Context, folder string) {
 		if ctx.Err() != nil {
 			return
 		}
-		if !ok || q.needsFile(id, raw) {
-			continue
+		if ok && q.dropBody(raw) {
+			q.e.o.Log.Info("store: content without a message was removed", "msg", id)
 		}
-		q.e.o.Log.Info("store: content without a message is removed", "msg", id)
-		q.e.removeBody(id)
 	}
+}
+
+// dropBody removes a content that nobody needs, and tells whether it did. The lock of the
+// message keeps others from making the file anew meanwhile: a message that ended may be
+// restored before the file that it had is gone.
+func (q *queue) dropBody(raw [16]byte) bool {
+	unlock := q.hold(raw)
+	defer unlock()
+	id := store.IDFromBytes(raw)
+	if q.needsFile(id, raw) {
+		return false
+	}
+	q.e.removeBody(id)
+	return true
 }
 
 func (q *queue) needsFile(id store.ID, raw [16]byte) bool {

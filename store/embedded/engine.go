@@ -432,7 +432,7 @@ func (e *engine) keep(ctx context.Context) {
 		case <-e.dirty:
 			sync.Reset(e.o.SyncDelay)
 		case <-sync.C:
-			e.flush()
+			_ = e.flush() // the disk knows of a failure, too
 		case <-look.C:
 			e.look()
 		case <-e.broken:
@@ -454,15 +454,16 @@ func stopped() *time.Timer {
 	return t
 }
 
-// flush syncs what is in the log. A failure shows in the disk.
-func (e *engine) flush() {
+// flush syncs what is in the log.
+func (e *engine) flush() error {
 	if e.pending() == e.synced() {
-		return
+		return nil
 	}
 	err := e.write(synced, 16, doubt{}, func(b *pebble.Batch) error { return b.LogData(nil, nil) }, nil)
 	if err != nil {
 		e.o.Log.Warn("store: sync", "err", err)
 	}
+	return err
 }
 
 // synced is the number of the first write that is not safe.
@@ -602,7 +603,7 @@ func (e *engine) agree(db *pebble.DB) (changed [][16]byte, err error) {
 
 // close syncs, and closes all.
 func (e *engine) close() error {
-	e.flush()
+	_ = e.flush() // the disk knows of a failure, too
 	e.finishUp()
 	e.gate.Lock()
 	defer e.gate.Unlock()

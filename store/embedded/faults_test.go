@@ -502,3 +502,80 @@ func TestRoom(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// restoreAgain begins to restore a message that was just ended, with another content of a file
+// of its own, while the end is not safe yet and the old file waits for that.
+func restoreAgain(t *testing.T, s *Store) (in store.Incoming, id store.ID) {
+	t.Helper()
+	ctx, q := context.Background(), s.Queue()
+	id, err := commit(ctx, q, mail(t, "0-7"), contentOf("0-7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := q.Lease(ctx, here, time.Now(), 1, time.Hour)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("lease: got %v, %v", list, err)
+	}
+	m := mail(t, "1-7")
+	m.ID = id
+	if in, err = q.Restore(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Finish(ctx, list[0], []store.Outcome{{State: store.Delivered}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write([]byte(contentOf("1-7"))); err != nil {
+		t.Fatal(err)
+	}
+	return in, id
+}
+
+// TestRestoreAgain restores a message that ended a moment ago. The removal of its old file
+// comes late, and must leave the new one alone, before and after the commit.
+func TestRestoreAgain(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		t.Run(fmt.Sprint("early ", early), func(t *testing.T) {
+			o := Options{FS: vfs.NewMem(), SyncDelay: time.Hour}
+			s := open(t, "/data", o)
+			in, id := restoreAgain(t, s)
+			remove := func() {
+				if err := s.e.flush(); err != nil {
+					t.Error(err)
+				}
+				s.e.finishUp()
+				s.sweep(context.Background())
+			}
+			if early {
+				remove()
+			}
+			if got, err := in.Commit(context.Background()); err != nil || got != id {
+				t.Fatalf("commit: got %s, %v", got, err)
+			}
+			remove()
+			for range 2 {
+				if there := found(t, s.Queue()); len(there) != 1 || there["1-7"] != 1 {
+					t.Errorf("got %v, want the message that was restored", there)
+				}
+				closeStore(t, s)
+				s = open(t, "/data", o)
+			}
+			closeStore(t, s)
+		})
+	}
+}
+
+// TestRestoreAgainPowerCut cuts the power when the new file has taken the place of the old:
+// the records that the old was of must not come back.
+func TestRestoreAgainPowerCut(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	s := open(t, "/data", Options{FS: mem, SyncDelay: time.Hour})
+	in, _ := restoreAgain(t, s)
+	cut := mem.CrashClone(vfs.CrashCloneCfg{})
+	in.Abort()
+	closeStore(t, s)
+	s = open(t, "/data", Options{FS: cut})
+	defer closeStore(t, s)
+	if there := found(t, s.Queue()); len(there) > 0 || s.Stats().Corrupt > 0 {
+		t.Errorf("got %v and %d corrupt, want nothing", there, s.Stats().Corrupt)
+	}
+}

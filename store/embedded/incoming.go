@@ -99,14 +99,11 @@ func (q *queue) report(r *store.Report) (*draft, error) {
 	return d, nil
 }
 
-// toFile gives a content a file.
+// toFile gives a content a file. If the ID may be another's, which it may not be for IDs of
+// our own, the message's lock is held.
 func (q *queue) toFile(d *draft) error {
-	q.mu.Lock()
-	_, twice := q.writing[d.id]
-	q.writing[d.id] = struct{}{}
-	q.mu.Unlock()
-	if twice {
-		return store.ErrConflict
+	if !q.claim(d) {
+		return store.ErrConflict // its file is not ours to overwrite
 	}
 	f, err := q.e.createBody(d.id)
 	if err != nil {
@@ -115,6 +112,17 @@ func (q *queue) toFile(d *draft) error {
 	}
 	d.file = f
 	return nil
+}
+
+// claim notes that a file is being written, unless there is one that is needed.
+func (q *queue) claim(d *draft) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, twice := q.writing[d.id]; twice || q.ix.entries[d.raw] != nil {
+		return false
+	}
+	q.writing[d.id] = struct{}{}
+	return true
 }
 
 // written notes that a file is no longer being written.
@@ -240,15 +248,31 @@ func (in *incoming) spill() error {
 	if d.file != nil {
 		return nil
 	}
-	if in.restore && in.q.exists(d.raw) {
-		return store.ErrConflict // its file is not ours to overwrite
-	}
-	if err := in.q.toFile(d); err != nil {
+	if err := in.toFile(); err != nil {
 		return err
 	}
 	_, err := d.file.Write(d.buf)
 	in.giveBuffer()
 	return err
+}
+
+// toFile gives the content a file. A message that is restored may have been here a moment
+// ago: its old file is removed when its end is safe, or it is being set aside. The lock of
+// the message keeps that apart from the new file. And its end must be safe before the new
+// file takes the place of the old, or a power cut could bring back its records alone.
+func (in *incoming) toFile() error {
+	if !in.restore {
+		return in.q.toFile(in.d)
+	}
+	unlock := in.q.hold(in.d.raw)
+	defer unlock()
+	if in.q.exists(in.d.raw) {
+		return store.ErrConflict
+	}
+	if err := in.q.e.flush(); err != nil {
+		return err
+	}
+	return in.q.toFile(in.d)
 }
 
 func (q *queue) exists(id [16]byte) bool {

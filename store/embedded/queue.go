@@ -305,8 +305,7 @@ func (q *queue) write(c *change) error {
 	var then func()
 	alive := c.st.alive()
 	if !alive && c.st.inFile {
-		id := store.IDFromBytes(c.id)
-		then = func() { q.e.removeBody(id) }
+		then = func() { q.dropBody(c.id) }
 	}
 	size := 256
 	for _, d := range c.drafts {
