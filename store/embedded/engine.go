@@ -529,16 +529,17 @@ func (e *engine) reopen() error {
 	}
 	changed, err := e.agree(db)
 	if err == nil {
-		err = layer.failure()
+		err = e.ask(db, changed)
 	}
 	if err == nil {
-		err = e.ask(db, changed)
+		err = layer.failure() // the database is not told of it
 	}
 	if err != nil {
 		layer.fail(err)
 		e.abandon(db)
 		return err
 	}
+	e.agreed()
 	e.gate.Lock()
 	e.db, e.disk, e.why = db, layer, nil
 	e.gate.Unlock()
@@ -561,7 +562,8 @@ func (e *engine) abandon(db *pebble.DB) {
 }
 
 // agree writes again what was not synced, and removes what was refused. Nobody else writes.
-// It returns the messages that are as the database says.
+// It returns the messages that are as the database says. All of it is kept until agreed is
+// called: the disk may fail once more meanwhile.
 func (e *engine) agree(db *pebble.DB) (changed [][16]byte, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -588,9 +590,14 @@ func (e *engine) agree(db *pebble.DB) (changed [][16]byte, err error) {
 	if err := b.LogData(nil, nil); err != nil {
 		return nil, err
 	}
-	if err := db.Apply(b, pebble.Sync); err != nil {
-		return nil, err
-	}
+	return changed, db.Apply(b, pebble.Sync)
+}
+
+// agreed notes that the disk and memory are of one mind: what was not synced is safe, and
+// nothing is in doubt.
+func (e *engine) agreed() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for _, u := range e.unsynced {
 		if u.then != nil {
 			e.done = append(e.done, u.then)
@@ -598,7 +605,6 @@ func (e *engine) agree(db *pebble.DB) (changed [][16]byte, err error) {
 	}
 	e.first += uint64(len(e.unsynced))
 	e.unsynced, e.doubts = nil, nil
-	return changed, nil
 }
 
 // close syncs, and closes all.

@@ -283,6 +283,7 @@ type faulty struct {
 	count atomic.Int64 // operations so far
 	from  atomic.Int64 // the first that fails
 	to    atomic.Int64 // the first behind it that does not
+	again atomic.Int64 // one more that fails
 	err   error
 	hit   atomic.Int64
 }
@@ -291,7 +292,7 @@ func (f *faulty) MaybeError(op errorfs.Op) error {
 	if op.Kind.ReadOrWrite() == errorfs.OpIsRead && op.Kind != errorfs.OpOpenDir {
 		return nil
 	}
-	if n := f.count.Add(1); n >= f.from.Load() && n < f.to.Load() {
+	if n := f.count.Add(1); n >= f.from.Load() && n < f.to.Load() || n == f.again.Load() {
 		f.hit.Add(1)
 		return fmt.Errorf("%v of %s: %w", op.Kind, op.Path, f.err)
 	}
@@ -388,6 +389,76 @@ func failAt(t *testing.T, at, lasts int64, why error) (hits, reopened int64) {
 		t.Logf("operation %d failed, %d in all", at, f.hit.Load())
 	}
 	return f.hit.Load(), reopened
+}
+
+// TestDiskFailsAgain lets an operation fail when the database is being opened again: what was
+// to be made good by that must be made good by the next try.
+func TestDiskFailsAgain(t *testing.T) {
+	runs := make(map[int64]int) // by how often the database was open again
+	for at := int64(1); at < 60 && !t.Failed(); at++ {
+		runs[failAgain(t, at)]++
+	}
+	// In the last ones it was open again before the second failure.
+	if !t.Failed() && (runs[1] < 10 || runs[2] == 0) {
+		t.Errorf("runs by how often the database was open again: %v, this tests too little", runs)
+	}
+}
+
+func failAgain(t *testing.T, at int64) (reopened int64) {
+	ctx := context.Background()
+	f := &faulty{err: syscall.EIO}
+	o := Options{FS: errorfs.Wrap(vfs.NewMem(), f), Memtable: 1 << 20, retry: time.Millisecond, SyncDelay: time.Hour}
+	s := open(t, "/data", o)
+	q, l := s.Queue(), newLedger()
+	// One end is not synced when the disk fails, and one fails with it, whose report may be there.
+	for _, name := range []string{"0-7", "0-3"} {
+		if _, err := commit(ctx, q, mail(t, name), contentOf(name)); err != nil {
+			t.Fatal(err)
+		}
+		l.note(l.acked, name)
+	}
+	list, err := q.Lease(ctx, here, time.Now(), 2, time.Hour)
+	if err != nil || len(list) != 2 {
+		t.Fatalf("lease: got %v, %v", list, err)
+	}
+	if reported(list[0].Message.Recipients[0].Path.Local) {
+		list[0], list[1] = list[1], list[0]
+	}
+	if err := l.finish(t, q, list[0]); err != nil {
+		t.Fatal(err)
+	}
+	n := f.count.Load() + 1
+	f.again.Store(n + at)
+	f.to.Store(n + 1)
+	f.from.Store(n)
+	if err := l.finish(t, q, list[1]); err == nil {
+		t.Error("the end that the disk failed at: got no error")
+	}
+	eventually(t, "the store is well", func() bool {
+		_, err := commit(ctx, q, mail(t, fmt.Sprint("again-", f.count.Load())), "x")
+		return err == nil && f.hit.Load() == 2 && s.Health(ctx) == nil
+	})
+	reopened, inMemory := s.Stats().Reopened, counted(s)
+	closeStore(t, s)
+	s = open(t, "/data", o)
+	there := found(t, s.Queue())
+	for name := range there {
+		if strings.HasPrefix(name, "again-") && there[name] == 1 {
+			delete(there, name)
+		}
+	}
+	compare(t, there, l.acked, l.begun, l.told)
+	if there["0-7"] > 0 {
+		t.Error("what was ended is there again")
+	}
+	if again := counted(s); again != inMemory || s.Stats().Corrupt > 0 {
+		t.Errorf("memory knew %s, the disk %s; %d corrupt", inMemory, again, s.Stats().Corrupt)
+	}
+	closeStore(t, s)
+	if t.Failed() {
+		t.Logf("operation %d behind the first failed", at)
+	}
+	return reopened
 }
 
 func counted(s *Store) string {
