@@ -77,6 +77,11 @@ type doubt struct {
 	refused [][16]byte
 	// changed are messages that are as the disk says.
 	changed [][16]byte
+	// entered are those of them that entered the queue with the write. If the first is on the
+	// disk, so is all of the write.
+	entered [][16]byte
+	// repr is the write, if messages entered with it.
+	repr []byte
 }
 
 // openEngine takes the directory and opens the database.
@@ -331,6 +336,9 @@ func (e *engine) write(sync bool, size int, d doubt, fill func(b *pebble.Batch) 
 	if !sync {
 		return e.writeSoon(db, b, d, then)
 	}
+	if len(d.entered) > 0 {
+		d.repr = slices.Clone(b.Repr())
+	}
 	n := e.pending()
 	err = db.Apply(b, pebble.Sync)
 	if err == nil {
@@ -567,9 +575,25 @@ func (e *engine) abandon(db *pebble.DB) {
 func (e *engine) agree(db *pebble.DB) (changed [][16]byte, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	var again [][]byte
 	for _, u := range e.unsynced {
+		again = append(again, u.repr)
+	}
+	// What was not synced may be older than a write in doubt that changes the same message. If
+	// the disk has that, it is written again, too, or its message would be as before and what
+	// entered with it would be there all the same.
+	for _, d := range e.doubts {
+		there, err := d.there(db)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			again = append(again, d.repr)
+		}
+	}
+	for _, repr := range again {
 		b := db.NewBatch()
-		if err := b.SetRepr(slices.Clone(u.repr)); err != nil {
+		if err := b.SetRepr(slices.Clone(repr)); err != nil {
 			return nil, err
 		}
 		if err := db.Apply(b, pebble.NoSync); err != nil {
@@ -591,6 +615,21 @@ func (e *engine) agree(db *pebble.DB) (changed [][16]byte, err error) {
 		return nil, err
 	}
 	return changed, db.Apply(b, pebble.Sync)
+}
+
+// there tells whether the disk has a write that messages entered the queue with.
+func (d *doubt) there(db *pebble.DB) (bool, error) {
+	if d.repr == nil {
+		return false, nil
+	}
+	_, err := get(db, key(kindState, d.entered[0]))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if errors.Is(err, store.ErrCorrupt) { // what is written again is not
+		err = nil
+	}
+	return err == nil, err
 }
 
 // agreed notes that the disk and memory are of one mind: what was not synced is safe, and

@@ -461,6 +461,62 @@ func failAgain(t *testing.T, at int64) (reopened int64) {
 	return reopened
 }
 
+// TestDoubtBehindUnsynced ends a message for one recipient, which is not synced, and for another
+// with a report, which reaches the disk although it is told to have failed. To write the first
+// end again must not undo the second, whose report is there.
+func TestDoubtBehindUnsynced(t *testing.T) {
+	ctx := context.Background()
+	f := &faulty{err: syscall.EIO}
+	o := Options{FS: errorfs.Wrap(vfs.NewMem(), f), retry: time.Millisecond, SyncDelay: time.Hour}
+	s := open(t, "/data", o)
+	q := s.Queue()
+	m := mail(t, "0-1")
+	for _, d := range []store.Destination{"there", "elsewhere"} {
+		r := m.Recipients[0]
+		r.Destination = d
+		m.Recipients = append(m.Recipients, r)
+	}
+	id, err := commit(ctx, q, m, contentOf("0-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var leases []*store.Lease
+	for _, d := range []store.Destination{here, "there"} {
+		list, err := q.Lease(ctx, d, time.Now(), 1, time.Hour)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("lease: got %v, %v", list, err)
+		}
+		leases = append(leases, list[0])
+	}
+	if err := q.Finish(ctx, leases[0], []store.Outcome{{State: store.Delivered}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	n := f.count.Load() + 2 // the sync behind the write
+	f.to.Store(n + 1)
+	f.from.Store(n)
+	report := &store.Report{Message: mail(t, "report-0-1"), Content: []byte(contentOf("0-1"))}
+	if err := q.Finish(ctx, leases[1], []store.Outcome{{State: store.Failed}}, nil, report); err == nil {
+		t.Error("the end that the disk failed at: got no error")
+	}
+	eventually(t, "the store is well", func() bool { return s.Health(ctx) == nil })
+	for range 2 {
+		if there := found(t, s.Queue()); there["report-0-1"] != 1 || there["0-1"] != 1 {
+			t.Errorf("got %v, want the message and the report: this tests nothing", there)
+		}
+		got, err := s.Queue().Message(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := got.Recipients
+		if r[0].State != store.Delivered || r[1].State != store.Failed || r[2].State != store.Waiting {
+			t.Errorf("states: got %d, %d and %d", r[0].State, r[1].State, r[2].State)
+		}
+		closeStore(t, s)
+		s = open(t, "/data", o)
+	}
+	closeStore(t, s)
+}
+
 func counted(s *Store) string {
 	c, err := s.Queue().Count(context.Background())
 	return fmt.Sprint(c.Messages, c.Octets, c.Recipients, err)

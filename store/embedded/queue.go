@@ -300,7 +300,7 @@ func (q *queue) write(c *change) error {
 			return err
 		}
 		c.drafts = append(c.drafts, d)
-		doubt.changed = append(doubt.changed, d.raw)
+		doubt.changed, doubt.entered = append(doubt.changed, d.raw), append(doubt.entered, d.raw)
 	}
 	var then func()
 	alive := c.st.alive()
