@@ -65,7 +65,7 @@ type ACME struct {
 }
 
 // validate returns every problem.
-func (a ACME) validate(dir string) (errs []error) {
+func (a ACME) validate(kept bool) (errs []error) {
 	if len(a.Names) == 0 {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (a ACME) validate(dir string) (errs []error) {
 		seen[name] = true
 	}
 	a = a.withDefaults()
-	if dir == "" {
+	if !kept {
 		errs = append(errs, errors.New("certs: obtained certificates need a directory to be kept in"))
 	}
 	if !strings.Contains(a.Email, "@") {
@@ -179,17 +179,19 @@ func issuerName(leaf *x509.Certificate) string {
 }
 
 // takeACME replaces what is obtained. Certificates of names that stay are kept, those of new
-// ones are taken from disk if they are there. The caller holds mu and publishes.
+// ones are taken from what is kept if they are there. The caller holds mu and publishes.
 func (s *Store) takeACME(a ACME) {
 	s.acme = a.withDefaults()
 	managed, obtained := make(map[string]*ManagedName), make(map[string]*tls.Certificate)
 	disk := s.storage(s.acme)
+	ctx, cancel := context.WithTimeout(context.Background(), storageWait)
+	defer cancel()
 	for _, name := range s.acme.Names {
 		managed[name] = &ManagedName{Name: name}
 		if old := s.managed[name]; old != nil {
 			managed[name] = old
 		}
-		if c := disk.load(name); c != nil {
+		if c := disk.load(ctx, name); c != nil {
 			obtained[name] = c
 		} else if c := s.obtained[name]; c != nil {
 			obtained[name] = c

@@ -759,7 +759,7 @@ func TestMend(t *testing.T) {
 		{"other key", other, key, ".crt"},
 	} {
 		paths := map[string]string{".crt": certmagic.StorageKeys.SiteCert(d.issuer, "a.test"), ".key": certmagic.StorageKeys.SitePrivateKey(d.issuer, "a.test")}
-		os.RemoveAll(d.Path)
+		os.RemoveAll(d.Storage.(*folder).Path)
 		for ending, data := range map[string][]byte{".crt": tc.cert, ".key": tc.key} {
 			if data != nil {
 				if err := d.Store(t.Context(), paths[ending], data); err != nil {
@@ -777,7 +777,7 @@ func TestMend(t *testing.T) {
 				t.Errorf("%s: %s is set aside: %v, want %v", tc.name, ending, got, aside)
 			}
 		}
-		if c := d.load("a.test"); (c != nil) != (tc.name == "whole") {
+		if c := d.load(t.Context(), "a.test"); (c != nil) != (tc.name == "whole") {
 			t.Errorf("%s: load gives %v", tc.name, c)
 		}
 	}
@@ -788,7 +788,7 @@ func TestMend(t *testing.T) {
 
 func TestLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &disk{locks: &keyLocks{held: make(map[string]chan struct{})}}
+		d := newFolder("")
 		if err := d.Lock(t.Context(), "a"); err != nil {
 			t.Fatal(err)
 		}

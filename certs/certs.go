@@ -4,7 +4,7 @@
 // There are three sources. Certificates from files are the operator's: a certificate
 // (with its chain) and a key in PEM, read at start and again on each Reload. Others are
 // obtained from a CA by ACME (RFC 8555) for names that are listed, and renewed in time; what
-// was obtained is kept on disk and served from the next start on. Beside
+// was obtained is kept, on disk or in a Storage, and served from the next start on. Beside
 // them there is always a certificate of our own, self-signed for our host name, made
 // at the first start and kept. It is there because most senders of mail do not verify
 // whom they talk to: for them any certificate makes the difference between an encrypted
@@ -80,9 +80,15 @@ type Options struct {
 	// the self-signed one is served only.
 	Files []File
 
-	// ACME says which certificates are obtained by Run. They are kept in the folder acme
-	// below Dir, which must then be given. Zero: none.
+	// ACME says which certificates are obtained by Run. They are kept in Storage, or else
+	// in the folder acme below Dir; one of the two must then be given. Zero: none.
 	ACME ACME
+
+	// Storage keeps certificates, keys and accounts with CAs that gateways share. The
+	// answers to challenges are in it too while they are open, so that each of the gateways
+	// can give them, whichever the CA comes to. New copies into it what the folder acme
+	// below Dir has and it has not. It is in use until Run has returned. Nil: files in Dir.
+	Storage Storage
 
 	// MinVersion is the lowest version of TLS that is spoken, as crypto/tls counts
 	// them. 0 is TLS 1.2 (RFC 8996 retires what is older).
@@ -107,7 +113,7 @@ func (o Options) Validate() error {
 		errs = append(errs, fmt.Errorf("certs: hostname %q is not a host name", o.Hostname))
 	}
 	errs = append(errs, checkFiles(o.Files)...)
-	errs = append(errs, o.ACME.validate(o.Dir)...)
+	errs = append(errs, o.ACME.validate(o.Dir != "" || o.Storage != nil)...)
 	if o.MinVersion != 0 && (o.MinVersion < tls.VersionTLS10 || o.MinVersion > tls.VersionTLS13) {
 		errs = append(errs, fmt.Errorf("certs: minimum version %#04x is not one of TLS 1.0 to 1.3", o.MinVersion))
 	}
@@ -121,7 +127,8 @@ type Store struct {
 	now      func() time.Time
 	keeper   *keeper
 	config   *tls.Config
-	locks    *keyLocks     // of what is kept on disk
+	kept     Storage       // what was obtained
+	shared   bool          // others may have kept too
 	every    time.Duration // visitEvery, but for tests
 
 	set     atomic.Pointer[set] // what handshakes look at; never nil after New
@@ -161,9 +168,13 @@ func New(o Options) (*Store, error) {
 		now:      o.Now,
 		keeper:   &keeper{dir: o.Dir, hostname: hostname, log: o.Log, now: o.Now, write: writeFile},
 		entries:  make([]*entry, len(o.Files)),
-		locks:    &keyLocks{held: make(map[string]chan struct{})},
+		kept:     newFolder(o.Dir),
 		every:    visitEvery,
 		changed:  make(chan struct{}, 1),
+	}
+	if o.Storage != nil {
+		s.kept, s.shared = o.Storage, true
+		s.moveIn(o.Dir)
 	}
 	s.takeACME(o.ACME)
 	s.config = &tls.Config{MinVersion: o.MinVersion, GetCertificate: s.getCertificate}
@@ -224,7 +235,7 @@ func (s *Store) Reload() error {
 // certificate alone.
 //
 // Names that are new are obtained by Run, those that are gone are no longer served or renewed;
-// what is on disk of them stays there.
+// what is kept of them stays there.
 //
 // The error joins all problems; FileErrors takes it apart. With any of them everything
 // stays as it is.
@@ -232,7 +243,7 @@ func (s *Store) Update(files []File, acme ACME) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if err := errors.Join(append(checkFiles(files), acme.validate(s.keeper.dir)...)...); err != nil {
+	if err := errors.Join(append(checkFiles(files), acme.validate(s.keeper.dir != "" || s.shared)...)...); err != nil {
 		return err
 	}
 	var errs []error

@@ -7,16 +7,25 @@ package certs
 // answer will be given all the same, and then the order fails at the CA, for a reason that is
 // hard to see there. So we listen ourselves, say which port is taken, and offer the CA only the
 // challenges that we can answer.
+//
+// Of gateways that share a Storage one orders, and the CA may come to any of them. So what
+// there is to answer is in the Storage as well, for as long as the challenge is open; who is
+// asked for something that it did not order looks there.
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +46,12 @@ const (
 	// maxChallengeHeader bounds the head of a request in bytes.
 	maxChallengeHeader = 8 << 10
 
+	// shareWait bounds what the Storage is asked for a challenge. It keeps an end waiting.
+	shareWait = 3 * time.Second
+
+	// lookups is how many ask the Storage at one time: strangers make us do it.
+	lookups = 4
+
 	challengePath = "/.well-known/acme-challenge/" // RFC 8555, Section 8.3
 )
 
@@ -45,6 +60,8 @@ type responder struct {
 	http01, tlsalpn01 string // addresses, or Off
 	log               *slog.Logger
 	wait              time.Duration // for one connection
+	shared            Storage       // with the challenges of others; nil: there are none
+	looking           chan struct{} // has room for those who may look there
 
 	mu      sync.Mutex
 	answers map[string]string           // key authorisation by token; guarded by mu
@@ -58,7 +75,7 @@ type responder struct {
 
 func newResponder(a ACME, log *slog.Logger) *responder {
 	return &responder{
-		http01: a.HTTP01, tlsalpn01: a.TLSALPN01, log: log, wait: challengeWait,
+		http01: a.HTTP01, tlsalpn01: a.TLSALPN01, log: log, wait: challengeWait, looking: make(chan struct{}, lookups),
 		answers: make(map[string]string), proofs: make(map[string]*tls.Certificate),
 		open: make(map[string]io.Closer), conns: make(map[net.Conn]struct{}),
 	}
@@ -176,6 +193,9 @@ func (r *responder) answer(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	answer := r.answers[token]
 	r.mu.Unlock()
+	if ok && answer == "" && req.Method == http.MethodGet {
+		answer = r.find(req.Context(), acme.ChallengeTypeHTTP01, token).KeyAuthorization
+	}
 	if !ok || answer == "" || req.Method != http.MethodGet {
 		http.NotFound(w, req)
 		return
@@ -248,50 +268,118 @@ func (r *responder) proof(hello *tls.ClientHelloInfo) (*tls.Certificate, error) 
 	if len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != acmez.ACMETLS1Protocol {
 		return nil, errNoProof
 	}
+	name := strings.ToLower(hello.ServerName)
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if cert := r.proofs[strings.ToLower(hello.ServerName)]; cert != nil {
+	cert := r.proofs[name]
+	r.mu.Unlock()
+	if cert != nil {
 		return cert, nil
 	}
+	if c := r.find(hello.Context(), acme.ChallengeTypeTLSALPN01, name); c.KeyAuthorization != "" {
+		return acmez.TLSALPN01ChallengeCert(c)
+	}
 	return nil, errNoProof
+}
+
+// sharedKey is where a challenge is in the Storage. What it is asked for by comes from
+// strangers, and need not be fit for a name.
+func sharedKey(kind, asked string) string {
+	sum := sha256.Sum256([]byte(asked))
+	return path.Join("challenges", kind, hex.EncodeToString(sum[:]))
+}
+
+// find returns the challenge that another gateway has open, zero if there is none.
+func (r *responder) find(ctx context.Context, kind, asked string) (c acme.Challenge) {
+	if r.shared == nil || asked == "" {
+		return c
+	}
+	ctx, cancel := context.WithTimeout(ctx, shareWait)
+	defer cancel()
+	select {
+	case r.looking <- struct{}{}:
+		defer func() { <-r.looking }()
+	case <-ctx.Done():
+		return c
+	}
+	data, err := r.shared.Load(ctx, sharedKey(kind, asked))
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.log.Warn("challenges of other gateways cannot be read", "challenge", kind, "err", err)
+	}
+	return c
+}
+
+// share lets others answer a challenge. We can even if that fails, and the CA may come here.
+func (r *responder) share(ctx context.Context, c acme.Challenge, asked string) {
+	if r.shared == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, shareWait)
+	defer cancel()
+	data, err := json.Marshal(c)
+	if err == nil {
+		err = r.shared.Store(ctx, sharedKey(c.Type, asked), data)
+	}
+	if err != nil {
+		r.log.Warn("other gateways cannot answer a challenge", "challenge", c.Type, "name", c.Identifier.Value, "err", err)
+	}
+}
+
+// unshare ends that, also when everything ends. What a crash leaves behind does no harm: nobody
+// asks for it again, and it proves a key to be ours that is.
+func (r *responder) unshare(ctx context.Context, c acme.Challenge, asked string) {
+	if r.shared == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shareWait)
+	defer cancel()
+	if err := r.shared.Delete(ctx, sharedKey(c.Type, asked)); err != nil {
+		r.log.Warn("a challenge that is over stays in the store", "challenge", c.Type, "name", c.Identifier.Value, "err", err)
+	}
 }
 
 type httpSolver struct{ *responder }
 
 // Present implements acmez.Solver.
-func (s httpSolver) Present(_ context.Context, c acme.Challenge) error {
+func (s httpSolver) Present(ctx context.Context, c acme.Challenge) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.answers[c.Token] = c.KeyAuthorization
+	s.mu.Unlock()
+	s.share(ctx, c, c.Token)
 	return nil
 }
 
 // CleanUp implements acmez.Solver.
-func (s httpSolver) CleanUp(_ context.Context, c acme.Challenge) error {
+func (s httpSolver) CleanUp(ctx context.Context, c acme.Challenge) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.answers, c.Token)
+	s.mu.Unlock()
+	s.unshare(ctx, c, c.Token)
 	return nil
 }
 
 type tlsSolver struct{ *responder }
 
 // Present implements acmez.Solver.
-func (s tlsSolver) Present(_ context.Context, c acme.Challenge) error {
+func (s tlsSolver) Present(ctx context.Context, c acme.Challenge) error {
 	cert, err := acmez.TLSALPN01ChallengeCert(c)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.proofs[c.Identifier.Value] = cert
+	s.mu.Unlock()
+	s.share(ctx, c, c.Identifier.Value)
 	return nil
 }
 
 // CleanUp implements acmez.Solver.
-func (s tlsSolver) CleanUp(_ context.Context, c acme.Challenge) error {
+func (s tlsSolver) CleanUp(ctx context.Context, c acme.Challenge) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.proofs, c.Identifier.Value)
+	s.mu.Unlock()
+	s.unshare(ctx, c, c.Identifier.Value)
 	return nil
 }

@@ -144,17 +144,21 @@ func (o *order) try(ctx context.Context, csr *x509.CertificateRequest, solvers m
 	return &certmagic.IssuedCertificate{Certificate: chains[0].ChainPEM, Metadata: chains[0]}, nil
 }
 
-// stored is an account on disk. It is one file, so that no crash can part the two.
+// accounts is the folder of accounts with CAs.
+const accounts = "acme"
+
+// stored is an account as it is kept. It is one file, so that no crash can part the two.
 type stored struct {
 	Account acme.Account `json:"account"`
 	Key     string       `json:"key"` // PEM
 }
 
 func (i *issuer) accountKey() string {
-	return path.Join("acme", i.disk.issuer, certmagic.StorageKeys.Safe(i.acme.Email)+".json")
+	return path.Join(accounts, i.disk.issuer, certmagic.StorageKeys.Safe(i.acme.Email)+".json")
 }
 
-// register returns our account with the CA: the one in use, the one on disk, or a new one.
+// register returns our account with the CA: the one in use, the one that is kept, or a new
+// one. Of those who share a storage one makes it, and the others find it.
 func (i *issuer) register(ctx context.Context, client *acme.Client) (acme.Account, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -163,13 +167,29 @@ func (i *issuer) register(ctx context.Context, client *acme.Client) (acme.Accoun
 	}
 	account, err := i.readAccount(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
-		account, err = i.newAccount(ctx, client)
+		err = i.alone(ctx, func() error {
+			account, err = i.readAccount(ctx)
+			if errors.Is(err, fs.ErrNotExist) {
+				account, err = i.newAccount(ctx, client)
+			}
+			return err
+		})
 	}
 	if err != nil {
 		return acme.Account{}, err
 	}
 	i.account = account
 	return account, nil
+}
+
+// alone calls f while nobody else changes the account.
+func (i *issuer) alone(ctx context.Context, f func() error) (err error) {
+	lock := "account_" + i.disk.issuer
+	if err := i.disk.Lock(ctx, lock); err != nil {
+		return fmt.Errorf("lock account with the CA: %w", err)
+	}
+	defer func() { err = errors.Join(err, i.disk.Unlock(context.WithoutCancel(ctx), lock)) }()
+	return f()
 }
 
 func (i *issuer) readAccount(ctx context.Context) (acme.Account, error) {
@@ -217,12 +237,24 @@ func (i *issuer) newAccount(ctx context.Context, client *acme.Client) (acme.Acco
 	return account, nil
 }
 
-// forget drops an account that the CA does not know.
+// forget drops an account that the CA does not know. If another gateway has replaced what is
+// kept since, that stays, and is ours from now on.
 func (i *issuer) forget(ctx context.Context) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	lost := i.account
 	i.account = acme.Account{}
-	if err := i.disk.Delete(ctx, i.accountKey()); err != nil {
+	err := i.alone(ctx, func() error {
+		kept, err := i.readAccount(ctx)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && kept.Location != lost.Location {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return i.disk.Delete(ctx, i.accountKey())
+	})
+	if err != nil {
 		return fmt.Errorf("forget account with the CA: %w", err)
 	}
 	return nil

@@ -3,7 +3,7 @@ package certs
 // manage.go is who looks after the names: one goroutine for each, which visits its name every
 // ten minutes and, after a failure, at growing intervals.
 //
-// A visit leaves the work to certmagic: to load what is on disk, to ask the CA when it wants
+// A visit leaves the work to certmagic: to load what is kept, to ask the CA when it wants
 // the certificate renewed, to order if it is time. It does that with a cache of
 // certmagic's that lives for the visit alone. A cache for good would come with a goroutine that
 // renews by a schedule of its own in a pool of workers that is global, which nobody can wait
@@ -67,6 +67,9 @@ type manager struct {
 func newManager(s *Store, a ACME) *manager {
 	m := &manager{store: s, acme: a, disk: s.storage(a), responder: newResponder(a, s.log), log: s.log,
 		zap: zap.New(zapCore{log: s.log}), slots: make(chan struct{}, slots)}
+	if s.shared {
+		m.responder.shared = s.kept
+	}
 	m.issuer = newIssuer(a, m.disk, m.responder, s.log)
 	m.visit = m.visitCA
 	return m
@@ -190,12 +193,12 @@ func (m *manager) visitCA(ctx context.Context, name string) (*tls.Certificate, e
 	o := &order{issuer: m.issuer}
 	// A CA may refuse an order because of what it replaces, for one if another account
 	// ordered that. So the order that follows a failure says nothing of it.
-	if kept := m.disk.load(name); kept != nil && !m.store.failed(name) {
+	if kept := m.disk.load(ctx, name); kept != nil && !m.store.failed(name) {
 		o.replaces = kept.Leaf
 	}
 	config := certmagic.New(cache, certmagic.Config{
 		Issuers: []certmagic.Issuer{o},
-		Storage: m.disk,
+		Storage: m.disk.Storage,
 		// A key that stays lets the operator publish it (RFC 7671, Section 5.1): with a new
 		// one at each renewal, senders that check TLSA records would refuse us.
 		ReusePrivateKeys: true,
