@@ -26,6 +26,7 @@ import (
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/mail/smtp/sasl/users"
 	"github.com/penstock/penstock/resolver"
+	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -112,7 +113,8 @@ type node struct {
 	certs     *certs.Store
 	wasm      *wasmhost.Runtime
 	transport *delivery.Transport
-	keeping   *keeping // nil without a store
+	store     store.Store // nil without one
+	keeping   *keeping    // nil without a store
 	doorman   *doorman
 	names     *resolver.Resolver // nil if nobody asks
 	sockets   *gateway.Sockets
@@ -168,6 +170,12 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	n.moduleFiles.begin(modulePaths(cfg))
 	var err error
 	co, problems := certOptions(cfg, log)
+	// Certificates are in the store, so it comes first.
+	if opened, err := openStore(ctx, cfg, log); err != nil {
+		fail("store", err)
+	} else if opened != nil {
+		n.store, co.Storage = opened, newCertStorage(opened.Files(), log)
+	}
 	if n.certs, err = certs.New(co); err != nil {
 		problems = append(problems, certProblems(cfg, err)...)
 	}
@@ -215,12 +223,12 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		}
 	}
 	var relay gateway.Relay = transportRelay{n.transport}
-	if n.keeping, err = newKeeping(ctx, cfg, n.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, log); err != nil {
-		fail("store", err)
-		rules.Release()
-		return nil, problems
-	}
-	if n.keeping != nil {
+	if n.store != nil {
+		if n.keeping, err = newKeeping(cfg, n.store, n.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, log); err != nil {
+			fail("store", err)
+			rules.Release()
+			return nil, problems
+		}
 		relay = keepingRelay{transportRelay{n.transport}, n.keeping.engine}
 	}
 	o := gateway.Options{
@@ -502,7 +510,12 @@ func (n *node) close() {
 		}
 	}
 	if n.keeping != nil {
-		if err := errors.Join(n.keeping.quiet(ctx), n.keeping.store.Close()); err != nil {
+		if err := n.keeping.quiet(ctx); err != nil {
+			n.log.Error("deliveries did not end", "err", err)
+		}
+	}
+	if n.store != nil { // who obtains certificates has ended: shutdown has waited for it
+		if err := n.store.Close(); err != nil {
 			n.log.Error("store did not close", "err", err)
 		}
 	}

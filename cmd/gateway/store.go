@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -69,11 +68,7 @@ type keeping struct {
 	ended  chan struct{}      // closed when it has
 }
 
-func newKeeping(ctx context.Context, cfg *config.Config, t *delivery.Transport, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
-	s, err := openStore(ctx, cfg, log)
-	if err != nil || s == nil {
-		return nil, err
-	}
+func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
 	d := cfg.Delivery.Schedule
 	e, err := delivery.NewEngine(delivery.EngineOptions{
 		Queue: s.Queue(), Transport: t, Hostname: string(cfg.Hostname), Log: log,
@@ -86,7 +81,7 @@ func newKeeping(ctx context.Context, cfg *config.Config, t *delivery.Transport, 
 		},
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, err
 	}
 	return &keeping{store: s, engine: e, ended: make(chan struct{})}, nil
 }

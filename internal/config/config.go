@@ -40,7 +40,7 @@ type Config struct {
 	Listeners       []Listener         `key:"listeners" required:"true" doc:"Where mail is taken in."`
 	Routes          []Route            `key:"routes" doc:"Which recipients are ours, and where their mail goes. The first match wins; a recipient without a route is refused."`
 	Backends        map[string]Backend `key:"backends" doc:"The mail servers behind us, by name."`
-	Store           Store              `key:"store" doc:"Where messages are kept that are not handed on at once."`
+	Store           Store              `key:"store" doc:"Where messages are kept that are not handed on at once, and certificates that were obtained."`
 	Overload        Overload           `key:"overload" doc:"When the gateway as a whole has too much to do: from 80 % of a limit on clients may be silent for a shorter time, at the limit new ones are told 421."`
 	Delivery        Delivery           `key:"delivery" doc:"How we find out about others."`
 	Filters         Filters            `key:"filters" doc:"WebAssembly filters, and the chains they form."`
@@ -217,9 +217,9 @@ type Schedule struct {
 	Notify Pause         `key:"notify" default:"4h" doc:"When the sender is told of the delay; or off."`
 }
 
-// Store says where messages are kept.
+// Store says where messages are kept, and certificates.
 type Store struct {
-	Driver StoreDriver `key:"driver" doc:"embedded keeps messages in a folder, for one node; postgres in a database, for one or more. none keeps nothing: clients hear 250 after the backend said it, and nothing can be queued or held. By default embedded where something needs it, else none."`
+	Driver StoreDriver `key:"driver" doc:"embedded keeps messages, and certificates that were obtained, in a folder, for one node; postgres in a database, for one or more. none keeps nothing: clients hear 250 after the backend said it, and nothing can be queued or held. By default embedded where something needs it, else none."`
 	Path   Path        `key:"path" default:"./data/store" doc:"The folder, with driver: embedded. Nobody else may write to it."`
 	URL    string      `key:"url" doc:"The database, with driver: postgres, as in postgres://user@host/name."`
 	Key    File        `key:"key" doc:"file:PATH of a file with 32 octets in hexadecimal that encrypt private keys in the store. Required with driver: postgres."`
@@ -256,9 +256,9 @@ type FilterLimits struct {
 // Certificates names the certificates shown to clients.
 type Certificates struct {
 	Files      []CertificateFile `key:"files" doc:"Certificates with their keys; which one is shown depends on the name the client asks for, and the first is the default."`
-	Dir        Path              `key:"dir" default:"./data/certificates" doc:"Where the self-signed certificate is kept that is made when there is no other, and in acme below it the certificates that were obtained, their keys and the account with the CA."`
+	Dir        Path              `key:"dir" default:"./data/certificates" doc:"Where the self-signed certificate is kept that is made when there is no other, and, without a store, in acme below it the certificates that were obtained, their keys and the account with the CA. With a store those are there, and what acme has is copied into it at the start."`
 	MinVersion TLSVersion        `key:"min_version" default:"1.2" doc:"The lowest version of TLS that clients may speak. RFC 8996 has retired 1.0 and 1.1."`
-	Names      []CertificateName `key:"names" doc:"Host names that a certificate is obtained for, each of its own, and kept renewed. They must lead to this machine."`
+	Names      []CertificateName `key:"names" doc:"Host names that a certificate is obtained for, each of its own, and kept renewed. They must lead to this machine, or to one of those that share a store."`
 	ACME       ACME              `key:"acme" doc:"The authority that the certificates for names are obtained from, and how it is shown that the names are ours (RFC 8555)."`
 }
 
