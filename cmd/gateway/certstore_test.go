@@ -19,24 +19,45 @@ import (
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
+	"github.com/penstock/penstock/store/postgres"
 )
 
 // certstore_test.go: certificates in the store.
 
-// What certmagic asks of a storage, over a store of files and one more file that is not its
-// own.
+// What certmagic asks of a storage, over both stores; that in a database has two nodes.
 func TestCertStorage(t *testing.T) {
-	db, err := embedded.Open(t.TempDir(), embedded.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	t.Run("embedded", func(t *testing.T) {
+		db, err := embedded.Open(t.TempDir(), embedded.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		checkStorage(t, db.Files(), db.Files())
+	})
+	t.Run("postgres", func(t *testing.T) {
+		p := peers.Postgres(t)
+		o := postgres.Options{URL: p.URL(p.Database(t)), Keys: [][]byte{make([]byte, 32)}}
+		var nodes [2]store.Files
+		for i := range nodes {
+			db, err := postgres.Open(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			nodes[i] = db.Files()
+		}
+		checkStorage(t, nodes[0], nodes[1])
+	})
+}
+
+// checkStorage is the contract. There is one more file in the store, of somebody else.
+func checkStorage(t *testing.T, files, otherNode store.Files) {
 	ctx := t.Context()
-	var s certs.Storage = newCertStorage(db.Files(), slog.New(slog.DiscardHandler))
+	var s certs.Storage = newCertStorage(files, slog.New(slog.DiscardHandler))
 	if _, err := s.List(ctx, "", true); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("List of nothing: %v", err)
 	}
-	if err := db.Files().Write(ctx, "other/file", []byte("not a certificate")); err != nil {
+	if err := files.Write(ctx, "other/file", []byte("not a certificate")); err != nil {
 		t.Fatal(err)
 	}
 	for key, value := range map[string]string{"a/b/one": "1", "a/b/two": "22", "a/three": "333", "ab": "", "a/b/one again": "x"} {
@@ -94,10 +115,10 @@ func TestCertStorage(t *testing.T) {
 	if err := errors.Join(s.Delete(ctx, "a"), s.Delete(ctx, "a")); err != nil || s.Exists(ctx, "a/b/one") || !s.Exists(ctx, "ab") {
 		t.Errorf("Delete of a folder, twice: %v", err)
 	}
-	if data, err := db.Files().Read(ctx, "other/file"); err != nil || len(data) == 0 {
+	if data, err := otherNode.Read(ctx, "other/file"); err != nil || len(data) == 0 {
 		t.Errorf("the file of somebody else: %q, %v", data, err)
 	}
-	checkLocks(t, s, newCertStorage(db.Files(), slog.New(slog.DiscardHandler)))
+	checkLocks(t, s, newCertStorage(otherNode, slog.New(slog.DiscardHandler)))
 }
 
 // checkLocks wants locks to be those of all nodes, of which there are two.
