@@ -48,8 +48,11 @@ type EngineOptions struct {
 	// DestinationWorkers is how many may be under way to one destination. Default 20.
 	DestinationWorkers int
 	// Lease is for how long a delivery is leased at a time; it is extended while it runs.
-	// Default 5 minutes.
+	// What a node had that died comes back to the others after that. Default 2 minutes.
 	Lease time.Duration
+	// KeepTime is how long the store may take to make a message safe before the client is
+	// told to try again later. Default 30 seconds.
+	KeepTime time.Duration
 	// Log gets a line per attempt. Nil discards.
 	Log *slog.Logger
 }
@@ -63,8 +66,8 @@ func (o EngineOptions) Validate() error {
 	if _, err := smtp.ParseDomain(o.Hostname); err != nil {
 		errs = append(errs, fmt.Errorf("hostname: %w", err))
 	}
-	if o.Workers < 0 || o.DestinationWorkers < 0 || o.Lease < 0 {
-		errs = append(errs, errors.New("workers and lease must not be negative"))
+	if o.Workers < 0 || o.DestinationWorkers < 0 || o.Lease < 0 || o.KeepTime < 0 {
+		errs = append(errs, errors.New("workers and times must not be negative"))
 	}
 	return errors.Join(append(errs, o.Schedule.Validate())...)
 }
@@ -72,7 +75,8 @@ func (o EngineOptions) Validate() error {
 func (o EngineOptions) withDefaults() EngineOptions {
 	setDefault(&o.Workers, 500)
 	setDefault(&o.DestinationWorkers, 20)
-	setDefault(&o.Lease, 5*time.Minute)
+	setDefault(&o.Lease, 2*time.Minute)
+	setDefault(&o.KeepTime, 30*time.Second)
 	o.Schedule = o.Schedule.withDefaults()
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -140,7 +144,8 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 }
 
 // lookAtLeast is how often the store is asked what is due, whatever happens: it may know of
-// something that nobody told us, a lease that ran out for one. lookPause is the least time
+// something that nobody told us, a lease that ran out for one; if leases are shorter, it is
+// asked as often as they run out. lookPause is the least time
 // between two looks, and the pause is so many times as long as the look took: with a large
 // queue in a database it is work.
 const (
@@ -169,7 +174,7 @@ func (e *Engine) Run(ctx context.Context) {
 		began := time.Now()
 		next := e.look(ctx)
 		e.pause(max(lookPause, lookShare*time.Since(began)))
-		timer.Reset(max(min(time.Until(next), lookAtLeast), 0))
+		timer.Reset(max(min(time.Until(next), lookAtLeast, e.opts.Lease), 0))
 	}
 }
 

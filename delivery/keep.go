@@ -36,16 +36,12 @@ type KeptRecipient struct {
 	Reply *smtp.Reply
 }
 
-// keepTime is how long the store may take to make a message safe. A client waits ten minutes
-// for the answer to its message (RFC 5321, Section 4.5.3.2.6).
-const keepTime = 2 * time.Minute
-
 // Keep puts a message into the queue and returns its name once it is safe. If all recipients
 // had been refused the name is that of the report, and empty if there is none. An error, which
 // ReplyOf turns into the answer, means that it is not there, or that this could not be found
 // out.
 func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
-	ctx, cancel := context.WithTimeout(ctx, keepTime)
+	ctx, cancel := context.WithTimeout(ctx, e.opts.KeepTime)
 	defer cancel()
 	now := e.now()
 	m, failed := e.messageOf(k, now)

@@ -72,6 +72,7 @@ func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, route 
 	d := cfg.Delivery.Schedule
 	e, err := delivery.NewEngine(delivery.EngineOptions{
 		Queue: s.Queue(), Transport: t, Hostname: string(cfg.Hostname), Log: log,
+		Lease: cfg.Delivery.Lease, KeepTime: cfg.Store.Timeout,
 		Schedule: delivery.Schedule{First: d.First, Factor: float64(d.Factor), Max: d.Max, Expire: d.Expire, Notify: time.Duration(d.Notify)},
 		Route: func(p smtp.Path) store.Destination {
 			if backend, ok := route(p); ok {

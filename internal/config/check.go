@@ -561,6 +561,12 @@ func (k *checker) store() {
 			k.warnf(child(at, "recipients"), "accept takes mail for anybody, and what the backend refuses later is returned to senders that may be forged")
 		}
 	}
+	if s.Timeout != 0 && s.Timeout < time.Second {
+		k.errorf("store.timeout", "is less than 1s")
+	}
+	if d := k.c.Delivery.Lease; d != 0 && d < 5*time.Second {
+		k.errorf("delivery.lease", "is less than 5s")
+	}
 	d := k.c.Delivery.Schedule
 	if d.First > d.Max {
 		k.errorf("delivery.schedule.first", "is longer than max")

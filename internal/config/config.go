@@ -204,8 +204,9 @@ type Overload struct {
 
 // Delivery says how we find out about others.
 type Delivery struct {
-	Resolver Resolver `key:"resolver" doc:"Who answers our questions to the DNS."`
-	Schedule Schedule `key:"schedule" doc:"When what could not be delivered is tried again."`
+	Resolver Resolver      `key:"resolver" doc:"Who answers our questions to the DNS."`
+	Schedule Schedule      `key:"schedule" doc:"When what could not be delivered is tried again."`
+	Lease    time.Duration `key:"lease" default:"2m" doc:"For how long a node has a message to itself; it asks for more while it delivers. With store.driver: postgres, what a node had when it died comes back to the others after this time, and a database that is away for longer than half of it makes them deliver again what was under way. At least 5s."`
 }
 
 // Schedule says when recipients that could not be served are tried again.
@@ -219,10 +220,11 @@ type Schedule struct {
 
 // Store says where messages are kept, and certificates.
 type Store struct {
-	Driver StoreDriver `key:"driver" doc:"embedded keeps messages, and certificates that were obtained, in a folder, for one node; postgres in a database, for one or more. none keeps nothing: clients hear 250 after the backend said it, and nothing can be queued or held. By default embedded where something needs it, else none."`
-	Path   Path        `key:"path" default:"./data/store" doc:"The folder, with driver: embedded. Nobody else may write to it."`
-	URL    string      `key:"url" doc:"The database, with driver: postgres, as in postgres://user@host/name."`
-	Key    File        `key:"key" doc:"file:PATH of a file with 32 octets in hexadecimal that encrypt private keys in the store. Required with driver: postgres."`
+	Driver  StoreDriver   `key:"driver" doc:"embedded keeps messages, and certificates that were obtained, in a folder, for one node; postgres in a database, for one or more. none keeps nothing: clients hear 250 after the backend said it, and nothing can be queued or held. By default embedded where something needs it, else none."`
+	Path    Path          `key:"path" default:"./data/store" doc:"The folder, with driver: embedded. Nobody else may write to it."`
+	URL     string        `key:"url" doc:"The database, with driver: postgres, as in postgres://user@host/name."`
+	Key     File          `key:"key" doc:"file:PATH of a file with 32 octets in hexadecimal that encrypt private keys in the store. Required with driver: postgres."`
+	Timeout time.Duration `key:"timeout" default:"30s" doc:"How long a client waits for its message to be safe while the store does not answer, before it is told to try again later. Longer than a database takes to be replaced by its standby, shorter than clients wait. At least 1s."`
 }
 
 // Resolver names the DNS server that we ask.

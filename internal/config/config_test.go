@@ -90,11 +90,12 @@ backends:
     addresses: ["smtp://192.0.2.7"]
     recipients: callout
     callout: {positive: 1m, negative: 2m, timeout: 3s, stale: 4m, entries: 5}
-store: {driver: postgres, path: s, url: "postgres://db", key: "file:k"}
+store: {driver: postgres, path: s, url: "postgres://db", key: "file:k", timeout: 4s}
 overload: {sessions: 1, memory: 64MiB, spool: 50MiB}
 delivery:
   resolver: {address: "127.0.0.1:53", trusted: false}
   schedule: {first: 1m, factor: 3, max: 2m, expire: 3m, notify: off}
+  lease: 6s
 filters:
   dir: filters
   cache: compiled
@@ -193,8 +194,8 @@ func fullConfig() *Config {
 			},
 		},
 		Overload: Overload{1, 64 << 20, 50 << 20},
-		Store:    Store{StorePostgres, "/etc/p/s", "postgres://db", "/etc/p/k"},
-		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}, Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}},
+		Store:    Store{StorePostgres, "/etc/p/s", "postgres://db", "/etc/p/k", 4 * time.Second},
+		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}, Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}, 6 * time.Second},
 		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Chains: map[string][]Filter{"inbound": {
 			{
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrorAccept,

@@ -322,9 +322,11 @@ penstock.yaml:5: warning: backends.m.when_down: queue has no effect with recipie
 penstock.yaml:5: warning: backends.m.recipients: accept takes mail for anybody, and what the backend refuses later is returned to senders that may be forged`},
 		{"store: none", backend("addresses: ['smtp://a.test']\nmode: queue") + "store: {driver: none}\n", `
 penstock.yaml:4: backends.m.mode: needs a store, and store.driver is none`},
-		{"store: postgres", "store: {driver: postgres}\ndelivery: {schedule: {first: 7h}}\n", `
+		{"store: postgres", "store: {driver: postgres, timeout: 900ms}\ndelivery: {lease: 4s, schedule: {first: 7h}}\n", `
 penstock.yaml:1: store.key: is required with driver: postgres: it encrypts private keys, which others could read there
 penstock.yaml:1: store.url: is required with driver: postgres
+penstock.yaml:1: store.timeout: is less than 1s
+penstock.yaml:2: delivery.lease: is less than 5s
 penstock.yaml:2: delivery.schedule.first: is longer than max`},
 		{"backend: words", backend("addresses: ['smtp://a.test']\nmode: indirect\nrecipients: pas"), `
 penstock.yaml:4: backends.m.mode: must be direct or queue, not "indirect"; did you mean "direct"?
