@@ -74,6 +74,10 @@ func (a *attempt) hold(ctx context.Context, lost context.CancelCauseFunc) (stop 
 			lost(store.ErrLeaseLost)
 			return
 		}
+		if err != nil {
+			timer.Reset(every / 10) // the store may be back long before the lease is over
+			return
+		}
 		timer.Reset(every)
 	})
 	return func() {
