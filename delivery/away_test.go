@@ -11,7 +11,7 @@ import (
 	"github.com/penstock/penstock/store"
 )
 
-// engine_test.go: a store that does not answer for a while.
+// away_test.go: a store that does not answer for a while.
 
 // awayQueue is a queue whose store is away between two times.
 type awayQueue struct {

@@ -114,6 +114,21 @@ type Status struct {
 	Certificates []Certificate `json:"certificates"`
 	// Managed are the names that certificates are obtained for.
 	Managed []Managed `json:"managed"`
+	// Nodes are those that share the store and were heard of lately, this one with them. There
+	// are none without a store.
+	Nodes []Node `json:"nodes"`
+}
+
+// Node is a gateway that shares the store.
+type Node struct {
+	// Name is that of its machine and something that each start makes anew.
+	Name string `json:"name"`
+	// Self is true for the one that answers.
+	Self    bool      `json:"self"`
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	// Seen is when it was heard of, by the clock of the store.
+	Seen time.Time `json:"seen"`
 }
 
 // Listener is one listener.

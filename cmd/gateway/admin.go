@@ -83,6 +83,7 @@ func (w watch) Status() api.Status {
 		Version: versionText(), Hostname: string(n.cfg.Hostname), Started: n.started.UTC(), Ready: w.Ready(), Load: n.gw.Load().Level,
 		Counts:    w.counts(),
 		Listeners: []api.Listener{}, Backends: w.backends(), Chains: w.chains(), Certificates: []api.Certificate{}, Managed: w.managed(),
+		Nodes: n.beats.nodes(),
 	}
 	for _, l := range n.gw.Listeners() {
 		al := api.Listener{Name: l.Name, Addresses: []string{}, TLS: string(l.TLS), Open: l.Open, Connections: l.Connections, TurnedAway: l.TurnedAway}

@@ -210,6 +210,14 @@ func (n *nodes) queued(g *gatewayProcess) map[string]bool {
 	return ids
 }
 
+// known are the nodes that a node knows of.
+func (n *nodes) known(g *gatewayProcess) []api.Node {
+	n.t.Helper()
+	var s api.Status
+	n.run(g, &s, "status")
+	return s.Nodes
+}
+
 // sendAll sends a message to each recipient, over nodes in turn and several at a time, and returns
 // what was said.
 func (n *nodes) sendAll(to []string, over ...*gatewayProcess) map[string]*smtp.Reply {
@@ -302,6 +310,15 @@ func TestTwoNodes(t *testing.T) {
 	if len(ids) != len(first) || !maps.Equal(ids, n.queued(one)) {
 		t.Errorf("%d messages wait according to one node, %d according to the other, want %d", len(n.queued(one)), len(ids), len(first))
 	}
+
+	eventually(t, "each node knows of both", both, func() bool {
+		for _, g := range both {
+			if nodes := n.known(g); len(nodes) != 2 || nodes[0].Self == nodes[1].Self || nodes[0].Version != nodes[1].Version {
+				return false
+			}
+		}
+		return true
+	})
 
 	// One dies with as many conversations as it may have.
 	back.set(slack)

@@ -177,6 +177,17 @@ func printStatus(w io.Writer, s api.Status) {
 		}
 		line(m.Name, next, cmp.Or(m.LastError, "fine"))
 	}
+	if len(s.Nodes) > 0 {
+		fmt.Fprintln(w)
+		line("NODE", "VERSION", "SINCE", "HEARD OF")
+	}
+	for _, n := range s.Nodes {
+		name := n.Name
+		if n.Self {
+			name += " (this one)"
+		}
+		line(name, n.Version, n.Started.Local().Format(time.DateTime), n.Seen.Local().Format(time.DateTime))
+	}
 }
 
 // shortDigest is enough of a digest to tell a few apart.

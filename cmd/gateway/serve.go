@@ -115,6 +115,7 @@ type node struct {
 	transport *delivery.Transport
 	store     store.Store // nil without one
 	keeping   *keeping    // nil without a store
+	beats     *beats      // likewise
 	doorman   *doorman
 	names     *resolver.Resolver // nil if nobody asks
 	sockets   *gateway.Sockets
@@ -230,6 +231,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 			return nil, problems
 		}
 		relay = keepingRelay{transportRelay{n.transport}, n.keeping.engine}
+		n.beats = newBeats(n.store.Cluster(), n.started, log)
 	}
 	o := gateway.Options{
 		Hostname: string(cfg.Hostname), Listeners: lo, Relay: relay,
@@ -283,12 +285,15 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	defer follow.Stop()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	var reloads sync.WaitGroup // and who obtains certificates
+	var reloads sync.WaitGroup // and what else runs until ctx ends
 	reloads.Go(func() {
 		if err := n.certs.Run(ctx); err != nil {
 			n.log.Error("certificates are not obtained", "err", err)
 		}
 	})
+	if n.beats != nil {
+		reloads.Go(func() { n.beats.run(ctx) })
+	}
 	again := make(chan struct{}, 1) // a token: no reload runs
 	again <- struct{}{}
 	var asked, changed bool // a reload is due, or that of modules
