@@ -275,13 +275,17 @@ func (a *attempt) unreported(who []int) []int {
 	return who
 }
 
-// record finishes the lease. A store that cannot is asked again until the lease is over, or
-// the engine is: what was delivered would be delivered twice.
+// recordTime is for how long a store that does not answer is told what became of a message. It
+// may take it also when the lease is over, and nobody can lease the message while it is away.
+const recordTime = time.Hour
+
+// record finishes the lease. A store that cannot is asked again until the lease is lost, or
+// the engine ends: what was delivered would be delivered twice.
 func (a *attempt) record(outcomes []store.Outcome, reports []*store.Report, err error, now time.Time) {
 	e := a.e
 	att := &store.Attempt{Time: a.start, Destination: a.lease.Destination, Host: a.host, Recipients: a.lease.Recipients,
 		Reply: a.told(err), Took: now.Sub(a.start)}
-	until := e.now().Add(e.opts.Lease)
+	until := e.now().Add(max(e.opts.Lease, recordTime))
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
 		ctx, cancel := context.WithTimeout(context.Background(), storeTime)
 		ferr := e.opts.Queue.Finish(ctx, a.lease, outcomes, att, reports...)

@@ -33,6 +33,13 @@ func (q *awayQueue) Extend(_ context.Context, l *store.Lease, lasts time.Duratio
 	return nil
 }
 
+func (q *awayQueue) Finish(context.Context, *store.Lease, []store.Outcome, *store.Attempt, ...*store.Report) error {
+	if q.away() {
+		return errors.New("connection refused")
+	}
+	return nil
+}
+
 func (q *awayQueue) Begin(context.Context, *store.Message) (store.Incoming, error) {
 	return awayIncoming{}, nil
 }
@@ -69,6 +76,23 @@ func TestHoldThroughOutage(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRecordAfterOutage: what was delivered while the store was away is recorded when it is back.
+func TestRecordAfterOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		q := &awayQueue{from: now, to: now.Add(30 * time.Minute)}
+		e := &Engine{opts: EngineOptions{Queue: q}.withDefaults(), now: time.Now}
+		e.attempts, e.kill = context.WithCancelCause(t.Context())
+		defer e.kill(nil)
+		m := &store.Message{Recipients: make([]store.Recipient, 1)}
+		a := &attempt{e: e, m: m, lease: &store.Lease{Message: m, Recipients: []int{0}}, replies: []*smtp.Reply{{Code: 250}}}
+		a.record([]store.Outcome{{State: store.Delivered}}, nil, nil, now)
+		if late := time.Since(q.to); e.Stats.Delivered.Load() != 1 || e.Stats.LeaseLost.Load() != 0 || late < 0 || late > 15*time.Second {
+			t.Errorf("got %d delivered and %d lost, %v after the store was back", e.Stats.Delivered.Load(), e.Stats.LeaseLost.Load(), late)
+		}
+	})
 }
 
 // TestKeepTime: a client does not wait for ever for a store that is away.

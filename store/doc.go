@@ -23,7 +23,7 @@
 // time is over. Finish takes it back with what became of each recipient, and may put a report
 // about them into the queue in the same step, so that a crash loses neither and doubles
 // neither. Who finishes a lease that has run out meanwhile is told [ErrLeaseLost], and
-// nothing is changed: another has it.
+// nothing is changed: another has it, or may have it.
 //
 // A message whose recipients are all done is removed with its content.
 //

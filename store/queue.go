@@ -15,7 +15,8 @@ import (
 var (
 	// ErrNotFound: there is no such message, module, file, or key.
 	ErrNotFound = errors.New("store: not found")
-	// ErrLeaseLost: the lease ran out, or its message was dropped.
+	// ErrLeaseLost: the lease ran out, or its message was dropped. A driver may let one that ran
+	// out be extended and finished as long as nobody else has had the recipients.
 	ErrLeaseLost = errors.New("store: the lease is lost")
 	// ErrFull: there is no room, and should be again later. Nothing was kept.
 	ErrFull = errors.New("store: no room")

@@ -57,11 +57,15 @@ const (
 		SELECT message, data FROM unnest($2::integer[], $3::uuid[], $4::bytea[]) WITH ORDINALITY AS u (n, message, data, place)` +
 		onlyDone + ` ORDER BY place`
 
+	// Whose token a recipient has holds its lease, even if that ran out: whoever takes or changes
+	// the recipient then changes the token, too. So a database that was away for longer than a
+	// lease still learns what was delivered meanwhile, if nobody was quicker.
+
 	// lastSQL finishes leases of the only recipient of a message whose last word is said: all
 	// of it goes.
 	lastSQL = `WITH
 		r AS (DELETE FROM recipient r USING unnest($2::integer[], $3::uuid[], $4::bigint[]) AS u (n, message, token)
-			WHERE r.message = u.message AND r.idx = 0 AND r.token = u.token AND r.until > clock_timestamp()
+			WHERE r.message = u.message AND r.idx = 0 AND r.token = u.token
 			RETURNING u.n, r.message),
 		m AS (DELETE FROM message USING r WHERE id = r.message RETURNING blob),
 		b AS (UPDATE blob SET until = clock_timestamp() + $5::interval WHERE id IN (SELECT blob FROM m WHERE blob IS NOT NULL))
@@ -71,8 +75,7 @@ const (
 	// nodes that finish the last recipients of one, the second sees what the first did.
 	lockSQL = `SELECT count(*) FROM (SELECT FROM message WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE) AS locked`
 	heldSQL = `WITH held AS (SELECT u.n, u.want FROM unnest($2::integer[], $3::uuid[], $4::bigint[], $5::integer[]) AS u (n, message, token, want)
-			JOIN recipient r ON r.message = u.message AND r.token = u.token
-			WHERE r.until > clock_timestamp() FOR UPDATE OF r)
+			JOIN recipient r ON r.message = u.message AND r.token = u.token FOR UPDATE OF r)
 		UPDATE batch SET done = done || ARRAY(SELECT n FROM held GROUP BY n, want HAVING count(*) = want) WHERE id = $1`
 	finishSQL = `UPDATE recipient r SET state = u.state, due = CASE u.state WHEN 0 THEN u.due ELSE r.due END,
 			tries = r.tries + u.tried, rank = r.rank / 64 * 64 + least(r.tries + u.tried, 63), told = r.told OR u.told,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,6 +107,7 @@ func TestFaults(t *testing.T) {
 		{"GoneBeforeTheAnswer", testGoneBeforeAnswer},
 		{"Held", testHeld},
 		{"Stalled", testStalled},
+		{"RanOut", testRanOut},
 		{"Restart", testRestart},
 		{"Full", testFull},
 		{"Poison", testPoison},
@@ -286,6 +288,59 @@ func testStalled(t *testing.T, _ *peers.PostgresServer, url string) {
 	}
 	if got := listed(t, a); len(got) != 0 {
 		t.Errorf("messages: got %v, want none", got)
+	}
+}
+
+// testRanOut: a lease that ran out, because the database was away, is finished and extended as
+// long as nobody else had the recipients.
+func testRanOut(t *testing.T, _ *peers.PostgresServer, url string) {
+	ctx, s := t.Context(), open(t, node(t, url, "ranout"))
+	lease := func(recipients int) *store.Lease {
+		t.Helper()
+		mustSend(t, s, mail(t, recipients), "x")
+		l := leaseOne(t, s)
+		if _, err := s.exec(ctx, "let it run out", once, "UPDATE recipient SET until = clock_timestamp() - interval '1 second'"); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	for recipients := 1; recipients <= 2; recipients++ {
+		done := slices.Repeat([]store.Outcome{{State: store.Delivered}}, recipients)
+		if err := s.Queue().Finish(ctx, lease(recipients), done, nil); err != nil {
+			t.Errorf("finish of %d: %v", recipients, err)
+		}
+		l := lease(recipients)
+		if err := s.Queue().Extend(ctx, l, time.Hour); err != nil {
+			t.Errorf("extend of %d: %v", recipients, err)
+		}
+		if more, err := s.Queue().Lease(ctx, here, past, 10, time.Hour); err != nil || len(more) != 0 {
+			t.Errorf("after an extension: got %d leases, %v", len(more), err)
+		}
+		if err := s.Queue().Finish(ctx, l, done, nil); err != nil {
+			t.Errorf("finish of %d after an extension: %v", recipients, err)
+		}
+		l = lease(recipients)
+		err := s.Queue().Update(ctx, l.Message.ID, func(m *store.Message) bool {
+			m.Recipients[0].State = store.Held
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{s.Queue().Extend(ctx, l, time.Hour), s.Queue().Finish(ctx, l, done, nil)} {
+			if !errors.Is(err, store.ErrLeaseLost) {
+				t.Errorf("after a change: got %v, want %v", err, store.ErrLeaseLost)
+			}
+		}
+		err = s.Queue().Update(ctx, l.Message.ID, func(m *store.Message) bool {
+			for i := range m.Recipients {
+				m.Recipients[i].State = store.Failed
+			}
+			return true
+		})
+		if recipients == 1 && err != nil { // the other one of two was just extended
+			t.Fatal(err)
+		}
 	}
 }
 
