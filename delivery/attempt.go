@@ -34,9 +34,8 @@ func (e *Engine) deliver(l *store.Lease) {
 	defer e.under.begin(l, a.start)()
 	ctx, cancel := context.WithCancelCause(e.attempts)
 	defer cancel(nil)
-	stop := a.hold(ctx, cancel)
+	defer a.hold(ctx, cancel)() // until the outcome is recorded
 	err := a.try(ctx)
-	stop()
 	if a.content != nil {
 		defer a.content.Close()
 	}

@@ -801,7 +801,7 @@ func TestLeaseLost(t *testing.T) {
 			b := &fake{end: func(string) string { return "hang" }}
 			h := (&house{hosts: map[string]*fake{"b": b}, wrap: func(q store.Queue) store.Queue {
 				return &troubled{Queue: q, extend: func() error { return err }}
-			}}).open(t).run()
+			}, options: func(o *EngineOptions) { o.Lease = 5 * time.Minute }}).open(t).run()
 			id := h.keep(letterTo(t, "to@b.test"))
 			after(time.Minute)
 			check(t, "leases lost", h.e.Stats.LeaseLost.Load(), 0)
