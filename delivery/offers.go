@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -40,6 +41,9 @@ func (o Offers) and(p Offers) Offers {
 		UTF8: o.UTF8 && p.UTF8, EightBit: o.EightBit && p.EightBit,
 		MaxSize: max(o.MaxSize, p.MaxSize),
 	}
+	if a, b := o.Extensions.DeliverBy, p.Extensions.DeliverBy; a > 0 && b > 0 {
+		both.Extensions.DeliverBy = max(a, b)
+	}
 	if o.MaxSize > 0 && p.MaxSize > 0 {
 		both.MaxSize = min(o.MaxSize, p.MaxSize)
 	}
@@ -50,12 +54,18 @@ func (o Offers) and(p Offers) Offers {
 func (b *backend) offersOf(client *smtp.Client) Offers {
 	has := func(keyword string) bool { _, ok := client.Extension(keyword); return ok }
 	_, encrypted := client.TLS()
+	var by time.Duration
+	if least, ok := client.Extension("DELIVERBY"); ok {
+		n, _ := strconv.Atoi(least) // none, or nonsense, is that it does not say
+		by = max(time.Duration(n)*time.Second, time.Second)
+	}
 	return Offers{
 		Extensions: smtp.Extensions{
 			DSN:        has("DSN"),
 			BinaryMIME: has("BINARYMIME") && has("CHUNKING") && !b.opts.NoChunking,
 			// RFC 8689, Section 4.2.1: whoever the server is must be certain.
 			RequireTLS: has("REQUIRETLS") && encrypted && b.opts.TLS == TLSVerify,
+			DeliverBy:  by,
 		},
 		UTF8: has("SMTPUTF8"), EightBit: has("8BITMIME"),
 		MaxSize: client.MaxSize(),

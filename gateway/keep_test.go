@@ -375,10 +375,14 @@ func TestKeepFilters(t *testing.T) {
 	}
 }
 
-// TestKeepOffers: what a store lets us promise is offered if all mail goes into it.
+// TestKeepOffers: what a store lets us promise is offered if all mail goes into it, and delivery in
+// time if the backends promise their part.
 func TestKeepOffers(t *testing.T) {
 	rules := func(r *rig) *ruleSet { return r.build(t).rules.Load() }
 	dsn := map[string]smtp.Extensions{"a": {DSN: true}, "b": {DSN: true}}
+	by := func(a, b time.Duration) map[string]smtp.Extensions {
+		return map[string]smtp.Extensions{"a": {DeliverBy: a}, "b": {DeliverBy: b}}
+	}
 	for _, c := range []struct {
 		name   string
 		queue  [2]bool
@@ -387,8 +391,10 @@ func TestKeepOffers(t *testing.T) {
 		offers map[string]smtp.Extensions
 		want   smtp.Extensions
 	}{
-		{"all queue", [2]bool{true, true}, true, false, nil, smtp.Extensions{DSN: true, Priority: true, DeliverBy: time.Minute}},
-		{"all queue, logged in", [2]bool{true, true}, true, true, nil, smtp.Extensions{DSN: true, Priority: true, DeliverBy: time.Minute, FutureRelease: 7 * 24 * time.Hour}},
+		{"all queue", [2]bool{true, true}, true, false, nil, smtp.Extensions{DSN: true, Priority: true}},
+		{"all queue, logged in", [2]bool{true, true}, true, true, nil, smtp.Extensions{DSN: true, Priority: true, FutureRelease: 7 * 24 * time.Hour}},
+		{"all queue, in time", [2]bool{true, true}, true, false, by(time.Second, 2*time.Minute), smtp.Extensions{DSN: true, Priority: true, DeliverBy: 2 * time.Minute}},
+		{"all queue, one in time", [2]bool{true, true}, true, false, by(time.Second, 0), smtp.Extensions{DSN: true, Priority: true}},
 		{"one direct", [2]bool{true, false}, true, true, nil, smtp.Extensions{}},
 		{"one direct that reports", [2]bool{true, false}, true, true, dsn, smtp.Extensions{DSN: true}},
 		{"no keeper", [2]bool{true, true}, false, true, dsn, smtp.Extensions{DSN: true}},
@@ -410,7 +416,7 @@ func TestKeepOffers(t *testing.T) {
 	p.talk(" => 220")
 	p.send("EHLO client.test\r\n")
 	got := p.reply()
-	for word, want := range map[string]bool{"DSN": true, "MT-PRIORITY": true, "DELIVERBY 60": true, "FUTURERELEASE": false} {
+	for word, want := range map[string]bool{"DSN": true, "MT-PRIORITY": true, "DELIVERBY": false, "FUTURERELEASE": false} {
 		if strings.Contains(got, word) != want {
 			t.Errorf("EHLO: %s offered: %v, want %v in %q", word, !want, want, got)
 		}

@@ -207,12 +207,19 @@ func (rs *ruleSet) offers(relay Relay, held bool) smtp.Extensions {
 			asked[r.Backend] = e
 		}
 		if keeps && r.Queue {
-			e.DSN, e.Priority, e.DeliverBy, e.FutureRelease = true, true, minDeliverBy, maxRelease
+			e.DSN, e.Priority, e.FutureRelease = true, true, maxRelease
 		}
 		all.DSN, all.BinaryMIME, all.RequireTLS = all.DSN && e.DSN, all.BinaryMIME && e.BinaryMIME, all.RequireTLS && e.RequireTLS
 		all.Priority = all.Priority && e.Priority
 		if !keeps || !r.Queue {
-			all.DeliverBy, all.FutureRelease = 0, 0
+			e.DeliverBy, all.FutureRelease = 0, 0
+		}
+		// What must be there in time may not go to who does not promise that, and not to who
+		// needs more of it. RFC 2852, Section 4.1.
+		if e.DeliverBy == 0 || all.DeliverBy == 0 {
+			all.DeliverBy = 0
+		} else {
+			all.DeliverBy = max(all.DeliverBy, e.DeliverBy)
 		}
 	}
 	if !held {

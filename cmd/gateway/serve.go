@@ -464,16 +464,21 @@ func (n *node) shutdown(reloads *sync.WaitGroup, administered <-chan struct{}) e
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
+		// Both at once: what sessions bring now is kept for the next start.
+		var deliveries sync.WaitGroup
+		if n.keeping != nil {
+			deliveries.Go(func() {
+				if err := n.keeping.quiet(ctx); err != nil {
+					n.log.Warn("some deliveries were cut off, and will be repeated", "timeout", timeout)
+				}
+			})
+		}
 		err := n.gw.Shutdown(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {
 			n.log.Warn("some sessions were cut off", "timeout", timeout)
 			err = nil
 		}
-		if n.keeping != nil {
-			if err := n.keeping.quiet(ctx); err != nil {
-				n.log.Warn("some deliveries were cut off, and will be repeated", "timeout", timeout)
-			}
-		}
+		deliveries.Wait()
 		reloads.Wait()
 		n.close()
 		<-administered
