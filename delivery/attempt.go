@@ -29,6 +29,10 @@ type attempt struct {
 
 // deliver tries a lease, and finishes it whatever happens.
 func (e *Engine) deliver(l *store.Lease) {
+	if !e.await(l) {
+		e.giveBack([]*store.Lease{l})
+		return
+	}
 	a := &attempt{e: e, lease: l, m: l.Message, start: e.now(), replies: make([]*smtp.Reply, len(l.Recipients))}
 	e.Stats.Attempts.Add(1)
 	defer e.under.begin(l, a.start)()

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/penstock/penstock/mail/smtp"
 )
 
@@ -66,6 +68,7 @@ type backend struct {
 	name   string
 	opts   BackendOptions
 	groups [][]*endpoint
+	pace   *rate.Limiter // of messages from the queue
 
 	mu      sync.Mutex // guards what follows, and the endpoints
 	leases  int
@@ -90,7 +93,7 @@ type waiter struct {
 }
 
 func newBackend(s *settings, name string, o BackendOptions) *backend {
-	b := &backend{settings: s, name: name, opts: o, conns: make(map[*conn]struct{}), logins: make(chan struct{}, o.Logins)}
+	b := &backend{settings: s, name: name, opts: o, conns: make(map[*conn]struct{}), logins: make(chan struct{}, o.Logins), pace: o.Pace.limiter()}
 	for _, group := range o.Groups {
 		var eps []*endpoint
 		for _, e := range group {

@@ -98,6 +98,7 @@ type Engine struct {
 	// patience.
 	attempts context.Context
 	kill     context.CancelCauseFunc
+	closed   chan struct{} // closed with closing
 
 	mu      sync.Mutex // guards what follows
 	closing bool
@@ -137,7 +138,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("delivery: engine: %w", err)
 	}
-	e := &Engine{opts: o.withDefaults(), now: time.Now, wake: make(chan struct{}, 1), dests: make(map[store.Destination]*destination)}
+	e := &Engine{opts: o.withDefaults(), now: time.Now, wake: make(chan struct{}, 1), dests: make(map[store.Destination]*destination), closed: make(chan struct{})}
 	e.own, _ = smtp.ParseDomain(o.Hostname)
 	e.attempts, e.kill = context.WithCancelCause(context.Background())
 	return e, nil
@@ -429,6 +430,9 @@ var errShutdown = errors.New("delivery: shutting down")
 // are cut off and tried again later, and ctx's error is returned. It may be called again.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
+	if !e.closing {
+		close(e.closed)
+	}
 	e.closing = true
 	e.mu.Unlock()
 	done := make(chan struct{})

@@ -32,6 +32,7 @@ type house struct {
 	hosts map[string]*fake
 	// connections is how many there may be to each backend.
 	connections int
+	pace        Pace
 	options     func(*EngineOptions)
 	// wrap is what stands between the engine and the queue.
 	wrap func(store.Queue) store.Queue
@@ -63,7 +64,7 @@ func (h *house) open(t testing.TB) *house {
 	for name, f := range h.hosts {
 		n.hosts[name+".test:25"] = f
 		b := one(Endpoint{Network: "tcp", Address: name + ".test:25", LMTP: f != nil && f.lmtp})
-		b.Connections = h.connections
+		b.Connections, b.Pace = h.connections, h.pace
 		o.Backends[name] = b
 	}
 	o.Dial = n.dial
@@ -555,6 +556,31 @@ func TestOrder(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("order: got %v, want %v", got, want)
 		}
+	})
+}
+
+// TestPace: a backend gets no more than it is to get, whatever waits; a lease that waits longer than it
+// lasts is not lost. What waits at the end is given back.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &fake{}
+		h := (&house{hosts: map[string]*fake{"b": b}, pace: Pace{Messages: 1, Per: 3 * time.Minute}}).open(t)
+		for range 5 {
+			h.put(letterTo(t, "to@b.test"), nil)
+		}
+		h.run()
+		for i := range 4 {
+			after(time.Second)
+			check(t, "sent", b.heard("DATA"), i+1)
+			after(3*time.Minute - time.Second)
+		}
+		start := time.Now()
+		check(t, "leases lost", h.e.Stats.LeaseLost.Load(), 0)
+		h.put(letterTo(t, "to@b.test"), nil)
+		after(time.Minute)
+		check(t, "shutdown", h.quiet(time.Second), nil)
+		check(t, "shutdown waited for a turn", time.Since(start) > 2*time.Minute, false)
+		check(t, "sent in all", b.heard("DATA"), 5)
 	})
 }
 

@@ -71,6 +71,9 @@ type BackendOptions struct {
 	// ones included. It should not exceed what the backend takes of one client.
 	// Default 50.
 	Connections int
+	// Pace is how fast messages from the queue are handed over. Mail whose client waits is not
+	// held to it. Zero is no limit.
+	Pace Pace
 	// WaitConnection is how long a transaction waits for one of them to be free before
 	// it is told 451 4.3.2. Default 10 s.
 	WaitConnection time.Duration
@@ -123,7 +126,7 @@ func (o BackendOptions) Validate() error {
 		value int64
 	}{
 		{"connections", int64(o.Connections)}, {"logins", int64(o.Logins)}, {"wait for a connection", int64(o.WaitConnection)},
-		{"idle timeout", int64(o.IdleTimeout)}, {"uses of a connection", int64(o.MaxUses)},
+		{"messages of the pace", int64(o.Pace.Messages)}, {"time of the pace", int64(o.Pace.Per)}, {"idle timeout", int64(o.IdleTimeout)}, {"uses of a connection", int64(o.MaxUses)},
 		{"connect timeout", int64(o.ConnectTimeout)},
 		{"greeting timeout", int64(o.Timeouts.Greeting)}, {"command timeout", int64(o.Timeouts.Command)},
 		{"data start timeout", int64(o.Timeouts.DataInit)}, {"data block timeout", int64(o.Timeouts.DataBlock)},
@@ -179,7 +182,7 @@ func (o BackendOptions) same(p BackendOptions) bool {
 		o.TLS == p.TLS && o.CAs.Equal(p.CAs) && o.ServerName == p.ServerName &&
 		o.NoChunking == p.NoChunking && o.XClient == p.XClient && o.XForward == p.XForward &&
 		o.User == p.User && o.Password == p.Password && o.ClearLogin == p.ClearLogin && o.Logins == p.Logins &&
-		o.Connections == p.Connections && o.WaitConnection == p.WaitConnection &&
+		o.Connections == p.Connections && o.Pace == p.Pace && o.WaitConnection == p.WaitConnection &&
 		o.IdleTimeout == p.IdleTimeout && o.MaxUses == p.MaxUses &&
 		o.ConnectTimeout == p.ConnectTimeout && o.Timeouts == p.Timeouts
 }

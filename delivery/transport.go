@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/penstock/penstock/mail/smtp"
 )
 
@@ -113,6 +115,16 @@ func (t *Transport) connections(name string) int {
 		return b.opts.Connections
 	}
 	return 0
+}
+
+// pace returns what messages from the queue wait for, nil if there is no such backend.
+func (t *Transport) pace(name string) *rate.Limiter {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.backends[name]; b != nil {
+		return b.pace
+	}
+	return nil
 }
 
 // enter counts a transaction.

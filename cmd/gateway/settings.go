@@ -76,6 +76,9 @@ func backends(c *config.Config) (map[string]delivery.BackendOptions, config.Prob
 			NoChunking: b.Chunking == config.False, User: b.Login.User, ClearLogin: b.Login.Insecure == config.True,
 			Timeouts: smtp.Timeouts{Command: b.Timeouts.Command, DataEnd: b.Timeouts.Data},
 		}
+		if !b.Pace.Off() {
+			o.Pace = delivery.Pace{Messages: b.Pace.Count, Per: b.Pace.Per}
+		}
 		for _, group := range b.Addresses {
 			var eps []delivery.Endpoint
 			for _, a := range group {

@@ -167,6 +167,7 @@ type Backend struct {
 	XClient     Bool               `key:"xclient" default:"false" doc:"true tells the backend with XCLIENT who the client is, if it offers that: it then judges the client as if it were connected itself."`
 	XForward    Bool               `key:"xforward" default:"false" doc:"true tells the backend with XFORWARD who the client is, if it offers that, for its log."`
 	Connections int                `key:"connections" default:"50" doc:"Connections open to it at one time."`
+	Pace        Rate               `key:"pace" default:"off" doc:"Messages that each gateway hands it from the queue in a time, such as 600/1m, or off. They are spread over it."`
 	CAFile      Path               `key:"ca_file" doc:"PEM file with the authorities that tls: verify trusts; empty for those of the system."`
 	TLSName     Domain             `key:"tls_name" doc:"The name that tls: verify looks for in the certificate; empty for the host of the address."`
 	Timeouts    Timeouts           `key:"timeouts" doc:"How long we wait for it."`
