@@ -81,6 +81,7 @@ backends:
     chunking: false
     xclient: false
     xforward: true
+    pace: 600/1m
     timeouts: {connect: 1s, command: 2s, data: 3s}
   other:
     addresses: ["smtp://[2001:db8::1]:2525"]
@@ -176,20 +177,20 @@ func fullConfig() *Config {
 					{{ProtocolSMTP, false, "unix", "/run/lmtp.sock"}},
 				},
 				TLS: BackendTLSVerify, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{Word: RecipientsAccept},
-				Callout: callout, Login: BackendLogin{"us", "/etc/p/pw", True}, Chunking: False, XClient: False, XForward: True,
+				Callout: callout, Login: BackendLogin{"us", "/etc/p/pw", True}, Chunking: False, XClient: False, XForward: True, Pace: Rate{600, time.Minute},
 				Connections: 5, CAFile: "/etc/p/ca.pem", TLSName: "mail.example.com",
 				Timeouts: Timeouts{time.Second, 2 * time.Second, 3 * time.Second},
 			},
 			"other": {
 				Addresses: [][]BackendAddress{{{ProtocolSMTP, false, "tcp", "[2001:db8::1]:2525"}}},
 				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{File: "/etc/p/list.txt"}, Separator: "+",
-				Callout: callout, XClient: False, XForward: False, Chunking: True, Login: BackendLogin{Insecure: False},
+				Callout: callout, XClient: False, XForward: False, Pace: Rate{Count: -1}, Chunking: True, Login: BackendLogin{Insecure: False},
 				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
 			},
 			"asked": {
 				Addresses: [][]BackendAddress{{{ProtocolSMTP, false, "tcp", "192.0.2.7:25"}}},
 				TLS:       BackendTLSOpportunistic, Mode: ModeDirect, WhenDown: WhenDownTempfail, Recipients: Recipients{Word: RecipientsCallout},
-				Callout: Callout{time.Minute, 2 * time.Minute, 3 * time.Second, 4 * time.Minute, 5}, XClient: False, XForward: False, Chunking: True, Login: BackendLogin{Insecure: False},
+				Callout: Callout{time.Minute, 2 * time.Minute, 3 * time.Second, 4 * time.Minute, 5}, XClient: False, XForward: False, Pace: Rate{Count: -1}, Chunking: True, Login: BackendLogin{Insecure: False},
 				Connections: 50, Timeouts: Timeouts{30 * time.Second, 5 * time.Minute, 10 * time.Minute},
 			},
 		},
