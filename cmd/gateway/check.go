@@ -16,6 +16,7 @@ import (
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/mail/smtp/sasl/users"
+	"github.com/penstock/penstock/store/postgres"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -82,6 +83,7 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	problems = append(problems, tryListeners(cfg)...)
 	problems = append(problems, tryCertificates(cfg)...)
 	problems = append(problems, checkAdmin(cfg)...)
+	problems = append(problems, tryStore(cfg)...)
 	rt, err := wasmhost.New(ctx, wasmhost.Options{})
 	if err != nil {
 		return append(problems, cfg.Problem("filters", oneLine(err)))
@@ -140,6 +142,21 @@ func tryListeners(cfg *config.Config) config.Problems {
 		problems = append(problems, cfg.Problem("delivery.resolver.address", oneLine(err)))
 	}
 	return problems
+}
+
+// tryStore reads the keys of a store, and its address. The database is not asked.
+func tryStore(cfg *config.Config) config.Problems {
+	if cfg.Store.Driver != config.StorePostgres || cfg.Store.Key == "" || cfg.Store.URL == "" {
+		return nil // what is missing is reported
+	}
+	keys, err := readKeys(string(cfg.Store.Key))
+	if err != nil {
+		return config.Problems{cfg.Problem("store.key", oneLine(err))}
+	}
+	if err := (postgres.Options{URL: cfg.Store.URL, Keys: keys}).Validate(); err != nil {
+		return config.Problems{cfg.Problem("store.url", oneLine(err))}
+	}
+	return nil
 }
 
 // tryCertificates opens the files that are named. Nothing is obtained.

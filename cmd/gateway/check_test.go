@@ -51,9 +51,14 @@ func TestServeAndCheckAgree(t *testing.T) {
 		{"rate", "limits:\n      message_rate: 9/1ns", "penstock.yaml:5: listeners[0].limits.message_rate: rate: more than one per nanosecond"},
 		{"users", "auth: {users: 'file:$DIR/nobody'}", "penstock.yaml:4: listeners[0].auth.users: "},
 		{"authorities", "client_certificates: {mode: verify, ca_file: $DIR/none.pem}", "penstock.yaml:4: listeners[0].client_certificates.ca_file: "},
+		{"key of the store", "trusted_networks: []\nstore: {driver: postgres, url: 'postgres://127.0.0.1:1/x', key: 'file:$DIR/none'}", "penstock.yaml:5: store.key: "},
+		{"address of the store", "trusted_networks: []\nstore: {driver: postgres, url: 'postgres://[/x', key: 'file:$DIR/key'}", "penstock.yaml:5: store.url: "},
 		{"login without TLS", "tls: off\n    auth: {required: true, users: 'backend:store'}", "penstock.yaml:5: listeners[0].auth.required: "},
 	} {
 		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "key"), []byte(strings.Repeat("ab", 32)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		got := checkText(t, dir, strings.Replace(checkConfig, "CASE", tt.text, 1))
 		if !strings.Contains("\n"+got, "\n"+tt.want) || !strings.Contains(got, "\n1 to mend\n") {
 			t.Errorf("%s: check says\n%swant %s", tt.name, got, tt.want)

@@ -172,7 +172,9 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	var err error
 	co, problems := certOptions(cfg, log)
 	// Certificates are in the store, so it comes first.
-	if opened, err := openStore(ctx, cfg, log); err != nil {
+	if wrong := tryStore(cfg); wrong.Err() != nil {
+		problems = append(problems, wrong...)
+	} else if opened, err := openStore(ctx, cfg, log); err != nil {
 		fail("store", err)
 	} else if opened != nil {
 		n.store, co.Storage = opened, newCertStorage(opened.Files(), log)
