@@ -127,6 +127,11 @@ func (s *certStorage) watch(name string, h heldLock) {
 	select {
 	case <-h.back:
 	case <-h.Lost():
+		select {
+		case <-h.back:
+			return // what is lost of it was given back before
+		default:
+		}
 		s.log.Warn("a lock of certificates was lost; another node may do the same now", "lock", name)
 	}
 }
