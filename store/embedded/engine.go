@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -108,6 +109,9 @@ func (e *engine) prepare() (err error) {
 		return fmt.Errorf("embedded: make %s: %w", e.dir, err)
 	}
 	e.lock, err = e.o.FS.Lock(e.path(lockName))
+	if _, ok := errors.AsType[*fs.PathError](err); ok { // the file, and not the lock
+		return fmt.Errorf("embedded: %s cannot be used: %w", e.dir, err)
+	}
 	if err != nil {
 		return fmt.Errorf("embedded: %s is in use by another process, or cannot be locked; a running gateway is asked through its admin API: %w", e.dir, err)
 	}

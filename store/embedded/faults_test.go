@@ -565,6 +565,21 @@ func TestOpenFails(t *testing.T) {
 // closeStore2 closes a store whose disk may fail at that.
 func closeStore2(s *Store) { _ = s.Close() }
 
+// TestNoFolder: what is no folder is not said to be in use.
+func TestNoFolder(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(name, Options{})
+	if err == nil {
+		closeStore2(s)
+	}
+	if err == nil || strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("got %v, want an error that says why", err)
+	}
+}
+
 func TestSecondProcess(t *testing.T) {
 	fs := vfs.NewMem()
 	s := open(t, "/data", Options{FS: fs})
