@@ -110,6 +110,9 @@ func (a *attempt) try(ctx context.Context) error {
 		return errNoWay
 	}
 	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.sender(), a.client())
+	if errors.Is(err, errNoBackend) {
+		return errNoWay.Because(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -125,7 +128,7 @@ func (a *attempt) try(ctx context.Context) error {
 		case refused:
 			a.replies[i] = r
 		default:
-			return err
+			return brokeOff(ctx, err)
 		}
 	}
 	if len(taken) == 0 {
@@ -139,7 +142,7 @@ func (a *attempt) try(ctx context.Context) error {
 			}
 			return nil
 		}
-		return err
+		return brokeOff(ctx, err)
 	}
 	if len(replies) != len(taken) {
 		return fmt.Errorf("delivery: backend %s gave %d answers for %d recipients", backend, len(replies), len(taken))
@@ -148,6 +151,15 @@ func (a *attempt) try(ctx context.Context) error {
 		a.replies[i] = replies[n]
 	}
 	return nil
+}
+
+// brokeOff is what is said of a conversation that the backend broke off, with a 421 or without,
+// or that made no sense. If it was we who ended it, err speaks for itself.
+func brokeOff(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	return errBrokeOff.Because(err)
 }
 
 // sender is what MAIL is to say now: of the time that there was to deliver it, some is over.
@@ -176,6 +188,8 @@ var (
 	errExpired = smtp.Refuse(554, smtp.Enhanced{5, 4, 7}, "delivery time expired")
 	errDamaged = smtp.Refuse(554, smtp.Enhanced{5, 3, 0}, "the message was damaged where it was kept and cannot be delivered")
 	errNoWay   = smtp.Refuse(451, smtp.Enhanced{4, 4, 4}, "there is no way to this destination")
+	// errBrokeOff is in the words that a client hears who waits for the backend's answer.
+	errBrokeOff = smtp.Refuse(451, smtp.Enhanced{4, 4, 2}, "the next hop gave no proper answer, try again later")
 )
 
 // finish records what became of each recipient, with reports to the sender where it is to

@@ -336,6 +336,45 @@ func TestOutcomes(t *testing.T) {
 	})
 }
 
+// TestBrokenOff: a backend that breaks off, with a 421 or without, is no error of ours, nor is one
+// that the configuration does not have any more. The sender hears of neither's address.
+func TestBrokenOff(t *testing.T) {
+	const broken = "451 4.4.2 the next hop gave no proper answer, try again later"
+	for _, c := range []struct {
+		name, at, verb, reply, want string
+	}{
+		{"MAIL 421", "b", "MAIL", "421 4.3.2 going down", broken},
+		{"RCPT 421", "b", "RCPT", "421 4.3.2 going down", broken},
+		{"RCPT drop", "b", "RCPT", "drop", broken},
+		{"DATA drop", "b", "DATA", "drop", broken},
+		{"DATA 421", "b", "DATA", "421 4.3.2 going down", "451 4.3.2 going down"},
+		{"no backend", "gone", "", "", "451 4.4.4 there is no way to this destination"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &fake{ehlo: []string{"ENHANCEDSTATUSCODES"}}
+			if c.verb != "" {
+				b.answer = answers(map[string]string{c.verb: c.reply})
+			}
+			h := (&house{hosts: map[string]*fake{"b": b}, options: func(o *EngineOptions) { o.Schedule.Notify = time.Minute }}).open(t).run()
+			id := h.keep(letterTo(t, "to@"+c.at+".test"))
+			after(10 * time.Minute)
+			m, err := h.store.Queue().Message(t.Context(), id)
+			if err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+			check(t, c.name+": state", m.Recipients[0].State, store.Waiting)
+			if got := m.Recipients[0].Last.Line(); !strings.HasPrefix(got, c.want+" (") {
+				t.Errorf("%s: got %q, want %q and why", c.name, got, c.want)
+			}
+			reports := h.reports()
+			if len(reports) != 1 {
+				t.Fatalf("%s: %d reports, want one of the delay", c.name, len(reports))
+			}
+			tell(t, reports[0], "Diagnostic-Code: smtp; "+c.want[:20], "Action: delayed", "!b.test:25", "!internal error")
+		})
+	}
+}
+
 // TestNotify: what the sender is told, by its wishes. RFC 3461.
 func TestNotify(t *testing.T) {
 	const never, success, failure, delay = smtp.NotifyNever, smtp.NotifySuccess, smtp.NotifyFailure, smtp.NotifyDelay

@@ -39,6 +39,9 @@ type Transport struct {
 // ErrClosed is what Update returns after Shutdown.
 var ErrClosed = errors.New("delivery: transport is shut down")
 
+// errNoBackend is the error for a backend that the configuration does not have, before its name.
+var errNoBackend = errors.New("delivery: there is no backend")
+
 // New returns a Transport. It returns Validate's error. Without Options.ProbeEvery nothing
 // is connected to before there is mail.
 func New(o Options) (*Transport, error) {
@@ -136,7 +139,7 @@ func (t *Transport) enter(name string) (*backend, error) {
 	case t.closing:
 		return nil, errClosing
 	case !ok:
-		return nil, fmt.Errorf("delivery: there is no backend %q", name)
+		return nil, fmt.Errorf("%w %q", errNoBackend, name)
 	}
 	t.running++
 	return b, nil
