@@ -282,6 +282,12 @@ func printMessage(w io.Writer, m api.QueueMessage, now time.Time) {
 	printAttempts(w, m)
 }
 
+// expires tells whether a message is given up at its time: while all that is left of it is held, it
+// is not.
+func expires(m api.QueueMessage) bool {
+	return !m.Expires.IsZero() && slices.ContainsFunc(m.Recipients, func(r api.QueueRecipient) bool { return r.State == api.QueueWaiting })
+}
+
 func printEnvelope(w io.Writer, m api.QueueMessage, now time.Time) {
 	line := func(name, value string) {
 		if value != "" {
@@ -290,7 +296,7 @@ func printEnvelope(w io.Writer, m api.QueueMessage, now time.Time) {
 	}
 	line("ID", m.ID)
 	line("arrived", fmt.Sprintf("%s, %s ago", m.Arrived.Local().Format(time.DateTime), age(now.Sub(m.Arrived))))
-	if !m.Expires.IsZero() {
+	if expires(m) {
 		line("given up", fmt.Sprintf("%s, in %s", m.Expires.Local().Format(time.DateTime), age(m.Expires.Sub(now))))
 	}
 	line("from", m.Sender)
@@ -359,7 +365,7 @@ func printWhy(w io.Writer, x api.QueueExplanation) {
 			fmt.Fprintf(w, "%s %s.\n", printable(m.Recipients[i].Address), printable(reason.Text))
 		}
 	}
-	if !m.Expires.IsZero() {
+	if expires(m) {
 		fmt.Fprintf(w, "It is given up %s (in %s).\n", m.Expires.UTC().Format("2006-01-02 15:04 MST"), age(m.Expires.Sub(x.Now)))
 	}
 	printAttempts(w, m)

@@ -243,7 +243,12 @@ func TestQueueActs(t *testing.T) {
 
 	r.expect(api.RoleOperate, 0, "2 recipients of 1 message held", "hold", a)
 	r.expect(api.RoleOperate, 0, "0 recipients of 0 messages held", "hold", a)
+	if out := r.expect(api.RoleRead, 0, "is held until", "why", a) + r.expect(api.RoleRead, 0, "held", "show", a); strings.Contains(out, "given up") {
+		t.Errorf("a message that is held is said to be given up\n%s", out)
+	}
 	r.expect(api.RoleOperate, 0, "1 recipient of 1 message released", "release", a, "--domain", "example.com")
+	r.expect(api.RoleRead, 0, "It is given up ", "why", a)
+	r.expect(api.RoleRead, 0, "given up", "show", a)
 	r.expect(api.RoleAdmin, 0, "1 recipient of 1 message released", "release", "--state", "held") // one: no yes is needed
 	r.expect(api.RoleOperate, 0, "2 recipients of 2 messages made due", "retry", "--all", "--yes")
 	r.expect(api.RoleOperate, 0, "0 recipients of 0 messages made due", "retry", "--all")
