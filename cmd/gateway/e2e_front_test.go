@@ -389,8 +389,10 @@ backends:
 			if r := send(t, c, to, []byte("Subject: "+subject+"\r\n\r\nHello\r\n")); r.Code != 250 {
 				t.Errorf("%s: %s", addr, r.Line())
 			}
-			if r := send(t, c, "bob@far.example", nil); network == "tcp" && r.Code != 550 {
-				t.Errorf("%s: relaying: %s", addr, r.Line())
+			if network == "tcp" { // on the trusted socket it would be a sixth message
+				if r := send(t, c, "bob@far.example", nil); r.Code != 550 {
+					t.Errorf("%s: relaying: %s", addr, r.Line())
+				}
 			}
 			c.Close()
 			want[subject] = part
