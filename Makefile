@@ -18,6 +18,9 @@ test: test-deps filters ## install what the tests need (Debian packages, as root
 	echo "$(GO) test -race -timeout 15m ./..."; \
 	PARITY_DIR="$$record" $(GO) test -race -timeout 15m ./...; \
 	$(GO) run ./internal/parity/check "$$record"
+	@# What the race detector makes too slow is left out or smaller above.
+	$(GO) test -count 1 -run '^(TestDiskFails|TestPowerCut|TestRestart)$$' ./store/embedded
+	$(GO) test -count 1 -run '^TestSystems$$' ./internal/bench
 
 test-deps:
 	bash internal/peers/install.sh

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/penstock/penstock/internal/peers"
 )
 
 func TestParseListenAddress(t *testing.T) {
@@ -110,11 +112,11 @@ func TestOpenListeners(t *testing.T) {
 func TestZone(t *testing.T) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	i := slices.IndexFunc(ifaces, func(i net.Interface) bool { return i.Flags&net.FlagLoopback != 0 })
 	if i < 0 {
-		t.Skip("there is no loopback interface")
+		t.Fatal("there is no loopback interface")
 	}
 	a, err := parseListenAddress("[::1%" + ifaces[i].Name + "]:0")
 	if err != nil {
@@ -122,7 +124,7 @@ func TestZone(t *testing.T) {
 	}
 	ls, err := openListeners([]listenAddress{a}, nil)
 	if err != nil {
-		t.Skip("no IPv6 here:", err)
+		peers.Missing(t, "IPv6 on loopback", err.Error())
 	}
 	ls[0].Close()
 }
@@ -161,7 +163,7 @@ const childEnv = "PENSTOCK_TEST_SOCKETS"
 // This binary runs once more, as a service with sockets that were opened for it.
 func TestSocketActivation(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("no socket activation here")
+		peers.Missing(t, "socket activation", "run the test on Unix")
 	}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -145,7 +146,7 @@ func checkLocks(t *testing.T, one, other certs.Storage) {
 				return
 			}
 			count(1)
-			time.Sleep(time.Millisecond)
+			runtime.Gosched() // gives a second holder its chance
 			count(-1)
 			ended, cancel := context.WithCancel(ctx)
 			cancel() // as at the end

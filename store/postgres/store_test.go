@@ -42,7 +42,7 @@ func TestStore(t *testing.T) {
 	t.Parallel() // beside TestFaults: both wait for disks and clocks most of the time
 	server := peers.Postgres(t)
 	url, n := server.URL(server.Database(t)), 0
-	storetest.Run(t, func(t testing.TB) *storetest.Env {
+	env := func(t testing.TB) *storetest.Env {
 		n++
 		o := options(t, url)
 		o.Schema = fmt.Sprintf("test %d", n) // quicker than a database for each
@@ -56,5 +56,7 @@ func TestStore(t *testing.T) {
 		}
 		e.Second = func(t testing.TB) store.Store { return open(t, o) }
 		return e
-	})
+	}
+	storetest.Run(t, env)
+	storetest.RunShared(t, env)
 }

@@ -83,11 +83,16 @@ func Run(t *testing.T, open func(t testing.TB) *Env) {
 		{"Locks", testLocks},
 		{"Policies", testPolicies},
 		{"Cluster", testCluster},
-		{"TwoStores", testTwoStores},
-		{"TwoStoresHammer", testTwoHammer},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, open(t)) })
 	}
+}
+
+// RunShared is the part for drivers whose store several processes may have open: open must give
+// Env.Second.
+func RunShared(t *testing.T, open func(t testing.TB) *Env) {
+	t.Run("TwoStores", func(t *testing.T) { testTwoStores(t, open(t)) })
+	t.Run("TwoStoresHammer", func(t *testing.T) { testTwoHammer(t, open(t)) })
 }
 
 // now is when the tests begin: a time in the past, so that all is due unless a test says

@@ -407,7 +407,7 @@ func TestEditCarefully(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(path, link); err != nil {
-		t.Skipf("no links here: %v", err)
+		t.Fatal(err)
 	}
 	if _, err := Set(link, "a", Clear, "x"); err != nil {
 		t.Fatal(err)

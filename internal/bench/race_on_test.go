@@ -1,0 +1,6 @@
+//go:build race
+
+package bench
+
+// raceEnabled tells that the race detector makes everything slower.
+const raceEnabled = true
