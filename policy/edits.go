@@ -51,6 +51,7 @@ const (
 	EditRcptSet
 	EditRcptDelete
 	EditTag
+	EditScore
 )
 
 // Edit is one entry of the log.
@@ -63,6 +64,7 @@ type Edit struct {
 	Off   int64  // of a splice
 	Del   int64  // octets that a splice took out
 	Add   int64  // octets that it put in
+	Milli int64  // of a score
 }
 
 // String says in words what the edit did, on one line.
@@ -98,6 +100,8 @@ func (e Edit) text() string {
 		return "dropped recipient <" + e.Old + ">"
 	case EditTag:
 		return "tag " + e.Name + "=" + e.Value
+	case EditScore:
+		return "score " + Score{e.Name, e.Milli}.String()
 	}
 	return "unknown edit"
 }
@@ -119,7 +123,7 @@ type Edits struct {
 	ownRcpts bool
 
 	// What counts for the limits.
-	headerOps, headerLen, splices, envelopeOps, added, tags int
+	headerOps, headerLen, splices, envelopeOps, added, tags, scores int
 
 	spliced int64
 }
@@ -436,6 +440,7 @@ func (e *Edits) apply() {
 			}
 		}
 	}
+	e.applyScores()
 	if e.tx != nil {
 		e.sender.UTF8 = e.sender.UTF8 || e.needsUTF8()
 		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, e.sender, slices.Clip(e.rcpts)

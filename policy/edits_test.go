@@ -31,11 +31,12 @@ func TestEditAtStage(t *testing.T) {
 		{"SetRecipient", ".....RDHM..", func(e *Edits) error { return e.SetRecipient(0, to) }},
 		{"DeleteRecipient", ".....RDHM..", func(e *Edits) error { return e.DeleteRecipient(0) }},
 		{"Tag", "CSHAMRDHM..", func(e *Edits) error { return e.Tag("k", "v") }},
+		{"AddScore", "CSHAMRDHM..", func(e *Edits) error { return e.AddScore("k", 1500) }},
 	}
 	for _, tt := range edits {
 		for i, stage := range allStages {
 			for _, inTx := range []bool{true, false} {
-				want := tt.stages[i] != '.' && (inTx || tt.name == "Tag")
+				want := tt.stages[i] != '.' && (inTx || tt.name == "Tag" || tt.name == "AddScore")
 				var tx *Transaction
 				if inTx {
 					tx = newTx(t)
@@ -125,6 +126,8 @@ func TestEdits(t *testing.T) {
 		{func(e *Edits) error { return e.DeleteRecipient(3) }, "", "", "", ErrRange, "no such recipient"},
 		{func(e *Edits) error { return e.DeleteRecipient(-1) }, "", "", "", ErrRange, "no such recipient"},
 		{func(e *Edits) error { return e.Tag("k", "v\r\nw") }, "[]", "[{one k v\r\nw}]", "tag k=v  w", nil, "a tag may hold anything, its line in the log not"},
+		{func(e *Edits) error { return e.AddScore("k", -1500) }, "; message", " scores [k=-1.5]; message", "score k=-1.5", nil, "a score"},
+		{func(e *Edits) error { return e.AddScore("k", maxMilli+1) }, "", "", "", ErrRange, "a score that could overflow"},
 		{func(e *Edits) error { return e.Tag("", "v") }, "", "", "", ErrRange, "no key"},
 		{func(e *Edits) error { return e.Tag("k", strings.Repeat("v", 1024)) }, "", "", "", ErrRange, "a long tag"},
 	} {

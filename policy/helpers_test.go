@@ -46,7 +46,11 @@ func (tx *Transaction) text() string {
 	for _, r := range tx.Rcpts {
 		s += fmt.Sprintf(" rcpt %s by %q;", r.Path, r.AddedBy)
 	}
-	s += fmt.Sprintf(" tags %v; message ", tx.Tags)
+	s += fmt.Sprintf(" tags %v", tx.Tags)
+	if len(tx.Scores) > 0 {
+		s += fmt.Sprintf(" scores %v", tx.Scores)
+	}
+	s += "; message "
 	if tx.Message == nil {
 		return s + "none"
 	}

@@ -126,6 +126,8 @@ type Session struct {
 	User string
 	// Tags are what filters noted outside a transaction.
 	Tags []Tag
+	// Scores are what filters added up outside a transaction.
+	Scores []Score
 }
 
 // TLS is what policy may know of an encrypted connection.
@@ -160,6 +162,8 @@ type Transaction struct {
 	Message *Message
 	// Tags are what filters noted in the transaction.
 	Tags []Tag
+	// Scores are what filters added up in the transaction.
+	Scores []Score
 }
 
 // Recipient is a recipient of a transaction.
