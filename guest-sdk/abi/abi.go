@@ -48,7 +48,7 @@ package abi
 const (
 	Module = "mg1"
 	// Minor grows when something is added.
-	Minor = 0
+	Minor = 1
 )
 
 // Names of the guest's exports.
@@ -180,6 +180,8 @@ const (
 
 	FieldTLSVerified    Field = 26
 	FieldTLSFingerprint Field = 27
+
+	FieldScores Field = 28
 )
 
 // Errno is what an import returns instead of a length; it is negative.
@@ -232,6 +234,12 @@ const (
 	LevelError Level = 3
 )
 
+// MetricKind is how the values of a metric behave.
+type MetricKind int32
+
+// MetricCounter only grows.
+const MetricCounter MetricKind = 0
+
 // Verdict is what mg1_hook returns.
 type Verdict uint64
 
@@ -281,4 +289,9 @@ const (
 	MaxRandom     = 4 << 10  // octets of one call of random
 	MaxHeaderRaw  = 1 << 20  // octets of one call of hdr_raw
 	MaxBodyRead   = 1 << 20  // octets of one call of body_read
+
+	MaxScoreKey   = 64            // octets of a score's key
+	MaxScore      = 1_000_000_000 // thousandths of one addition
+	MaxMetrics    = 32            // metrics of a filter
+	MaxMetricName = 48            // octets of a metric's name
 )

@@ -67,6 +67,7 @@ var layout = []constant{
 	{"EntryOff", EntryOff}, {"EntryLen", EntryLen}, {"FlagPartial", FlagPartial},
 	{"KindBytes", int64(KindBytes)}, {"KindInt", int64(KindInt)}, {"KindList", int64(KindList)}, {"KindIP", int64(KindIP)},
 	{"LevelDebug", int64(LevelDebug)}, {"LevelInfo", int64(LevelInfo)}, {"LevelWarn", int64(LevelWarn)}, {"LevelError", int64(LevelError)},
+	{"MetricCounter", int64(MetricCounter)},
 }
 
 // limits are part of the contract too: a guest that keeps to them must go on working.
@@ -74,6 +75,7 @@ var limits = []constant{
 	{"MinMailbox", MinMailbox}, {"MaxMailbox", MaxMailbox}, {"MaxReply", MaxReply}, {"MaxReplyLines", MaxReplyLines},
 	{"MaxLogLine", MaxLogLine}, {"MaxLogLines", MaxLogLines}, {"MaxSession", MaxSession}, {"MaxAddress", MaxAddress},
 	{"MaxRandom", MaxRandom}, {"MaxHeaderRaw", MaxHeaderRaw}, {"MaxBodyRead", MaxBodyRead},
+	{"MaxScoreKey", MaxScoreKey}, {"MaxScore", MaxScore}, {"MaxMetrics", MaxMetrics}, {"MaxMetricName", MaxMetricName},
 }
 
 var constants = slices.Concat(layout, limits)

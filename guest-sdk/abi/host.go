@@ -11,8 +11,11 @@ type Host interface {
 	Config(off int32, buf []byte) int32
 	Reply(text []byte) int32
 	Tag(key, value []byte) int32
+	Score(key []byte, milli int64) int32
 	Log(level int32, line []byte) int32
 	LogEnabled(level int32) int32
+	Metric(name []byte, kind int32) int32
+	MetricAdd(id int32, v int64) int32
 	Now() int64
 	Mono() int64
 	Random(buf []byte) int32

@@ -64,8 +64,11 @@ func Imports() []Import {
 		{"config", "core", i32("off", "buf", "cap"), I32, Anytime, 0, "Reads the configuration, a JSON text, from offset off. Returns the length from off on."},
 		{"reply", "core", i32("p", "n"), I32, Deciding, 0, "Gives the text of the reply, UTF-8, lines separated by LF. The verdict's text bit says that it counts."},
 		{"tag", "core", i32("kp", "kn", "vp", "vn"), I32, Deciding, 0, "Notes a key and a value for later filters and the log. With action quarantine, the value of the key \"reason\" is shown to whoever looks at the message."},
+		{"score", "core", []Param{{"kp", I32}, {"kn", I32}, i64("milli")}, I32, Deciding, 1, "Adds thousandths, which may be negative, to the score of a key: of the transaction, or outside of one of the session. All filters add to the same scores. The key is as for tag."},
 		{"log", "log", i32("level", "p", "n"), I32, Anytime, 0, "Writes a line to the log, as the filter's."},
 		{"log_enabled", "log", i32("level"), I32, Anytime, 0, "Returns 1 if a line of that level would be written, else 0."},
+		{"metric", "metrics", i32("np", "nn", "kind"), I32, DuringInit, 1, "Names a number that the gateway counts for the filter. A name has the letters a-z, digits and _, and begins with a letter; kind is 0, a counter. Returns the metric's number, which is the same in every copy of the guest."},
+		{"metric_add", "metrics", []Param{{"id", I32}, i64("v")}, I32, InSession, 1, "Adds v, which is not negative, to a metric. It counts at once, whatever becomes of the call."},
 		{"now", "time", nil, I64, Anytime, 0, "Returns the time in nanoseconds since 1970 UTC."},
 		{"mono", "time", nil, I64, Anytime, 0, "Returns nanoseconds since some moment, for measuring."},
 		{"random", "random", i32("buf", "n"), I32, Anytime, 0, "Fills the buffer with random octets fit for secrets. Returns n."},
@@ -163,6 +166,7 @@ func FieldTable() []FieldInfo {
 		{FieldAuthToken, "auth_token", KindBytes, "The token, with XOAUTH2 and OAUTHBEARER; as auth_password."},
 		{FieldTLSVerified, "tls_verified", KindInt, "1 if the client's certificate was issued by an authority that the listener trusts; else missing."},
 		{FieldTLSFingerprint, "tls_fingerprint", KindBytes, "The SHA-256 of the client's certificate, 64 lower-case hexadecimal digits; missing if it sent none, or if a proxy has ended TLS."},
+		{FieldScores, "scores", KindList, "The scores that filters added up so far, this one's included, as KEY=N, N in thousandths."},
 	}
 }
 

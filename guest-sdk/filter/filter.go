@@ -67,6 +67,7 @@ type Filter struct {
 	name      string
 	configure func(Config) error
 	handlers  [abi.HookClose + 1]func(*call)
+	metrics   []*Metric
 }
 
 // call is one call of a handler.
@@ -193,6 +194,9 @@ func (f *Filter) start(h host) (mask uint64, err error) {
 		return 0, err
 	}
 	if err := c.Err(); err != nil {
+		return 0, err
+	}
+	if err := f.nameMetrics(h); err != nil {
 		return 0, err
 	}
 	for hook, handle := range f.handlers {

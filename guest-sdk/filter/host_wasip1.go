@@ -49,8 +49,11 @@ func (host) Get(f, i int32, buf []byte) int32   { return get(f, i, ptr(buf), siz
 func (host) Config(off int32, buf []byte) int32 { return config(off, ptr(buf), size(buf)) }
 func (host) Reply(text []byte) int32            { return reply(ptr(text), size(text)) }
 func (host) Tag(k, v []byte) int32              { return tag(ptr(k), size(k), ptr(v), size(v)) }
+func (host) Score(k []byte, milli int64) int32  { return score(ptr(k), size(k), milli) }
 func (host) Log(level int32, line []byte) int32 { return log(level, ptr(line), size(line)) }
 func (host) LogEnabled(level int32) int32       { return logEnabled(level) }
+func (host) Metric(n []byte, kind int32) int32  { return metric(ptr(n), size(n), kind) }
+func (host) MetricAdd(id int32, v int64) int32  { return metricAdd(id, v) }
 func (host) Now() int64                         { return now() }
 func (host) Mono() int64                        { return mono() }
 func (host) Random(buf []byte) int32            { return random(ptr(buf), size(buf)) }
@@ -102,6 +105,10 @@ func reply(p unsafe.Pointer, n int32) int32
 //go:noescape
 func tag(kp unsafe.Pointer, kn int32, vp unsafe.Pointer, vn int32) int32
 
+//go:wasmimport mg1 score
+//go:noescape
+func score(kp unsafe.Pointer, kn int32, milli int64) int32
+
 //go:wasmimport mg1 log
 //go:noescape
 func log(level int32, p unsafe.Pointer, n int32) int32
@@ -109,6 +116,14 @@ func log(level int32, p unsafe.Pointer, n int32) int32
 //go:wasmimport mg1 log_enabled
 //go:noescape
 func logEnabled(level int32) int32
+
+//go:wasmimport mg1 metric
+//go:noescape
+func metric(np unsafe.Pointer, nn, kind int32) int32
+
+//go:wasmimport mg1 metric_add
+//go:noescape
+func metricAdd(id int32, v int64) int32
 
 //go:wasmimport mg1 now
 //go:noescape

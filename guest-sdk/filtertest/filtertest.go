@@ -92,10 +92,12 @@ type Result struct {
 	// Reply is the line that the client would see, as in "550 5.7.1 no"; empty if the
 	// filter does not refuse.
 	Reply string
-	// Edits are the changes in words, tags left out.
+	// Edits are the changes in words, tags and scores left out.
 	Edits []string
 	// Tags are what the filter noted, as "key=value".
 	Tags []string
+	// Scores are what it added to scores, as "key=+1.5".
+	Scores []string
 	// Log are the filter's lines, as "INFO text". A filter of Options.Policy logs
 	// elsewhere.
 	Log []string
@@ -184,9 +186,12 @@ func (s *Session) note(step policy.Step) {
 		return
 	}
 	for _, e := range step.Edits {
-		if e.Kind == policy.EditTag {
+		switch e.Kind {
+		case policy.EditTag:
 			r.Tags = append(r.Tags, e.Name+"="+e.Value)
-		} else {
+		case policy.EditScore:
+			r.Scores = append(r.Scores, policy.Score{Key: e.Name, Milli: e.Milli}.String())
+		default:
 			r.Edits = append(r.Edits, e.String())
 		}
 	}

@@ -28,6 +28,7 @@ func Load(f *filter.Filter, o guest.Options) (policy.Filter, error) {
 	if _, err := f.Init(env); err != nil {
 		return nil, fmt.Errorf("filtertest: load %s: %w", o.Name, err)
 	}
+	o.Setup = env.Setup()
 	return &native{f, o, env.Hooks()}, nil
 }
 

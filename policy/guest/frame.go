@@ -114,6 +114,8 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 		return g.text(s.ID, true)
 	case abi.FieldTags:
 		return g.tags()
+	case abi.FieldScores:
+		return g.scores()
 	case abi.FieldTLSVersion, abi.FieldTLSCipher, abi.FieldTLSPeer, abi.FieldTLSName, abi.FieldTLSALPN,
 		abi.FieldTLSVerified, abi.FieldTLSFingerprint:
 		return g.tlsField(f)
@@ -275,6 +277,13 @@ func (g *Env) tags() ([]byte, abi.Kind) {
 		for _, t := range g.event.Tx.Tags {
 			g.scratch = appendList(g.scratch, t.Filter+"."+t.Key+"="+t.Value)
 		}
+	}
+	return g.scratch, abi.KindList
+}
+
+func (g *Env) scores() ([]byte, abi.Kind) {
+	for _, s := range g.event.Edits.Scores() {
+		g.scratch = appendList(g.scratch, s.Key+"="+strconv.FormatInt(s.Milli, 10))
 	}
 	return g.scratch, abi.KindList
 }

@@ -61,6 +61,16 @@ type Options struct {
 	Now func() time.Time
 	// Rand gives random octets. Default crypto/rand.
 	Rand io.Reader
+	// Setup is what the guest chose in an mg1_init that another Env has seen. Nil: it has
+	// chosen nothing yet.
+	Setup *Setup
+	// Metrics counts for the guest. Nil discards.
+	Metrics Metrics
+	// Charge is told of the work that calls of the guest cause in the host, in octets that
+	// are looked at or copied: before the work, and in long work at least every 64 KiB. It
+	// is called on the goroutine of the guest's call. False ends the work with abi.ETIME.
+	// Nil charges nothing.
+	Charge func(octets int64) bool
 }
 
 // Env is a filter's side of one session. It implements Host for the event that is
@@ -71,7 +81,7 @@ type Env struct {
 
 	hook  abi.Hook // 0 during mg1_init
 	event *policy.Event
-	mask  uint64 // subscribed hooks
+	setup Setup
 
 	reply    string
 	hasReply bool
@@ -101,7 +111,11 @@ func NewEnv(o Options) *Env {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	return &Env{opts: o, start: o.Now()}
+	g := &Env{opts: o, start: o.Now()}
+	if o.Setup != nil {
+		g.setup = o.Setup.clone()
+	}
+	return g
 }
 
 // Begin makes e the event that the Host speaks of. hook is one of abi.HookTable.
@@ -134,9 +148,6 @@ func small(b []byte) []byte {
 	}
 	return b[:0]
 }
-
-// Hooks returns the hooks that the guest subscribed to, as stages.
-func (g *Env) Hooks() policy.Stages { return policy.Stages(g.mask) }
 
 // Complaint returns the warnings and errors that the guest logged in mg1_init, a line
 // each: why it refuses to start, if it does. They are kept whatever the log's level.
@@ -217,7 +228,7 @@ func (g *Env) Subscribe(mask uint64) int32 {
 	if mask&^uint64(abi.InSession) != 0 {
 		return int32(abi.EINVAL)
 	}
-	g.mask |= mask
+	g.setup.mask |= mask
 	return 0
 }
 

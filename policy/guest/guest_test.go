@@ -35,8 +35,9 @@ func session() *policy.Session {
 	return &policy.Session{
 		ID: "c7", Number: 7, Listener: "mx", RDNS: "client.example.net", Helo: "helo.example.net", User: "u1",
 		Remote: netip.MustParseAddrPort("192.0.2.1:2525"), Local: netip.MustParseAddrPort("[2001:db8::25]:25"),
-		TLS:  &policy.TLS{Version: 0x304, Cipher: 0x1301, ServerName: "mx.example.com", ALPN: "smtp", Peer: "CN=client", Verified: true, Fingerprint: "c0ffee"},
-		Tags: []policy.Tag{{Filter: "f0", Key: "k", Value: "v"}},
+		TLS:    &policy.TLS{Version: 0x304, Cipher: 0x1301, ServerName: "mx.example.com", ALPN: "smtp", Peer: "CN=client", Verified: true, Fingerprint: "c0ffee"},
+		Tags:   []policy.Tag{{Filter: "f0", Key: "k", Value: "v"}},
+		Scores: []policy.Score{{Key: "s0", Milli: 1}},
 	}
 }
 
@@ -56,6 +57,7 @@ func transaction() *policy.Transaction {
 		},
 		Message: policy.NewMessage([]byte(text)),
 		Tags:    []policy.Tag{{Filter: "f1", Key: "x", Value: "y"}},
+		Scores:  []policy.Score{{Key: "s0", Milli: 2}, {Key: "s1", Milli: -1500}},
 	}
 }
 
@@ -112,8 +114,11 @@ var calls = map[string]func(h guest.Host) int64{
 	"config":      func(h guest.Host) int64 { return int64(h.Config(0, make([]byte, 8))) },
 	"reply":       func(h guest.Host) int64 { return int64(h.Reply([]byte("no"))) },
 	"tag":         func(h guest.Host) int64 { return int64(h.Tag([]byte("k"), []byte("v"))) },
+	"score":       func(h guest.Host) int64 { return int64(h.Score([]byte("k"), -1500)) },
 	"log":         func(h guest.Host) int64 { return int64(h.Log(1, []byte("line"))) },
 	"log_enabled": func(h guest.Host) int64 { return int64(h.LogEnabled(1)) },
+	"metric":      func(h guest.Host) int64 { return int64(h.Metric([]byte("hits"), 0)) },
+	"metric_add":  func(h guest.Host) int64 { return int64(h.MetricAdd(0, 1)) },
 	"now":         func(h guest.Host) int64 { return h.Now() },
 	"mono":        func(h guest.Host) int64 { return h.Mono() },
 	"random":      func(h guest.Host) int64 { return int64(h.Random(make([]byte, 8))) },
@@ -140,6 +145,16 @@ var calls = map[string]func(h guest.Host) int64{
 	"rcpt_del":    func(h guest.Host) int64 { return int64(h.RcptDel(0)) },
 }
 
+// booted is what a guest chose that has one of each.
+func booted(t testing.TB) *guest.Setup {
+	t.Helper()
+	g := guest.NewEnv(guest.Options{})
+	if id := g.Metric([]byte("hits"), 0); id != 0 {
+		t.Fatalf("metric: %d", id)
+	}
+	return g.Setup()
+}
+
 // TestPhases calls every import in mg1_init and at every hook. It is EPHASE exactly where
 // the table of the ABI says that the import may not be called; elsewhere it works.
 func TestPhases(t *testing.T) {
@@ -163,7 +178,7 @@ func TestPhases(t *testing.T) {
 		}
 		check("init", imp.When.Has(0), call(guest.NewEnv(guest.Options{})))
 		for _, h := range abi.HookTable() {
-			ask(t, h.Hook, guest.Options{}, func(g *guest.Env, _ *policy.Event) error {
+			ask(t, h.Hook, guest.Options{Setup: booted(t)}, func(g *guest.Env, _ *policy.Event) error {
 				check(h.Name, imp.When.Has(h.Hook), call(g))
 				return nil
 			})
@@ -207,6 +222,38 @@ func TestAnswers(t *testing.T) {
 		{"get: empty list", rcpt, func(h h) int64 { return int64(h.Get(11, -1, nil)) }, 0},
 		{"get: rcpt at mail", mail, func(h h) int64 { return int64(h.Get(10, 0, nil)) }, noent},
 		{"get: mail_from at helo", abi.HookHelo, func(h h) int64 { return int64(h.Get(8, 0, nil)) }, noent},
+
+		{"score: no key", mail, func(h h) int64 { return int64(h.Score(nil, 1)) }, inval},
+		{"score: longest key", mail, func(h h) int64 { return int64(h.Score(big(abi.MaxScoreKey), 1)) }, 0},
+		{"score: too long a key", mail, func(h h) int64 { return int64(h.Score(big(abi.MaxScoreKey+1), 1)) }, inval},
+		{"score: key with =", mail, func(h h) int64 { return int64(h.Score([]byte("a=b"), 1)) }, inval},
+		{"score: line end", mail, func(h h) int64 { return int64(h.Score([]byte("a\n"), 1)) }, inval},
+		{"score: the least", mail, func(h h) int64 { return int64(h.Score([]byte("k"), -abi.MaxScore)) }, 0},
+		{"score: too much", mail, func(h h) int64 { return int64(h.Score([]byte("k"), abi.MaxScore+1)) }, inval},
+		{"score: no overflow", mail, func(h h) int64 { return int64(h.Score([]byte("k"), -1<<63)) }, inval},
+		{"score: too many keys", mail, func(h h) int64 {
+			for i := range 64 {
+				h.Score(fmt.Appendf(nil, "k%d", i), 1)
+			}
+			return int64(h.Score([]byte("k64"), 1))
+		}, limit},
+		{"score: too many additions", mail, func(h h) int64 {
+			for range 256 {
+				h.Score([]byte("k"), 1)
+			}
+			return int64(h.Score([]byte("k"), 1))
+		}, limit},
+		{"scores: what the call added is among them", mail, func(h h) int64 {
+			h.Score([]byte("k"), 1500)
+			h.Score([]byte("k"), -2000)
+			buf := make([]byte, 16)
+			if got := string(buf[:h.Get(28, 2, buf)]); got != "k=-500" {
+				t.Errorf("got score %q", got)
+			}
+			return int64(h.Get(28, 3, nil))
+		}, noent},
+		{"metric_add: no such metric", mail, func(h h) int64 { return int64(h.MetricAdd(0, 1)) }, noent},
+		{"metric_add: metric -1", mail, func(h h) int64 { return int64(h.MetricAdd(-1, 1)) }, noent},
 
 		{"config: at the end", mail, func(h h) int64 { return int64(h.Config(2, nil)) }, 0},
 		{"config: behind the end", mail, func(h h) int64 { return int64(h.Config(3, nil)) }, inval},
@@ -437,6 +484,7 @@ func TestFields(t *testing.T) {
 		abi.FieldTags: list("f0.k=v", "f1.x=y"), abi.FieldConnID: "c7", abi.FieldClientPort: number(2525),
 		abi.FieldServerIP: string(netip.MustParseAddr("2001:db8::25").AsSlice()), abi.FieldTLSName: "mx.example.com",
 		abi.FieldTLSALPN: "smtp", abi.FieldRcpts: list("b@example.com", `"c d"@example.com`),
+		abi.FieldScores: list("s0=3", "s1=-1500"),
 	}
 	ask(t, abi.HookRcpt, guest.Options{}, func(g *guest.Env, e *policy.Event) error {
 		for _, f := range abi.FieldTable() {
@@ -962,5 +1010,48 @@ func TestClock(t *testing.T) {
 	b := make([]byte, 8)
 	if fixed.Now() != at.UnixNano() || fixed.Random(b) != 8 || string(b) != "abcdefgh" {
 		t.Errorf("clock and random octets of the Options: got %d, %q", fixed.Now(), b)
+	}
+}
+
+// counted is a Metrics that keeps sums.
+type counted map[string]int64
+
+func (c counted) Add(filter, metric string, n int64) { c[filter+"."+metric] += n }
+
+// A metric is named once, in mg1_init; copies of the guest count with the number it got.
+func TestMetrics(t *testing.T) {
+	g := guest.NewEnv(guest.Options{})
+	for _, tt := range []struct {
+		name string
+		kind int32
+		want int32
+	}{
+		{"hits", 0, 0}, {"misses_2", 0, 1}, {"hits", 0, 0},
+		{"", 0, int32(abi.EINVAL)}, {"Hits", 0, int32(abi.EINVAL)}, {"2hits", 0, int32(abi.EINVAL)}, {"_x", 0, int32(abi.EINVAL)},
+		{"hi-ts", 0, int32(abi.EINVAL)}, {"hits", 1, int32(abi.EINVAL)},
+		{strings.Repeat("x", abi.MaxMetricName), 0, 2}, {strings.Repeat("x", abi.MaxMetricName+1), 0, int32(abi.EINVAL)},
+	} {
+		if got := g.Metric([]byte(tt.name), tt.kind); got != tt.want {
+			t.Errorf("metric %q of kind %d: got %d, want %d", tt.name, tt.kind, got, tt.want)
+		}
+	}
+	setup := g.Setup()
+	for i := 3; i < abi.MaxMetrics; i++ {
+		g.Metric(fmt.Appendf(nil, "m%d", i), 0)
+	}
+	if got := g.Metric([]byte("one_more"), 0); got != int32(abi.ELIMIT) {
+		t.Errorf("one metric too many: got %d", got)
+	}
+	sums := counted{}
+	ask(t, abi.HookMail, guest.Options{Name: "f", Setup: setup, Metrics: sums}, func(g *guest.Env, _ *policy.Event) error {
+		for _, tt := range []struct{ id, n, want int32 }{{1, 2, 0}, {1, 3, 0}, {0, 0, 0}, {1, -1, int32(abi.EINVAL)}, {3, 1, int32(abi.ENOENT)}} {
+			if got := g.MetricAdd(tt.id, int64(tt.n)); got != tt.want {
+				t.Errorf("metric_add(%d, %d): got %d, want %d", tt.id, tt.n, got, tt.want)
+			}
+		}
+		return nil
+	})
+	if len(sums) != 1 || sums["f.misses_2"] != 5 {
+		t.Errorf("got %v", sums)
 	}
 }

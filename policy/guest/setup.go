@@ -1,0 +1,38 @@
+package guest
+
+import (
+	"slices"
+
+	"github.com/penstock/penstock/policy"
+)
+
+// setup.go: what a guest chose in mg1_init. The numbers that it was given there are in its
+// memory; so whoever freezes that memory and goes on with copies of it must go on with the
+// Setup too.
+
+// Setup is what a guest chose in mg1_init: its hooks, metrics and sets of patterns. It does
+// not change and is safe for concurrent use.
+type Setup struct {
+	mask    uint64 // subscribed hooks
+	metrics []string
+}
+
+// Setup returns what the guest chose so far, for Options.Setup of other Envs.
+func (g *Env) Setup() *Setup {
+	s := g.setup.clone()
+	return &s
+}
+
+// clone returns a copy that may grow.
+func (s *Setup) clone() Setup {
+	c := *s
+	c.metrics = slices.Clone(s.metrics)
+	return c
+}
+
+// Hooks returns the hooks that the guest subscribed to, as stages.
+func (g *Env) Hooks() policy.Stages { return policy.Stages(g.setup.mask) }
+
+// charge tells the host of work on n octets. If it returns false the guest has used up its
+// time, and the work must not be done.
+func (g *Env) charge(n int64) bool { return g.opts.Charge == nil || g.opts.Charge(n) }
