@@ -215,7 +215,7 @@ func (f *Filter) Close() {
 func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 	in := &instance{filter: f}
 	in.guard = newGuard(in)
-	in.env = guest.NewEnv(guest.Options{Name: f.opts.Name, Config: f.opts.Config, Log: f.opts.Log})
+	in.env = guest.NewEnv(guest.Options{Name: f.opts.Name, Config: f.opts.Config, Log: f.opts.Log, Metrics: f.module.rt.opts.Metrics})
 	in.host = in.env
 	if f.opts.Wrap != nil {
 		in.host = f.opts.Wrap(in.env)

@@ -52,6 +52,13 @@ func importing(module, name, sig string) []byte {
 	return edited(func(m *wasmtest.Module) { m.Import(module, name, sig) })
 }
 
+// manifest is a guest with a manifest.
+func manifest(text string) []byte {
+	return edited(func(m *wasmtest.Module) {
+		m.Sections = append(m.Sections, wasmtest.Section{Body: append(wasmtest.Vec([]byte("mg1.manifest")), text...)})
+	})
+}
+
 // section is a module that begins with a section whose content is given.
 func section(id byte, body ...byte) []byte {
 	return slices.Concat([]byte("\x00asm\x01\x00\x00\x00"), []byte{id}, wasmtest.Vec(body))
@@ -122,6 +129,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"export twice", edited(func(m *wasmtest.Module) { m.ExportFunc(abi.ExportHook) }), "does not compile"},
 
 		{"unknown import", importing("mg1", "format_disk", "i>i"), "imports mg1.format_disk, which this gateway does not have"},
+		{"a newer gateway", manifest(`{"min_minor": 999}`), "needs minor version 999 of the ABI mg1, this gateway has"},
+		{"a manifest that is none", manifest(`[]`), "its section mg1.manifest is not the JSON object it should be"},
 		{"import of another type", importing("mg1", "log_enabled", "l>i"), "imports mg1.log_enabled as (i64) -> i32, it is (i32) -> i32"},
 		{"import of env", importing("env", "abort", "iiii>"), "imports env.abort, which this gateway does not have"},
 		{"another ABI", importing("mg2", "get", "iiii>i"), "speaks the ABI mg2, this gateway speaks mg1"},

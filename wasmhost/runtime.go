@@ -51,6 +51,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/policy/guest"
 )
 
 // MaxModule is the largest module taken, in octets.
@@ -63,6 +64,8 @@ type Options struct {
 	CacheDir string
 	// Log gets what guests and the host say. Nil discards.
 	Log *slog.Logger
+	// Metrics counts what guests count. Nil discards.
+	Metrics guest.Metrics
 }
 
 // Runtime compiles and runs modules.
@@ -190,7 +193,7 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
 	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm)}
-	if err := errors.Join(m.checkExports(s.reserved), m.checkImports(s.outside)); err != nil {
+	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(s.reserved), m.checkImports(s.outside)); err != nil {
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
 	return m, nil

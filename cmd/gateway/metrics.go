@@ -24,7 +24,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.filters.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.filters.families(), n.figures.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
