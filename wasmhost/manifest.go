@@ -25,7 +25,7 @@ func checkManifest(data []byte) error {
 	}
 	var m manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return fmt.Errorf("its section %s is not the JSON object it should be: %w", sectionManifest, err)
+		return fmt.Errorf("its section %s is not the JSON object it should be: %w", manifestSection, err)
 	}
 	if m.MinMinor > abi.Minor {
 		return fmt.Errorf("it needs minor version %d of the ABI %s, this gateway has %d: update the gateway, or build the filter with an SDK of its age",

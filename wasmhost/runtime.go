@@ -20,7 +20,7 @@
 // # What a guest cannot do
 //
 // A guest is taken for hostile. Its binary is screened before a compiler sees it
-// (binary.go). Its memory is a mapping of its own, outside of Go's heap, with a limit; it
+// (package meter). Its memory is a mapping of its own, outside of Go's heap, with a limit; it
 // goes away with the session. What it can make the host allocate has limits in package
 // policy/guest; instructions that allocate without one are not compiled (wazero.go).
 // Pointers are checked on every call; one that points outside is a trap, and a trap is an
@@ -52,10 +52,11 @@ import (
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/policy/guest"
+	"github.com/penstock/penstock/wasmhost/meter"
 )
 
 // MaxModule is the largest module taken, in octets.
-const MaxModule = 16 << 20
+const MaxModule = meter.MaxModule
 
 // Options are the settings of a Runtime. The zero value of each field means its default.
 type Options struct {
@@ -178,36 +179,22 @@ type Module struct {
 // ErrModule where it is the module's fault.
 func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, error) {
 	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrModule, name, err) }
-	if err := checkBinary(wasm); err != nil {
-		return nil, bad(err)
-	}
-	s, err := screen(wasm)
+	read, err := meter.Read(wasm)
 	if err != nil {
-		return nil, bad(fmt.Errorf("its binary is broken: %w", err))
+		return nil, bad(err)
 	}
 	if r.closed.Load() {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, errClosed)
 	}
-	compiled, err := r.compileJoined(ctx, s.wasm)
+	compiled, err := r.compileCached(ctx, read.Plain())
 	if err != nil {
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
 	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm)}
-	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(s.reserved), m.checkImports(s.outside)); err != nil {
+	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(read.Reserved()), m.checkImports(read.Outside())); err != nil {
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
 	return m, nil
-}
-
-// compileJoined compiles wasm with its data segments joined, or as it is where they cannot
-// be.
-func (r *Runtime) compileJoined(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
-	if joined, ok := joinSegments(wasm); ok {
-		if c, err := r.compileCached(ctx, joined); err == nil {
-			return c, nil
-		}
-	}
-	return r.compileCached(ctx, wasm)
 }
 
 // compileCached is compile; a damaged cache is emptied and does no harm.
@@ -267,7 +254,7 @@ func (m *Module) checkExports(reserved []string) error {
 }
 
 // checkImports holds imports against the contract. Each fault is told once.
-func (m *Module) checkImports(others []outside) error {
+func (m *Module) checkImports(others []meter.Outside) error {
 	known := make(map[string]string) // "module.name" -> signature
 	for _, f := range abi.Imports() {
 		known[abi.Module+"."+f.Name] = signature(importTypes(f))
@@ -290,7 +277,7 @@ func (m *Module) checkImports(others []outside) error {
 		}
 	}
 	for _, o := range others {
-		faults = append(faults, fmt.Sprintf("imports the %s %s; a filter imports functions only", o.kind, o.name))
+		faults = append(faults, fmt.Sprintf("imports the %s %s; a filter imports functions only", o.Kind, o.Name))
 	}
 	slices.Sort(faults)
 	var errs []error
@@ -339,6 +326,9 @@ func typeNames(types []api.ValueType) string {
 // Close frees the compiled code once no instance uses it any more.
 func (m *Module) Close(ctx context.Context) error { return m.compiled.Close(ctx) }
 
+// manifestSection is the custom section that holds the manifest.
+const manifestSection = abi.Module + ".manifest"
+
 // Info is what can be told of a module without running it.
 type Info struct {
 	Size      int      // octets of the binary
@@ -366,7 +356,7 @@ func (m *Module) Info() Info {
 		info.Exports = append(info.Exports, name)
 	}
 	for _, s := range m.compiled.CustomSections() {
-		if s.Name() == sectionManifest {
+		if s.Name() == manifestSection {
 			info.Manifest = s.Data()
 		}
 	}

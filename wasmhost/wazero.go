@@ -31,7 +31,7 @@ func runtimeConfig() wazero.RuntimeConfig {
 	return wazero.NewRuntimeConfig().
 		WithCoreFeatures(features).
 		WithMemoryLimitPages(maxPages).
-		WithDebugInfoEnabled(false). // see binary.go
+		WithDebugInfoEnabled(false). // see package meter
 		WithCustomSections(true).    // the manifest
 		WithCloseOnContextDone(true) // see guard.go
 }
