@@ -94,6 +94,7 @@ type link struct {
 	instance Instance
 	skipped  bool // by Skip
 	forGood  bool // said outside a transaction: it holds for the session
+	noChunks bool // it is shown no more of the message's body
 }
 
 // Open begins the chain's part of session s. observe, if not nil, is called with every
@@ -132,7 +133,7 @@ func (r *Run) askAll(ctx context.Context, event Event) Decision {
 	var held Decision
 	for i := range r.links {
 		l := &r.links[i]
-		if l.skipped || !l.stages.Has(event.Stage) {
+		if !l.wants(event.Stage) {
 			continue
 		}
 		r.event = event // anew: the filter before may have written into it
@@ -143,11 +144,15 @@ func (r *Run) askAll(ctx context.Context, event Event) Decision {
 				held = Decision{v, l.name}
 			}
 		case v.Action == Accept:
+			r.endChunks(event.Stage, i)
 			return held
 		case v.Final():
+			r.endChunks(event.Stage, i)
 			return Decision{v, l.name}
 		case v.Action == Quarantine && held.Filter == "":
 			held = Decision{v, l.name}
+		case v.Action == Skip && event.Stage == StageChunk:
+			l.noChunks = true
 		case v.Action == Skip:
 			l.skipped, l.forGood = true, event.Tx == nil
 		}
@@ -174,6 +179,7 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 	}
 	if err != nil {
 		l.drop()
+		l.noChunks = l.noChunks || stage == StageChunk // a new instance has not seen the front
 		v = l.OnError.verdict(stage, err)
 		r.edits.begin(l.name, stage, r.session, tx)
 	} else {
@@ -213,10 +219,11 @@ func (l *link) drop() {
 	inst.Close()
 }
 
-// EndTransaction makes filters that skipped the transaction take part again.
+// EndTransaction makes filters that skipped the transaction, or chunks of its message, take
+// part again.
 func (r *Run) EndTransaction() {
 	for i := range r.links {
-		r.links[i].skipped = r.links[i].forGood
+		r.links[i].skipped, r.links[i].noChunks = r.links[i].forGood, false
 	}
 }
 

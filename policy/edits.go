@@ -52,15 +52,16 @@ const (
 	EditRcptDelete
 	EditTag
 	EditScore
+	EditRcptVerdict
 )
 
 // Edit is one entry of the log.
 type Edit struct {
 	Kind  EditKind
 	Index int    // of the field or recipient at the time of the edit
-	Name  string // of the field or tag
-	Value string // of the field or tag, or the new address
-	Old   string // the address before
+	Name  string // of the field or tag, or the action of a verdict
+	Value string // of the field or tag, the new address, or the reply or reason of a verdict
+	Old   string // the address before, or of the recipient that a verdict is about
 	Off   int64  // of a splice
 	Del   int64  // octets that a splice took out
 	Add   int64  // octets that it put in
@@ -98,6 +99,8 @@ func (e Edit) text() string {
 		return "recipient <" + e.Old + "> became <" + e.Value + ">"
 	case EditRcptDelete:
 		return "dropped recipient <" + e.Old + ">"
+	case EditRcptVerdict:
+		return strings.TrimSuffix("recipient <"+e.Old+">: "+e.Name+" "+e.Value, " ")
 	case EditTag:
 		return "tag " + e.Name + "=" + e.Value
 	case EditScore:
@@ -126,6 +129,7 @@ type Edits struct {
 	headerOps, headerLen, splices, envelopeOps, added, tags, scores int
 
 	spliced int64
+	judged  bool // a recipient has a verdict of its own
 }
 
 // begin makes e an empty log on tx, keeping the memory of the last one.
@@ -291,7 +295,7 @@ func (e *Edits) SetSender(p smtp.Path) error {
 }
 
 func (e *Edits) envelopeEdit(first Stage) error {
-	if e.tx == nil || e.stage < first || e.stage > StageMessage {
+	if e.tx == nil || e.stage < first || e.stage > StageMessage || e.stage == StageChunk {
 		return ErrPhase
 	}
 	if e.envelopeOps++; e.envelopeOps > maxEnvelopeOps {
@@ -443,6 +447,7 @@ func (e *Edits) apply() {
 	e.applyScores()
 	if e.tx != nil {
 		e.sender.UTF8 = e.sender.UTF8 || e.needsUTF8()
+		e.judge()
 		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, e.sender, slices.Clip(e.rcpts)
 	}
 }

@@ -19,19 +19,20 @@ func TestEditAtStage(t *testing.T) {
 	to := path(t, "new@example.com")
 	edits := []struct {
 		name   string
-		stages string // connect secure helo auth mail rcpt data headers message reset close
+		stages string // connect secure helo auth mail rcpt data headers chunk message reset close
 		edit   func(e *Edits) error
 	}{
-		{"AddHeader", ".......HM..", func(e *Edits) error { return e.AddHeader(0, "X", "y") }},
-		{"SetHeader", ".......HM..", func(e *Edits) error { return e.SetHeader(1, "y") }},
-		{"DeleteHeader", ".......HM..", func(e *Edits) error { return e.DeleteHeader(1) }},
-		{"SpliceBody", "........M..", func(e *Edits) error { return e.SpliceBody(0, 1, []byte("x")) }},
-		{"SetSender", "....MRDHM..", func(e *Edits) error { return e.SetSender(to) }},
-		{"AddRecipient", ".....RDHM..", func(e *Edits) error { return e.AddRecipient(to) }},
-		{"SetRecipient", ".....RDHM..", func(e *Edits) error { return e.SetRecipient(0, to) }},
-		{"DeleteRecipient", ".....RDHM..", func(e *Edits) error { return e.DeleteRecipient(0) }},
-		{"Tag", "CSHAMRDHM..", func(e *Edits) error { return e.Tag("k", "v") }},
-		{"AddScore", "CSHAMRDHM..", func(e *Edits) error { return e.AddScore("k", 1500) }},
+		{"AddHeader", ".......H.M..", func(e *Edits) error { return e.AddHeader(0, "X", "y") }},
+		{"SetHeader", ".......H.M..", func(e *Edits) error { return e.SetHeader(1, "y") }},
+		{"DeleteHeader", ".......H.M..", func(e *Edits) error { return e.DeleteHeader(1) }},
+		{"SpliceBody", ".........M..", func(e *Edits) error { return e.SpliceBody(0, 1, []byte("x")) }},
+		{"SetSender", "....MRDH.M..", func(e *Edits) error { return e.SetSender(to) }},
+		{"AddRecipient", ".....RDH.M..", func(e *Edits) error { return e.AddRecipient(to) }},
+		{"SetRecipient", ".....RDH.M..", func(e *Edits) error { return e.SetRecipient(0, to) }},
+		{"DeleteRecipient", ".....RDH.M..", func(e *Edits) error { return e.DeleteRecipient(0) }},
+		{"Judge", ".......H.M..", func(e *Edits) error { return e.Judge(0, Verdict{Action: Discard}) }},
+		{"Tag", "CSHAMRDHKM..", func(e *Edits) error { return e.Tag("k", "v") }},
+		{"AddScore", "CSHAMRDHKM..", func(e *Edits) error { return e.AddScore("k", 1500) }},
 	}
 	for _, tt := range edits {
 		for i, stage := range allStages {

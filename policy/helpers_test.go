@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { leak.Main(m) }
 
 // allStages are the stages in their order.
 var allStages = []Stage{StageConnect, StageSecure, StageHelo, StageAuth, StageMail, StageRcpt, StageData, StageHeaders,
-	StageMessage, StageReset, StageClose}
+	StageChunk, StageMessage, StageReset, StageClose}
 
 const sample = "Received: by x\r\nFrom: a@example.com\r\nSubject: one\r\n\r\nhello\r\n"
 
@@ -45,6 +45,12 @@ func (tx *Transaction) text() string {
 	s := fmt.Sprintf("sender %q %v;", tx.Sender.Path, tx.Sender.UTF8)
 	for _, r := range tx.Rcpts {
 		s += fmt.Sprintf(" rcpt %s by %q;", r.Path, r.AddedBy)
+		if r.Held != "" {
+			s += fmt.Sprintf(" held: %s;", r.Held)
+		}
+	}
+	for _, j := range tx.Judged {
+		s += fmt.Sprintf(" %s by %q: %s;", j.Path, j.Filter, j.Verdict.Action)
 	}
 	s += fmt.Sprintf(" tags %v", tx.Tags)
 	if len(tx.Scores) > 0 {

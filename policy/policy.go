@@ -48,6 +48,7 @@ const (
 	StageRcpt    Stage = 6  // RCPT TO
 	StageData    Stage = 7  // DATA was asked for, nothing read yet
 	StageHeaders Stage = 8  // the header section is there, the client still sends
+	StageChunk   Stage = 9  // a piece of the body is there, the client still sends
 	StageMessage Stage = 10 // the whole message is there, no reply was sent
 	StageReset   Stage = 11 // the transaction was given up
 	StageClose   Stage = 12 // the connection has ended
@@ -55,7 +56,7 @@ const (
 
 var stageNames = map[Stage]string{
 	StageConnect: "connect", StageSecure: "secure", StageHelo: "helo", StageAuth: "auth", StageMail: "mail",
-	StageRcpt: "rcpt", StageData: "data", StageHeaders: "headers", StageMessage: "message", StageReset: "reset", StageClose: "close",
+	StageRcpt: "rcpt", StageData: "data", StageHeaders: "headers", StageChunk: "chunk", StageMessage: "message", StageReset: "reset", StageClose: "close",
 }
 
 // String returns the stage's name, as in "rcpt".
@@ -88,7 +89,7 @@ func StagesOf(list ...Stage) Stages {
 
 // AllStages is every stage there is.
 const AllStages Stages = 1<<StageConnect | 1<<StageSecure | 1<<StageHelo | 1<<StageAuth | 1<<StageMail |
-	1<<StageRcpt | 1<<StageData | 1<<StageHeaders | 1<<StageMessage | 1<<StageReset | 1<<StageClose
+	1<<StageRcpt | 1<<StageData | 1<<StageHeaders | 1<<StageChunk | 1<<StageMessage | 1<<StageReset | 1<<StageClose
 
 // Has tells whether s is in the set.
 func (set Stages) Has(s Stage) bool { return set&(1<<s) != 0 }
@@ -158,7 +159,11 @@ type Transaction struct {
 	Sender smtp.Sender
 	// Rcpts are the recipients; at StageRcpt the last is the candidate.
 	Rcpts []Recipient
-	// Message is nil before StageHeaders. At StageHeaders it has a header only.
+	// Judged are the recipients that filters answered for one by one and that do not go
+	// on; they are not in Rcpts any more.
+	Judged []Judged
+	// Message is nil before StageHeaders. At StageHeaders and StageChunk it has a header
+	// only.
 	Message *Message
 	// Tags are what filters noted in the transaction.
 	Tags []Tag
@@ -171,6 +176,11 @@ type Recipient struct {
 	smtp.Recipient
 	// AddedBy names the filter that added or changed it, empty if the client named it.
 	AddedBy string
+	// Held, if not empty, is why a filter wants a person to look at the message before
+	// this recipient gets it.
+	Held string
+
+	verdict *Verdict // of the filter that is being asked
 }
 
 // Event is what a filter is asked about. It is valid during the call.
@@ -183,6 +193,8 @@ type Event struct {
 	Tx *Transaction
 	// Auth is the login at StageAuth, nil elsewhere. It must not be changed.
 	Auth *Auth
+	// Chunk is the piece of the body at StageChunk, nil elsewhere. It must not be changed.
+	Chunk *Chunk
 	// Edits takes the filter's changes and shows them to it; never nil. Of Tx a filter
 	// should read what Edits has, which is Tx until it changes something.
 	Edits *Edits

@@ -22,7 +22,7 @@ const (
 	Discard    Action = 4 // the client hears 250, the mail is dropped; at StageRcpt for this recipient alone
 	Quarantine Action = 5 // the mail is held for a person; without a store to hold it in, as today, the client hears 451 4.3.0
 	Disconnect Action = 6 // the reply, and the end of the connection
-	Skip       Action = 7 // no objection, and no more questions until the transaction (or session) ends
+	Skip       Action = 7 // no objection, and no more questions until the transaction (or session) ends; at StageChunk no more chunks of the message
 )
 
 var actionNames = [...]string{"continue", "accept", "reject", "tempfail", "discard", "quarantine", "disconnect", "skip"}

@@ -186,12 +186,12 @@ func TestParseOnError(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	equal(t, "stages", AllStages.String(), "connect secure helo auth mail rcpt data headers message reset close")
-	equal(t, "unknown", []string{Stage(9).String(), Action(9).String(), OnError(9).String(), Edit{}.String()},
+	equal(t, "stages", AllStages.String(), "connect secure helo auth mail rcpt data headers chunk message reset close")
+	equal(t, "unknown", []string{Stage(13).String(), Action(9).String(), OnError(9).String(), Edit{}.String()},
 		[]string{"unknown", "action(9)", "OnError(9)", "unknown edit"})
 	equal(t, "set of nothing", StagesOf(), Stages(0))
 	equal(t, "set of list", StagesOf(allStages...), AllStages)
-	if AllStages.Has(0) || AllStages.Has(9) || AllStages.Has(200) {
+	if AllStages.Has(0) || AllStages.Has(13) || AllStages.Has(200) {
 		t.Error("AllStages has what is no stage")
 	}
 }

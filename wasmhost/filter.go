@@ -242,14 +242,17 @@ func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
 // errRefuses: the guest found its configuration wanting, or itself.
 var errRefuses = errors.New("it refuses to start")
 
-// mailboxOf unpacks what mg1_init returned.
-func mailboxOf(v uint64) (ptr, size uint32, err error) {
+// mailboxOf unpacks what mg1_init returned, having subscribed to hooks.
+func mailboxOf(v uint64, hooks policy.Stages) (ptr, size uint32, err error) {
 	if int64(v) < 0 {
 		return 0, 0, fmt.Errorf("%w, code %d", errRefuses, int64(v))
 	}
 	ptr, size = uint32(v>>32), uint32(v)
 	if size < abi.MinMailbox || size > abi.MaxMailbox {
 		return 0, 0, fmt.Errorf("its mailbox has %d octets, want %d to %d", size, abi.MinMailbox, abi.MaxMailbox)
+	}
+	if hooks.Has(policy.StageChunk) && size < abi.ChunkMailbox {
+		return 0, 0, fmt.Errorf("its mailbox has %d octets, want %d or more for hook chunk", size, abi.ChunkMailbox)
 	}
 	return ptr, size, nil
 }

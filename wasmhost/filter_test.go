@@ -41,7 +41,7 @@ func failing(t *testing.T, o wasmhost.FilterOptions, fail int64, mask uint64) (*
 	boots := new(atomic.Int64)
 	o.Wrap = func(h guest.Host) guest.Host { return booter{h, boots, fail, mask} }
 	// It subscribes in the Init of its own, and traps if that is refused.
-	init := wasmtest.Seq(wasmtest.Imports("subscribe", int64(abi.InSession)), wasmtest.Op(0x04, 0x40), wasmtest.Trap(), wasmtest.Op(0x0b))
+	init := wasmtest.Seq(wasmtest.Imports("subscribe", int64(abi.InSession&^(1<<abi.HookChunk))), wasmtest.Op(0x04, 0x40), wasmtest.Trap(), wasmtest.Op(0x0b))
 	return load(t, wasmtest.Guest{Init: init}.Bytes(), o), boots
 }
 

@@ -73,6 +73,8 @@ var functions = map[string]func(h guest.Host, c call) int64{
 	"rcpt_add":    func(h guest.Host, c call) int64 { return int64(h.RcptAdd(c.buf(0))) },
 	"rcpt_set":    func(h guest.Host, c call) int64 { return int64(h.RcptSet(c.i32(0), c.buf(1))) },
 	"rcpt_del":    func(h guest.Host, c call) int64 { return int64(h.RcptDel(c.i32(0))) },
+
+	"rcpt_verdict": func(h guest.Host, c call) int64 { return int64(h.RcptVerdict(c.i32(0), c.i64(1))) },
 }
 
 // addImports makes mg1 known to the runtime, from the table of package abi.

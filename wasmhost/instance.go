@@ -53,7 +53,7 @@ func (in *instance) boot(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if in.ptr, in.size, err = mailboxOf(mailbox[0]); err != nil {
+	if in.ptr, in.size, err = mailboxOf(mailbox[0], in.env.Hooks()); err != nil {
 		return err
 	}
 	if _, ok := in.mod.Memory().Read(in.ptr, in.size); !ok {

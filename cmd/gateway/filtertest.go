@@ -150,8 +150,27 @@ func (t trial) walk(ctx context.Context, run *policy.Run, s *policy.Session, tx 
 	if refused(policy.StageHeaders, tx) {
 		return
 	}
+	if chunksRefused(ctx, run, tx, m.Body) {
+		return
+	}
 	tx.Message = &policy.Message{Header: tx.Message.Header, Body: m.Body}
 	refused(policy.StageMessage, tx)
+}
+
+// chunksRefused shows the body piece by piece to a filter that wants that, and tells whether
+// it refuses.
+func chunksRefused(ctx context.Context, run *policy.Run, tx *policy.Transaction, body policy.Body) bool {
+	buf := make([]byte, policy.MaxChunk)
+	for off := int64(0); off < body.Size() && run.WantsChunks(); off += policy.MaxChunk {
+		n, err := body.ReadAt(buf, off)
+		if err != nil && err != io.EOF {
+			return true // memory does not fail
+		}
+		if v := run.DecideChunk(ctx, tx, off, buf[:n]).Verdict; v.Final() && v.Action != policy.Discard {
+			return true
+		}
+	}
+	return false
 }
 
 // login asks about a login, if there is to be one, and tells whether the session goes on: who

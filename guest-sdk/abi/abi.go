@@ -65,6 +65,8 @@ const (
 const (
 	MinMailbox = 4 << 10
 	MaxMailbox = 1 << 20
+	// ChunkMailbox is the least for a guest that subscribes to HookChunk.
+	ChunkMailbox = 72 << 10
 )
 
 // Hook is the number of a stage of the dialogue.
@@ -80,6 +82,7 @@ const (
 	HookRcpt    Hook = 6
 	HookData    Hook = 7
 	HookHeaders Hook = 8
+	HookChunk   Hook = 9
 	HookMessage Hook = 10
 	HookReset   Hook = 11
 	HookClose   Hook = 12
@@ -95,7 +98,7 @@ const (
 	DuringInit Hooks = 1 << 0
 	// Deciding are the hooks whose verdict counts.
 	Deciding = Hooks(1<<HookConnect | 1<<HookSecure | 1<<HookHelo | 1<<HookAuth | 1<<HookMail | 1<<HookRcpt |
-		1<<HookData | 1<<HookHeaders | 1<<HookMessage)
+		1<<HookData | 1<<HookHeaders | 1<<HookChunk | 1<<HookMessage)
 	// Observing are the hooks whose verdict does not count.
 	Observing = Hooks(1<<HookReset | 1<<HookClose)
 	// InSession are all hooks.
@@ -103,13 +106,19 @@ const (
 	// Anytime is in mg1_init and at all hooks.
 	Anytime = DuringInit | InSession
 	// WithHeader are the hooks at which the header section is there.
-	WithHeader = Hooks(1<<HookHeaders | 1<<HookMessage)
+	WithHeader = Hooks(1<<HookHeaders | 1<<HookChunk | 1<<HookMessage)
+	// EditingHeader are the hooks at which the header section may be changed.
+	EditingHeader = Hooks(1<<HookHeaders | 1<<HookMessage)
 	// WithBody is the hook at which the body is there.
 	WithBody = Hooks(1 << HookMessage)
 	// WithSender are the hooks at which the sender may be changed.
 	WithSender = Hooks(1<<HookMail | 1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
-	// WithRcpts are the hooks at which recipients may be changed.
-	WithRcpts = Hooks(1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
+	// WithRcpts are the hooks at which there are recipients.
+	WithRcpts = Hooks(1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookChunk | 1<<HookMessage)
+	// EditingRcpts are the hooks at which recipients may be changed.
+	EditingRcpts = Hooks(1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
+	// JudgingRcpts are the hooks at which a recipient may have a verdict of its own.
+	JudgingRcpts = Hooks(1<<HookHeaders | 1<<HookMessage)
 )
 
 // Has tells whether h is in the set.
@@ -182,6 +191,9 @@ const (
 	FieldTLSFingerprint Field = 27
 
 	FieldScores Field = 28
+
+	FieldChunk       Field = 29
+	FieldChunkOffset Field = 30
 )
 
 // Errno is what an import returns instead of a length; it is negative.
@@ -294,4 +306,6 @@ const (
 	MaxScore      = 1_000_000_000 // thousandths of one addition
 	MaxMetrics    = 32            // metrics of a filter
 	MaxMetricName = 48            // octets of a metric's name
+
+	MaxChunk = 64 << 10 // octets of the body at hook chunk; all pieces but the last have so many
 )

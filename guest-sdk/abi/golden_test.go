@@ -72,7 +72,7 @@ var layout = []constant{
 
 // limits are part of the contract too: a guest that keeps to them must go on working.
 var limits = []constant{
-	{"MinMailbox", MinMailbox}, {"MaxMailbox", MaxMailbox}, {"MaxReply", MaxReply}, {"MaxReplyLines", MaxReplyLines},
+	{"MinMailbox", MinMailbox}, {"MaxMailbox", MaxMailbox}, {"ChunkMailbox", ChunkMailbox}, {"MaxChunk", MaxChunk}, {"MaxReply", MaxReply}, {"MaxReplyLines", MaxReplyLines},
 	{"MaxLogLine", MaxLogLine}, {"MaxLogLines", MaxLogLines}, {"MaxSession", MaxSession}, {"MaxAddress", MaxAddress},
 	{"MaxRandom", MaxRandom}, {"MaxHeaderRaw", MaxHeaderRaw}, {"MaxBodyRead", MaxBodyRead},
 	{"MaxScoreKey", MaxScoreKey}, {"MaxScore", MaxScore}, {"MaxMetrics", MaxMetrics}, {"MaxMetricName", MaxMetricName},

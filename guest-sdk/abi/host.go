@@ -40,4 +40,5 @@ type Host interface {
 	RcptAdd(addr []byte) int32
 	RcptSet(i int32, addr []byte) int32
 	RcptDel(i int32) int32
+	RcptVerdict(i int32, verdict int64) int32
 }

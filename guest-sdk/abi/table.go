@@ -78,9 +78,9 @@ func Imports() []Import {
 		{"hdr_get", "headers", i32("i", "buf", "cap"), I64, WithHeader, 0, "Reads field i: its name and, right behind it, its value without the last CRLF, folded as it came. Returns name length << 32 | value length, or an error number as i64."},
 		{"hdr_find", "headers", i32("np", "nn", "from"), I32, WithHeader, 0, "Returns the index of the first field with that name, in any case, from index from on; ENOENT if there is none."},
 		{"hdr_raw", "headers", i32("off", "buf", "cap"), I32, WithHeader, 0, "Reads the whole header section, byte for byte, from offset off. Returns the length from off on."},
-		{"hdr_add", "headers", i32("at", "np", "nn", "vp", "vn"), I32, WithHeader, 0, "Adds a field at index at; -1 is the bottom. Text beyond ASCII is encoded, long text folded. Trace fields are EPERM."},
-		{"hdr_set", "headers", i32("i", "vp", "vn"), I32, WithHeader, 0, "Gives field i a new value."},
-		{"hdr_del", "headers", i32("i"), I32, WithHeader, 0, "Takes field i out."},
+		{"hdr_add", "headers", i32("at", "np", "nn", "vp", "vn"), I32, EditingHeader, 0, "Adds a field at index at; -1 is the bottom. Text beyond ASCII is encoded, long text folded. Trace fields are EPERM."},
+		{"hdr_set", "headers", i32("i", "vp", "vn"), I32, EditingHeader, 0, "Gives field i a new value."},
+		{"hdr_del", "headers", i32("i"), I32, EditingHeader, 0, "Takes field i out."},
 		{"body_len", "body", nil, I64, WithBody, 0, "Returns the length of the body in octets."},
 		{"body_read", "body", []Param{i64("off"), {"buf", I32}, {"n", I32}}, I32, WithBody, 0, "Reads up to n octets of the body from off on. Returns how many; 0 at the end."},
 		{"body_splice", "body", []Param{i64("off"), i64("del"), {"p", I32}, {"n", I32}}, I32, WithBody, 0, "Replaces del octets at off."},
@@ -90,9 +90,10 @@ func Imports() []Import {
 		{"env_from", "envelope", i32("p", "n"), I32, WithSender, 0, "Changes the sender. The address has no brackets; empty is the null sender."},
 		{"rcpt_count", "envelope", nil, I32, WithRcpts, 0, "Returns the number of recipients; at hook rcpt the last is the candidate."},
 		{"rcpt_get", "envelope", i32("i", "buf", "cap"), I32, WithRcpts, 0, "Reads the address of recipient i."},
-		{"rcpt_add", "envelope", i32("p", "n"), I32, WithRcpts, 0, "Adds a recipient."},
-		{"rcpt_set", "envelope", i32("i", "p", "n"), I32, WithRcpts, 0, "Changes recipient i."},
-		{"rcpt_del", "envelope", i32("i"), I32, WithRcpts, 0, "Takes recipient i out; the candidate of hook rcpt is refused or discarded by a verdict instead."},
+		{"rcpt_add", "envelope", i32("p", "n"), I32, EditingRcpts, 0, "Adds a recipient."},
+		{"rcpt_set", "envelope", i32("i", "p", "n"), I32, EditingRcpts, 0, "Changes recipient i."},
+		{"rcpt_del", "envelope", i32("i"), I32, EditingRcpts, 0, "Takes recipient i out; the candidate of hook rcpt is refused or discarded by a verdict instead."},
+		{"rcpt_verdict", "envelope", []Param{{"i", I32}, i64("verdict")}, I32, JudgingRcpts, 1, "Gives recipient i a verdict of its own while the message goes on for the others: reject, tempfail, discard or quarantine; continue takes it back. The text given with reply counts if the text bit is set, and stays for the next call; with quarantine it is the reason. A verdict that makes no sense is EINVAL."},
 	}
 }
 
@@ -122,6 +123,7 @@ func HookTable() []HookInfo {
 		{HookRcpt, "rcpt", "RCPT TO.", rcpt},
 		{HookData, "data", "DATA was asked for; nothing was read yet.", data},
 		{HookHeaders, "headers", "The header section is there; the client still sends.", data},
+		{HookChunk, "chunk", "A piece of the body is there, as it came; the client still sends. The pieces come in order, each of 65,536 octets but the last. Nothing can be changed. A guest that subscribes needs a mailbox of 73,728 octets or more.", append(data, FieldChunk, FieldChunkOffset)},
 		{HookMessage, "message", "The whole message is there; no reply was sent.", data},
 		{HookReset, "reset", "The transaction was given up. The verdict does not count.", []Field{FieldConnID}},
 		{HookClose, "close", "The connection has ended. The verdict does not count.", []Field{FieldConnID}},
@@ -167,6 +169,8 @@ func FieldTable() []FieldInfo {
 		{FieldTLSVerified, "tls_verified", KindInt, "1 if the client's certificate was issued by an authority that the listener trusts; else missing."},
 		{FieldTLSFingerprint, "tls_fingerprint", KindBytes, "The SHA-256 of the client's certificate, 64 lower-case hexadecimal digits; missing if it sent none, or if a proxy has ended TLS."},
 		{FieldScores, "scores", KindList, "The scores that filters added up so far, this one's included, as KEY=N, N in thousandths."},
+		{FieldChunk, "chunk", KindBytes, "A piece of the body, at hook chunk alone."},
+		{FieldChunkOffset, "chunk_offset", KindInt, "Where the piece begins in the body."},
 	}
 }
 
@@ -187,7 +191,7 @@ func ActionTable() []ActionInfo {
 		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone."},
 		{ActQuarantine, "quarantine", "The mail is held for a person, and the client hears 250. Without a store it hears 451 4.3.0 at DATA or after the message, and keeps the mail."},
 		{ActDisconnect, "disconnect", "The reply (421 or 5xx), and the end of the connection."},
-		{ActSkip, "skip", "No objection, and no more calls until the transaction ends (said outside one: until the session ends)."},
+		{ActSkip, "skip", "No objection, and no more calls until the transaction ends (said outside one: until the session ends). At hook chunk: no more pieces of this message."},
 	}
 }
 

@@ -1,6 +1,10 @@
 package filter
 
-import "github.com/penstock/penstock/guest-sdk/abi"
+import (
+	"iter"
+
+	"github.com/penstock/penstock/guest-sdk/abi"
+)
 
 // event.go: what handlers are told. A fact is read out of the frame when it is asked
 // for; what the frame of the hook does not have is asked of the gateway.
@@ -35,6 +39,13 @@ type DataEvent struct{ mailEvent }
 type HeadersEvent struct {
 	mailEvent
 	// Header reads and changes the header section.
+	Header Header
+}
+
+// ChunkEvent is a piece of a message's body, of which the rest may still be on its way.
+type ChunkEvent struct {
+	mailEvent
+	// Header reads the header section.
 	Header Header
 }
 
@@ -233,6 +244,13 @@ func (e RcptEvent) Rcpt() Address { return Address{e.text(abi.FieldRcpt)} }
 // RcptParams returns the parameters of RCPT, in the same way.
 func (e RcptEvent) RcptParams() Params { return e.list(abi.FieldRcptParams) }
 
+// Bytes returns the piece, of up to 64 KiB. It is valid until the handler returns.
+func (e ChunkEvent) Bytes() []byte { return e.bytes(abi.FieldChunk, abi.KindBytes) }
+
+// Offset returns where the piece begins in the body. It is the end of the piece before, and
+// 0 for the first.
+func (e ChunkEvent) Offset() int64 { return e.number(abi.FieldChunkOffset) }
+
 // TLS tells about the encryption of the connection.
 type TLS struct{ e Event }
 
@@ -338,4 +356,64 @@ func (r Recipients) Set(i int, addr string) error {
 func (r Recipients) Delete(i int) error {
 	r.call.edited = true
 	return check("delete recipient", r.call.host.RcptDel(int32(i)))
+}
+
+// Each returns the recipients one by one, each with the ways to answer for it alone. The
+// list must not be changed meanwhile; verdicts do not change it.
+func (r Recipients) Each() iter.Seq[Recipient] {
+	return func(yield func(Recipient) bool) {
+		for i := range r.Len() {
+			if !yield(Recipient{r.At(i), r.call, i}) {
+				return
+			}
+		}
+	}
+}
+
+// Recipient is one recipient of a message. At OnHeaders and OnData it may have a verdict of
+// its own, while the message goes on for the others; the last one counts, and a verdict
+// about the message as a whole stands above it. Codes and texts are as in [Reply], whose
+// methods' names these have.
+//
+// A client that speaks LMTP hears each recipient's answer. One that speaks SMTP hears one:
+// if nothing honest can be said in one, the gateway asks it to send the message again, and
+// then takes those recipients apart from the others.
+type Recipient struct {
+	Address
+	call *call
+	i    int
+}
+
+// Continue takes back what was said about the recipient before.
+func (r Recipient) Continue() error { return r.say(verdict{}) }
+
+// Reject refuses the recipient for good.
+func (r Recipient) Reject(code int, enhanced, text string) error {
+	return r.say(verdict{abi.ActReject, code, parseEnhanced(enhanced), text})
+}
+
+// Tempfail refuses the recipient for now.
+func (r Recipient) Tempfail(code int, enhanced, text string) error {
+	return r.say(verdict{abi.ActTempfail, code, parseEnhanced(enhanced), text})
+}
+
+// Discard lets the client believe that the recipient gets the message.
+func (r Recipient) Discard() error { return r.say(verdict{action: abi.ActDiscard}) }
+
+// Quarantine holds the message for a person before this recipient gets it.
+func (r Recipient) Quarantine(reason string) error {
+	return r.say(verdict{action: abi.ActQuarantine, text: reason[:min(len(reason), maxReason)]})
+}
+
+// say gives a verdict to the host. A text that it does not take must not lose the verdict.
+func (r Recipient) say(v verdict) error {
+	hasText := v.text != ""
+	if hasText {
+		if err := check("reply", r.call.host.Reply([]byte(v.text))); err != nil {
+			logLine(r.call.host, LevelWarn, "the text was not taken: "+err.Error(), nil)
+			hasText = false
+		}
+	}
+	packed := abi.NewVerdict(v.action, v.code, v.enhanced[0], v.enhanced[1], v.enhanced[2], hasText)
+	return check("recipient's verdict", r.call.host.RcptVerdict(int32(r.i), int64(packed)))
 }

@@ -142,6 +142,16 @@ func (f *Filter) OnHeaders(handle func(w Reply, m *HeadersEvent)) {
 	})
 }
 
+// OnChunk sets the handler for pieces of a body that come in while the client still sends,
+// each of 64 KiB but the last. A refusal spares everybody the rest; [Reply.Skip] wants no
+// more pieces of this message. Nothing can be changed here: that belongs to OnData, which
+// is called behind the last piece.
+func (f *Filter) OnChunk(handle func(w Reply, m *ChunkEvent)) {
+	f.on(abi.HookChunk, func(c *call) {
+		handle(Reply{c}, &ChunkEvent{mailEvent{Event{c}}, Header{c.host}})
+	})
+}
+
 // OnData sets the handler for a whole message to which no reply was sent yet.
 func (f *Filter) OnData(handle func(w Reply, m *Message)) {
 	f.on(abi.HookMessage, func(c *call) {

@@ -147,6 +147,104 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// TestChunks: the pieces of a body, until the filter has seen enough, and what it may do there.
+func TestChunks(t *testing.T) {
+	f := filter.New("test")
+	var sizes []int
+	sum, whole := 0, ""
+	f.OnChunk(func(w filter.Reply, m *filter.ChunkEvent) {
+		p := m.Bytes()
+		if m.Offset() != int64(sum) || string(p) != whole[sum:sum+len(p)] {
+			t.Errorf("piece of %d octets at %d is not that of the body at %d", len(p), m.Offset(), sum)
+		}
+		sum += len(p)
+		sizes = append(sizes, len(p))
+		if err := m.Header.Add("X", "y"); !errors.Is(err, abi.EPHASE) || m.Header.Get("Subject") != "hi" || m.Recipients().Len() != 1 {
+			t.Errorf("the header is to be read, not changed: %v", err)
+		}
+		if strings.HasPrefix(string(p), "stop") {
+			w.Skip()
+		}
+		if strings.HasPrefix(string(p), "worm") {
+			w.Reject(554, "5.7.0", "a worm")
+		}
+	})
+	f.OnData(func(_ filter.Reply, m *filter.Message) { sizes = append(sizes, -int(m.Body.Size())) })
+	large := strings.Repeat("x", 1<<16-2) + "\r\n"
+	for _, tt := range []struct {
+		body  string
+		want  []int
+		reply string
+	}{
+		{"", []int{0}, ""},
+		{"hello\r\n", []int{7, -7}, ""},
+		{large, []int{1 << 16, -1 << 16}, ""},
+		{large + large + "x", []int{1 << 16, 1 << 16, 1, -2<<16 - 1}, ""},
+		{large + "stop" + large, []int{1 << 16, 1 << 16, -2<<16 - 4}, ""},
+		{large + "worm" + large, []int{1 << 16, 1 << 16}, "554 5.7.0 a worm"},
+	} {
+		sizes, sum, whole = nil, 0, tt.body
+		d := filtertest.Deliver(t, filtertest.Options{Filter: f}, filtertest.Envelope{To: []string{"b@example.org"}}, "Subject: hi\r\n\r\n"+tt.body)
+		if !reflect.DeepEqual(sizes, tt.want) || d.Reply != tt.reply {
+			t.Errorf("body of %d octets: got %v %q, want %v %q", len(tt.body), sizes, d.Reply, tt.want, tt.reply)
+		}
+	}
+}
+
+// TestRecipients: verdicts about single recipients, and what is left of the message.
+func TestRecipients(t *testing.T) {
+	f := filter.New("test")
+	f.OnData(func(_ filter.Reply, m *filter.Message) {
+		for r := range m.Recipients().Each() {
+			var err error
+			switch r.Local() {
+			case "reject":
+				err = r.Reject(551, "5.1.6", "moved")
+			case "bell":
+				err = r.Reject(0, "", "a\x07")
+			case "later":
+				err = r.Tempfail(0, "", "")
+			case "drop":
+				err = r.Discard()
+			case "hold":
+				err = r.Quarantine("odd")
+			case "mercy":
+				err = errors.Join(r.Discard(), r.Continue())
+			}
+			if err != nil {
+				t.Errorf("%s: %v", r, err)
+			}
+		}
+	})
+	f.OnRcptTo(func(_ filter.Reply, m *filter.RcptEvent) {
+		for r := range m.Recipients().Each() {
+			if err := r.Discard(); !errors.Is(err, abi.EPHASE) {
+				t.Errorf("at RCPT: %v, want EPHASE", err)
+			}
+		}
+	})
+	for _, tt := range []struct{ to, left, judged, reply string }{
+		{"a b", "a b", "", ""},
+		{"a reject later drop hold mercy", "a mercy", "reject:reject:551 5.1.6 moved later:tempfail:451 4.7.1 deferred by policy, try again later drop:discard: hold:quarantine:", ""},
+		{"bell a", "a", "bell:reject:550 5.7.1 refused by policy", ""},
+		{"reject", "", "reject:reject:551 5.1.6 moved", "551 5.1.6 moved"},
+	} {
+		e := filtertest.Envelope{}
+		for _, r := range strings.Fields(tt.to) {
+			e.To = append(e.To, r+"@example.org")
+		}
+		d := filtertest.Deliver(t, filtertest.Options{Filter: f}, e, eml)
+		judged := ""
+		for _, j := range d.Judged {
+			judged += " " + strings.TrimSuffix(j.To, "@example.org") + ":" + j.Verdict.Action.String() + ":" + j.Reply
+		}
+		left := strings.ReplaceAll(strings.Join(d.To, " "), "@example.org", "")
+		if left != tt.left || strings.TrimSpace(judged) != tt.judged || d.Reply != tt.reply || (d.Message != "") != (tt.left != "") {
+			t.Errorf("to %s:\ngot  %q, %q, %q\nwant %q, %q, %q", tt.to, left, judged, d.Reply, tt.left, tt.judged, tt.reply)
+		}
+	}
+}
+
 // TestPanic: the call fails, its edits are dropped, the log tells where, and the session
 // goes on.
 func TestPanic(t *testing.T) {

@@ -12,8 +12,9 @@ import (
 // used during the call alone, so that buffers may live on the stack (noescape).
 
 // mailbox is where the host puts event frames. It is a variable of the package because
-// its address is given away once and must never change.
-var mailbox [8 << 10]byte
+// its address is given away once and must never change. A filter that wants pieces of the
+// body has a larger one.
+var mailbox = make([]byte, 8<<10)
 
 //go:wasmexport mg1_init
 func exportInit(int32) int64 {
@@ -21,11 +22,15 @@ func exportInit(int32) int64 {
 		logLine(host{}, LevelError, "the program has no filter: nothing called Serve", nil)
 		return int64(abi.EINVAL)
 	}
-	if _, err := served.start(host{}); err != nil {
+	mask, err := served.start(host{})
+	if err != nil {
 		logLine(host{}, LevelError, err.Error(), nil)
 		return int64(abi.EINVAL)
 	}
-	return int64(uintptr(unsafe.Pointer(&mailbox)))<<32 | int64(len(mailbox))
+	if abi.Hooks(mask).Has(abi.HookChunk) {
+		mailbox = make([]byte, abi.ChunkMailbox)
+	}
+	return int64(uintptr(ptr(mailbox)))<<32 | int64(len(mailbox))
 }
 
 //go:wasmexport mg1_hook
@@ -80,6 +85,7 @@ func (host) RcptGet(i int32, buf []byte) int32  { return rcptGet(i, ptr(buf), si
 func (host) RcptAdd(addr []byte) int32          { return rcptAdd(ptr(addr), size(addr)) }
 func (host) RcptSet(i int32, addr []byte) int32 { return rcptSet(i, ptr(addr), size(addr)) }
 func (host) RcptDel(i int32) int32              { return rcptDel(i) }
+func (host) RcptVerdict(i int32, v int64) int32 { return rcptVerdict(i, v) }
 
 //go:wasmimport mg1 subscribe
 //go:noescape
@@ -220,3 +226,7 @@ func rcptSet(i int32, p unsafe.Pointer, n int32) int32
 //go:wasmimport mg1 rcpt_del
 //go:noescape
 func rcptDel(i int32) int32
+
+//go:wasmimport mg1 rcpt_verdict
+//go:noescape
+func rcptVerdict(i int32, verdict int64) int32

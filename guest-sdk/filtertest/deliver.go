@@ -19,9 +19,20 @@ type Delivery struct {
 	// From and To are the envelope as it goes on.
 	From string
 	To   []string
+	// Judged are the recipients that had a verdict of their own, those that are held
+	// behind the others. They are not in To.
+	Judged []Judged
 	// Message is the text that goes on or is held; empty if the mail was refused or
 	// discarded.
 	Message string
+}
+
+// Judged is what a filter said about one recipient of a message.
+type Judged struct {
+	To string
+	// Verdict has the gateway's defaults filled in, Reply is its line if it refuses.
+	Verdict policy.Verdict
+	Reply   string
 }
 
 // Step returns the last result of a stage; its zero value if the session did not reach
@@ -36,7 +47,8 @@ func (d Delivery) Step(stage policy.Stage) Result {
 }
 
 // Deliver walks a message through a session as the gateway does: connect, secure if the
-// client has TLS, helo, MAIL, RCPT for each recipient, DATA, headers, message, close. A
+// client has TLS, helo, MAIL, RCPT for each recipient, DATA, headers, chunks if the filter
+// wants them, message, close. A
 // refusal ends the walk, that of a recipient its part in it. For line ends of eml see
 // Session.Message.
 func Deliver(t testing.TB, o Options, e Envelope, eml string) Delivery {
@@ -79,6 +91,9 @@ func (w *walk) steps(c Client, e Envelope, eml string) {
 		!w.step(s.Data()) || !w.step(s.Headers(eml)) {
 		return
 	}
+	if r := s.Chunks(eml); r.Asked && !w.step(r) {
+		return
+	}
 	w.step(s.Message(eml))
 }
 
@@ -108,8 +123,32 @@ func (w *walk) finish() {
 		return
 	}
 	w.d.From = tx.Sender.Path.String()
-	for _, r := range tx.Rcpts {
-		w.d.To = append(w.d.To, r.Path.String())
+	w.judged(tx)
+	if len(w.d.To) == 0 && len(w.d.Judged) > 0 {
+		last := w.d.Judged[len(w.d.Judged)-1] // nobody is left: it is the answer to the message
+		w.d.Verdict, w.d.Reply = last.Verdict, last.Reply
+		if last.Verdict.Action != policy.Quarantine {
+			return
+		}
 	}
 	w.d.Message = messageText(tx.Message)
+}
+
+// judged sorts the recipients by whether they have a verdict of their own.
+func (w *walk) judged(tx *policy.Transaction) {
+	for _, j := range tx.Judged {
+		line := ""
+		if j.Verdict.Reply != nil {
+			line = j.Verdict.Reply.Line()
+		}
+		w.d.Judged = append(w.d.Judged, Judged{j.Path.String(), j.Verdict, line})
+	}
+	for _, r := range tx.Rcpts {
+		if r.Held != "" {
+			held := policy.Verdict{Action: policy.Quarantine, Reason: r.Held}
+			w.d.Judged = append(w.d.Judged, Judged{To: r.Path.String(), Verdict: held})
+			continue
+		}
+		w.d.To = append(w.d.To, r.Path.String())
+	}
 }

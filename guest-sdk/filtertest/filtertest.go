@@ -286,6 +286,26 @@ func (s *Session) Headers(eml string) Result {
 	return s.decide(policy.StageHeaders)
 }
 
+// Chunks asks about the body of a message piece by piece, after Headers, as long as the
+// filter wants more of it, and returns the last answer. Without a piece that it was asked
+// about, Asked is false. Line ends are as in Message.
+func (s *Session) Chunks(eml string) Result {
+	s.t.Helper()
+	s.need()
+	_, body := message.Parse(crlf(eml))
+	last := Result{Stage: policy.StageChunk}
+	for off := 0; off < len(body) && s.run.WantsChunks(); off += policy.MaxChunk {
+		s.last = Result{Stage: policy.StageChunk}
+		s.log.list = nil
+		s.run.DecideChunk(context.Background(), s.tx, int64(off), body[off:min(off+policy.MaxChunk, len(body))])
+		s.last.Log = append(last.Log, s.log.list...)
+		if last = s.last; refused(last.Verdict) {
+			break
+		}
+	}
+	return last
+}
+
 // Message asks about a whole message, after Headers if the test called that. A text
 // without any CRLF gets them for its line ends, so that tests can be written in
 // backquotes. The transaction goes on until Reset or the next MailFrom, so that the

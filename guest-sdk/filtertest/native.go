@@ -42,7 +42,11 @@ func (n *native) Name() string          { return n.opts.Name }
 func (n *native) Stages() policy.Stages { return n.stages }
 
 func (n *native) Open(context.Context, *policy.Session) (policy.Instance, error) {
-	return &instance{n.filter, guest.NewEnv(n.opts), make([]byte, mailbox)}, nil
+	size := mailbox
+	if n.stages.Has(policy.StageChunk) {
+		size = abi.ChunkMailbox
+	}
+	return &instance{n.filter, guest.NewEnv(n.opts), make([]byte, size)}, nil
 }
 
 // mailbox is as large as that of a WebAssembly build.

@@ -121,6 +121,16 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 		return g.tlsField(f)
 	case abi.FieldAuthMechanism, abi.FieldAuthLogin, abi.FieldAuthAuthz, abi.FieldAuthPassword, abi.FieldAuthToken:
 		return g.authField(f)
+	case abi.FieldChunk:
+		if c := g.event.Chunk; c != nil {
+			return c.Data, abi.KindBytes
+		}
+		return nil, 0
+	case abi.FieldChunkOffset:
+		if c := g.event.Chunk; c != nil {
+			return g.number(c.Offset, true)
+		}
+		return nil, 0
 	}
 	if g.event.Tx == nil {
 		return nil, 0

@@ -90,6 +90,7 @@ var operations = []func(h guest.Host, p *program) int64{
 		return int64(h.Frame(make([]byte, abi.MinMailbox+int(p.byte()))))
 	},
 	func(h guest.Host, p *program) int64 { h.Stderr(p.text()); return 0 },
+	func(h guest.Host, p *program) int64 { return int64(h.RcptVerdict(int32(p.number()), p.number())) },
 }
 
 // consistent checks that all ways to look at the current view agree.

@@ -169,6 +169,15 @@ func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
 	if v.HasText() && !g.hasReply {
 		return policy.Verdict{}, errors.New("guest: its verdict speaks of a text that was not given")
 	}
+	out := g.unpack(v)
+	if out.Action == policy.Quarantine {
+		out.Reason = g.reason()
+	}
+	return out, nil
+}
+
+// unpack makes action and reply of a verdict without unknown bits.
+func (g *Env) unpack(v abi.Verdict) policy.Verdict {
 	out := policy.Verdict{Action: policy.Action(v.Action())}
 	if v>>8 != 0 { // more than the action
 		class, subject, detail := v.Enhanced()
@@ -177,10 +186,7 @@ func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
 			out.Reply.Text = g.reply
 		}
 	}
-	if out.Action == policy.Quarantine {
-		out.Reason = g.reason()
-	}
-	return out, nil
+	return out
 }
 
 // reason is the value of the last tag called "reason".

@@ -25,6 +25,14 @@ func (g *Env) header() (h message.Header, ok bool) {
 	return m.Header, true
 }
 
+// editable is header where the header may be changed.
+func (g *Env) editable() (h message.Header, ok bool) {
+	if !g.at(abi.EditingHeader) {
+		return h, false
+	}
+	return g.header()
+}
+
 // HdrCount implements Host.
 func (g *Env) HdrCount() int32 {
 	h, ok := g.header()
@@ -99,7 +107,7 @@ const maxHeader = 128 << 10
 
 // HdrAdd implements Host.
 func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
-	h, ok := g.header()
+	h, ok := g.editable()
 	if !ok {
 		return int32(abi.EPHASE)
 	}
@@ -117,7 +125,7 @@ func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
 
 // HdrSet implements Host.
 func (g *Env) HdrSet(i int32, value []byte) int32 {
-	if _, ok := g.header(); !ok {
+	if _, ok := g.editable(); !ok {
 		return int32(abi.EPHASE)
 	}
 	if len(value) > maxHeader {
@@ -128,7 +136,7 @@ func (g *Env) HdrSet(i int32, value []byte) int32 {
 
 // HdrDel implements Host.
 func (g *Env) HdrDel(i int32) int32 {
-	if _, ok := g.header(); !ok {
+	if _, ok := g.editable(); !ok {
 		return int32(abi.EPHASE)
 	}
 	return errnoOf(g.event.Edits.DeleteHeader(int(i)))
@@ -268,7 +276,7 @@ func (g *Env) RcptGet(i int32, buf []byte) int32 {
 
 // RcptAdd implements Host.
 func (g *Env) RcptAdd(addr []byte) int32 {
-	if !g.at(abi.WithRcpts) {
+	if !g.at(abi.EditingRcpts) {
 		return int32(abi.EPHASE)
 	}
 	p, ok := address(addr, false)
@@ -280,7 +288,7 @@ func (g *Env) RcptAdd(addr []byte) int32 {
 
 // RcptSet implements Host.
 func (g *Env) RcptSet(i int32, addr []byte) int32 {
-	if !g.at(abi.WithRcpts) {
+	if !g.at(abi.EditingRcpts) {
 		return int32(abi.EPHASE)
 	}
 	p, ok := address(addr, false)
@@ -292,8 +300,24 @@ func (g *Env) RcptSet(i int32, addr []byte) int32 {
 
 // RcptDel implements Host.
 func (g *Env) RcptDel(i int32) int32 {
-	if !g.at(abi.WithRcpts) {
+	if !g.at(abi.EditingRcpts) {
 		return int32(abi.EPHASE)
 	}
 	return errnoOf(g.event.Edits.DeleteRecipient(int(i)))
+}
+
+// RcptVerdict implements Host.
+func (g *Env) RcptVerdict(i int32, verdict int64) int32 {
+	if !g.at(abi.JudgingRcpts) {
+		return int32(abi.EPHASE)
+	}
+	v := abi.Verdict(verdict)
+	if v&abi.ErrorBit != 0 || v.Unknown() != 0 || v.HasText() && !g.hasReply {
+		return int32(abi.EINVAL)
+	}
+	out := g.unpack(v)
+	if out.Action == policy.Quarantine && out.Reply != nil && out.Reply.Code == 0 && out.Reply.Enh == (smtp.Enhanced{}) {
+		out.Reply, out.Reason = nil, out.Reply.Text
+	}
+	return errnoOf(g.event.Edits.Judge(int(i), out))
 }

@@ -106,7 +106,7 @@ const (
 
 // Guest is a filter. The zero Guest subscribes to all hooks and has no objection.
 type Guest struct {
-	// Hooks are those it subscribes to. Default all.
+	// Hooks are those it subscribes to. Default all but chunk, which needs a larger mailbox.
 	Hooks abi.Hooks
 	// On is what it does at a hook: code that leaves the verdict, an i64. At others it
 	// says continue.
@@ -131,7 +131,7 @@ type Guest struct {
 // Bytes returns the guest's module.
 func (g Guest) Bytes() []byte {
 	if g.Hooks == 0 {
-		g.Hooks = abi.InSession
+		g.Hooks = abi.InSession &^ (1 << abi.HookChunk)
 	}
 	if g.Mailbox == 0 {
 		g.Mailbox = MailboxAt<<32 | abi.MinMailbox
