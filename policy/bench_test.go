@@ -31,6 +31,35 @@ func BenchmarkChain(b *testing.B) {
 	}
 }
 
+// BenchmarkGuarded: what do a breaker and an account add to one filter? All sessions of the
+// second kind use them at once.
+func BenchmarkGuarded(b *testing.B) {
+	none := noteFunc(func(*Session, *Step) {})
+	for _, guarded := range []bool{false, true} {
+		link := Link{Filter: Func("f", AllStages, answers(Verdict{})), Account: none}
+		if guarded {
+			link.Breaker = NewBreaker(nil)
+		}
+		chain, tx, ctx := NewChain(link), newTx(b), context.Background()
+		b.Run(fmt.Sprintf("breaker=%t/one session", guarded), func(b *testing.B) {
+			r := chain.Open(new(Session), nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				r.Decide(ctx, StageRcpt, tx)
+			}
+		})
+		b.Run(fmt.Sprintf("breaker=%t/all cores", guarded), func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				r, tx := chain.Open(new(Session), nil), *tx
+				for pb.Next() {
+					r.Decide(ctx, StageRcpt, &tx)
+				}
+			})
+		})
+	}
+}
+
 // BenchmarkChainEdits: and one that tags, adds a field and splices a footer?
 func BenchmarkChainEdits(b *testing.B) {
 	footer := []byte("-- \r\nchecked\r\n")

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"fmt"
 	"runtime/debug"
 	"time"
 )
@@ -12,8 +11,15 @@ import (
 // Link is a filter's place in a chain.
 type Link struct {
 	Filter Filter
-	// OnError answers for the filter when it fails.
-	OnError OnError
+	// OnError answers for the filter when it fails; OnErrorAt has the exceptions, by stage.
+	OnError   OnError
+	OnErrorAt map[Stage]OnError
+	// Breaker, if not nil, keeps the filter from being asked while it is broken. OnBroken
+	// answers for it then; at stages that it lacks, what answers for a failure does.
+	Breaker  *Breaker
+	OnBroken map[Stage]OnError
+	// Account, if not nil, is told what the filter does.
+	Account Account
 	// MayAccept lets the filter end the asking at a stage with Accept. At StageAuth, where
 	// Accept means something else, it does not count.
 	MayAccept bool
@@ -30,15 +36,32 @@ type Chain struct {
 // is a stranger, and each call of it a chance to fail.
 type place struct {
 	Link
-	name   string
-	stages Stages
+	name     string
+	stages   Stages
+	onError  [stageLimit]OnError
+	onBroken [stageLimit]OnError
+}
+
+func newPlace(l Link) place {
+	p := place{Link: l, name: l.Filter.Name(), stages: l.Filter.Stages()}
+	for i := range p.onError {
+		p.onError[i] = l.OnError
+		if o, ok := l.OnErrorAt[Stage(i)]; ok {
+			p.onError[i] = o
+		}
+		p.onBroken[i] = p.onError[i]
+		if o, ok := l.OnBroken[Stage(i)]; ok {
+			p.onBroken[i] = o
+		}
+	}
+	return p
 }
 
 // NewChain returns a chain that asks the filters in the order of links.
 func NewChain(links ...Link) *Chain {
 	c := &Chain{links: make([]place, len(links))}
 	for i, l := range links {
-		c.links[i] = place{Link: l, name: l.Filter.Name(), stages: l.Filter.Stages()}
+		c.links[i] = newPlace(l)
 		c.stages |= c.links[i].stages
 	}
 	return c
@@ -60,9 +83,12 @@ type Step struct {
 	Verdict Verdict
 	// Edits are what was applied, nothing if the filter failed.
 	Edits []Edit
-	// Err is why the filter failed; Verdict is then its OnError's.
-	Err      error
+	// Err is why the filter failed; Verdict is then its OnError's. It is ErrBroken for a
+	// filter that was not asked; Verdict is then its OnBroken's.
+	Err error
+	// Duration is how long it took, Usage what it used beside.
 	Duration time.Duration
+	Usage    Usage
 }
 
 // Decision is the answer of a chain.
@@ -86,15 +112,20 @@ type Run struct {
 type call struct {
 	edits Edits
 	event Event
+	step  Step
+	// lap is when the filter before was done, since the chain was asked: the next begins then.
+	// To look at the clock once for each filter is half of what that costs.
+	lap time.Duration
 }
 
 // link is a place in a session.
 type link struct {
 	*place
 	instance Instance
-	skipped  bool // by Skip
-	forGood  bool // said outside a transaction: it holds for the session
-	noChunks bool // it is shown no more of the message's body
+	metered  Metered // the instance, if it is one
+	skipped  bool    // by Skip
+	forGood  bool    // said outside a transaction: it holds for the session
+	noChunks bool    // it is shown no more of the message's body
 }
 
 // Open begins the chain's part of session s. observe, if not nil, is called with every
@@ -123,8 +154,9 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 }
 
 func (r *Run) decide(ctx context.Context, event Event) Decision {
+	r.lap = 0
 	d := r.askAll(ctx, event)
-	r.event, r.edits = Event{}, Edits{} // an idle session must not keep its last message, or password, alive
+	r.event, r.edits, r.step = Event{}, Edits{}, Step{} // an idle session must not keep its last message, or password, alive
 	return d
 }
 
@@ -164,29 +196,76 @@ func (r *Run) askAll(ctx context.Context, event Event) Decision {
 // filter said.
 func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Verdict {
 	asked := r.event.Time
-	var start time.Duration
-	if r.observe != nil {
-		start = time.Since(asked) // a monotonic clock alone is cheaper than time.Now
-	}
+	r.step = Step{Filter: l.name, Stage: stage}
 	r.edits.begin(l.name, stage, r.session, tx)
+	permit := l.Breaker.ask(stage, asked)
+	if permit == denied {
+		r.step.Verdict, r.step.Err = standIn(l.onBroken[stage], stage), ErrBroken
+		l.noChunks = l.noChunks || stage == StageChunk // what it would see next has no front
+		r.tell(l)
+		return r.step.Verdict
+	}
 	mayAccept := l.mayAccept(&r.event) // now: a filter may write into its event
 	v, err := r.try(ctx, l)
 	if err == nil {
 		v, err = v.check(stage, mayAccept)
 	}
 	if err == nil {
-		err = r.edits.check(v)
+		err = because(CauseVerdict, r.edits.check(v))
 	}
 	if err != nil {
-		l.drop()
-		l.noChunks = l.noChunks || stage == StageChunk // a new instance has not seen the front
-		v = l.OnError.verdict(stage, err)
+		v = r.fail(ctx, l, permit, err)
 		r.edits.begin(l.name, stage, r.session, tx)
 	} else {
+		if permit == probing {
+			l.Breaker.passed(stage, time.Now())
+		}
 		r.edits.apply()
 	}
+	if r.observe != nil || l.Account != nil {
+		now := time.Since(asked) // a monotonic clock alone is cheaper than time.Now
+		r.step.Verdict, r.step.Edits, r.step.Duration = v, r.edits.Log(), now-r.lap
+		r.lap = now
+		r.tell(l)
+		if err != nil || v.Action != Continue { // it was written to a log
+			r.lap = time.Since(asked)
+		}
+	}
+	return v
+}
+
+// tell tells whoever wants to know of the step.
+func (r *Run) tell(l *link) {
+	if l.Account != nil {
+		l.Account.Note(r.session, &r.step)
+	}
 	if r.observe != nil {
-		r.observe(Step{l.name, stage, v, r.edits.Log(), err, time.Since(asked) - start})
+		r.observe(r.step)
+	}
+}
+
+// fail is what a failure of the filter that was asked comes to.
+func (r *Run) fail(ctx context.Context, l *link, p permit, err error) Verdict {
+	l.drop()
+	stage := r.step.Stage
+	l.noChunks = l.noChunks || stage == StageChunk // a new instance has not seen the front
+	r.step.Err = err
+	if l.Breaker != nil {
+		switch now := time.Now(); {
+		case ctx.Err() == nil:
+			l.Breaker.failed(stage, r.session.Remote.Addr(), now, p, err)
+		case p == probing:
+			l.Breaker.abandoned(stage, now)
+		}
+	}
+	return l.onError[stage].verdict(stage, err)
+}
+
+// standIn answers for a filter that is broken.
+func standIn(o OnError, stage Stage) Verdict {
+	v := o.verdict(stage, ErrBroken)
+	if v.Reason != "" {
+		v.Reason = "filter is broken"
 	}
 	return v
 }
@@ -195,17 +274,22 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 func (r *Run) try(ctx context.Context, l *link) (v Verdict, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("policy: filter %s panicked: %v\n%s", l.name, p, debug.Stack())
+			err = panicked(l.name, p, debug.Stack())
 		}
 	}()
 	if l.instance == nil {
 		inst, err := l.Filter.Open(ctx, r.session)
 		if err != nil {
-			return v, err
+			return v, because(CausePool, err)
 		}
 		l.instance = inst
+		l.metered, _ = inst.(Metered)
 	}
-	return l.instance.Decide(ctx, &r.event)
+	v, err = l.instance.Decide(ctx, &r.event)
+	if l.metered != nil {
+		r.step.Usage = l.metered.Usage()
+	}
+	return v, err
 }
 
 // drop closes the instance: after a failure nobody knows what state it is in.
@@ -214,7 +298,7 @@ func (l *link) drop() {
 		return
 	}
 	inst := l.instance
-	l.instance = nil
+	l.instance, l.metered = nil, nil
 	defer func() { _ = recover() }() // a Go filter that panics twice is still only its own failure
 	inst.Close()
 }

@@ -1,5 +1,7 @@
 package policy
 
+import "time"
+
 // failed.go: failures that show only after a filter has returned.
 
 // Failed answers for a filter whose verdict or edits turned out to be impossible
@@ -7,13 +9,17 @@ package policy
 // makes of err at stage. The zero Verdict means that the failure is to be overlooked.
 func (r *Run) Failed(filter string, stage Stage, err error) Decision {
 	for i := range r.links {
-		if l := &r.links[i]; l.name == filter {
-			v := l.OnError.verdict(stage, err)
-			if r.observe != nil {
-				r.observe(Step{Filter: filter, Stage: stage, Verdict: v, Err: err})
-			}
-			return Decision{v, filter}
+		l := &r.links[i]
+		if l.name != filter {
+			continue
 		}
+		err = because(CauseVerdict, err)
+		l.Breaker.failed(stage, r.session.Remote.Addr(), time.Now(), granted, err)
+		v := l.onError[stage].verdict(stage, err)
+		r.step = Step{Filter: filter, Stage: stage, Verdict: v, Err: err}
+		r.tell(l)
+		r.step = Step{}
+		return Decision{v, filter}
 	}
 	return Decision{}
 }

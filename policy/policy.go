@@ -12,7 +12,8 @@
 //
 //	client ── stage ──▶ Event ──▶ Chain ─▶ filter 1 ─ edits ─▶ filter 2 ─ … ─▶ Decision
 //	                                          │ refuses: the rest is not asked
-//	                                          └ fails:   its OnError answers for it
+//	                                          └ fails:   its OnError answers for it;
+//	                                                     again and again: its Breaker opens
 //
 // A filter never stops the mail of others: what it may do wrong (an error, a panic, a
 // verdict that makes no sense) becomes the answer that the operator chose for its link
@@ -21,8 +22,8 @@
 // # Goroutines and locks
 //
 // A Chain and its Filters are shared by all sessions and safe for concurrent use. A
-// Run, its Events and Edits belong to one session and so to one goroutine. There is no
-// lock in this package.
+// Run, its Events and Edits belong to one session and so to one goroutine. The one kind of
+// lock is in a Breaker, and taken when a filter has failed.
 package policy
 
 import (
