@@ -174,7 +174,7 @@ func TestBreakerWindow(t *testing.T) {
 func TestAttackerCannotOpen(t *testing.T) {
 	const seed = 1 // chance alone may open it, if not often
 	for _, networks := range []int{1, 4} {
-		for round := range 20 {
+		for round := range 6 {
 			rnd := rand.New(rand.NewPCG(seed, uint64(round)))
 			tr := newTraffic()
 			others := 1 + rnd.IntN(30) // their calls in a second
@@ -197,7 +197,7 @@ func TestAttackerCannotOpen(t *testing.T) {
 // TestBreakerRemembersLittle: neither many networks nor a long life make it grow.
 func TestBreakerRemembersLittle(t *testing.T) {
 	tr := newTraffic()
-	for i := range 100_000 {
+	for i := range 20_000 {
 		tr.call(in(i), true)
 		tr.call(in(i), false)
 		for range 8 {
@@ -342,6 +342,38 @@ func TestBrokenFilterIsNotAsked(t *testing.T) {
 		if asked != before+2 || len(tx.Tags) != 4 {
 			t.Errorf("after a second the filter was asked %d times, tags %v", asked-before, tx.Tags)
 		}
+	})
+}
+
+// TestBrokenAtChunks: a filter that missed a piece of a body gets no more of it, and is asked
+// about the message.
+func TestBrokenAtChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []Stage
+		chain := NewChain(Link{Breaker: NewBreaker(nil), OnError: OnErrorAccept, Filter: Func("f", StagesOf(StageChunk, StageMessage),
+			func(_ context.Context, e *Event) (Verdict, error) {
+				asked = append(asked, e.Stage)
+				if e.Stage == StageChunk {
+					return Verdict{}, errDown
+				}
+				return Verdict{}, nil
+			})})
+		for n := range breakerCalls {
+			chain.Open(&Session{Remote: netip.AddrPortFrom(in(n), 25)}, nil).DecideChunk(t.Context(), newTx(t), 0, []byte("x"))
+		}
+		r, tx := chain.Open(new(Session), nil), newTx(t)
+		asked = nil
+		r.DecideChunk(t.Context(), tx, 0, []byte("x"))
+		if r.WantsChunks() {
+			t.Error("it is to see what comes behind a piece that it missed")
+		}
+		time.Sleep(2 * firstProbe)
+		r.DecideChunk(t.Context(), tx, 1, []byte("y"))
+		r.Decide(t.Context(), StageMessage, tx)
+		equal(t, "asked", asked, []Stage{StageMessage})
+		r.EndTransaction()
+		r.DecideChunk(t.Context(), tx, 0, []byte("x"))
+		equal(t, "asked", asked, []Stage{StageMessage, StageChunk})
 	})
 }
 

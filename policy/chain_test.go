@@ -119,7 +119,7 @@ func editEverything(t *testing.T, e *Edits) {
 	}
 	if err := errors.Join(e.AddHeader(0, "X", "1"), e.SetHeader(2, "x"), e.DeleteHeader(3), e.SpliceBody(0, 2, []byte("x")),
 		e.SetSender(smtp.Path{}), e.AddRecipient(path(t, "x@example.com")), e.SetRecipient(0, path(t, "y@example.com")),
-		e.DeleteRecipient(1), e.Tag("k", "v")); err != nil {
+		e.DeleteRecipient(1), e.Tag("k", "v"), e.Judge(0, Verdict{Action: Reject}), e.Judge(1, Verdict{Action: Quarantine})); err != nil {
 		t.Error(err)
 	}
 }
