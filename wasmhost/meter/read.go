@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 )
@@ -180,14 +181,10 @@ func (m *Module) read(wasm []byte) error {
 		switch {
 		case id == secCustom:
 			m.customSection(body)
-			continue
 		case id > secDataCount:
 			body.fail("unknown section")
 		default:
 			m.section(id, body)
-			if body.err == nil && body.left() > 0 {
-				body.fail("%d octets too many", body.left())
-			}
 			// What is rewritten comes out in order, so it must go in so.
 			if body.err == nil && order[id] <= last {
 				body.fail("it is not in its place")
@@ -217,6 +214,11 @@ func (m *Module) finish() error {
 
 // section reads a section. Its content behind the length of the list is kept.
 func (m *Module) section(id byte, r *reader) {
+	defer func() {
+		if r.err == nil && r.left() > 0 {
+			r.fail("%d octets too many", r.left())
+		}
+	}()
 	each := func(what string, limit, size int, one func(*reader)) {
 		list(r, what, limit, size, func() {
 			if m.counts[id] == 0 {
@@ -507,16 +509,19 @@ func (m *Module) dataSegment(r *reader) {
 	m.data = append(m.data, d)
 }
 
-// customSection keeps the manifest and the names of functions.
+// customSection keeps the manifest and the names of functions. A name may be long here:
+// the sections of others are nobody's business.
 func (m *Module) customSection(r *reader) {
-	whole := r.b
-	switch r.name() {
-	case sectionManifest:
-		m.manifest = append(m.manifest, whole)
-	case sectionName:
-		m.functionNames(r)
+	name := r.take(r.u32())
+	if r.err == nil && !utf8.Valid(name) {
+		r.fail("a custom section whose name is not UTF-8")
 	}
-	// A name that is too long to be read is that of a section nobody needs.
+	switch string(name) {
+	case sectionManifest:
+		m.manifest = append(m.manifest, r.b)
+	case sectionName:
+		m.functionNames(&reader{b: r.b, p: r.p})
+	}
 }
 
 // functionNames keeps the functions' names, for stack traces. A name section that is
