@@ -1,0 +1,23 @@
+;; Recursion whose frames are as large as locals can make them. The limit of the stack is in
+;; octets: it ends after some dozens of calls, not thousands.
+(module
+  (import "mg1" "subscribe" (func $subscribe (param i64) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "mg1_init") (param i32) (result i64)
+    (drop (call $subscribe (i64.const 0x60)))
+    (i64.const 0x100000001000))
+  (func $f (param v128) (result v128)
+    (local v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128 v128)
+    (local.set 1 (i64x2.add (local.get 0) (v128.const i64x2 1 1)))
+    (local.set 2 (i64x2.add (local.get 1) (local.get 0)))
+    (local.set 3 (i64x2.add (local.get 2) (local.get 1)))
+    (local.set 4 (i64x2.add (local.get 3) (local.get 2)))
+    (local.set 5 (i64x2.add (local.get 4) (local.get 3)))
+    (local.set 6 (i64x2.add (local.get 5) (local.get 4)))
+    (local.set 7 (i64x2.add (local.get 6) (local.get 5)))
+    (local.set 8 (i64x2.add (local.get 7) (local.get 6)))
+    (local.set 9 (call $f (local.get 8)))
+    (i64x2.add (local.get 9) (i64x2.add (local.get 8) (i64x2.add (local.get 7) (i64x2.add (local.get 6)
+      (i64x2.add (local.get 5) (i64x2.add (local.get 4) (i64x2.add (local.get 3) (local.get 2)))))))))
+  (func (export "mg1_hook") (param i32 i32) (result i64)
+    (i64x2.extract_lane 0 (call $f (v128.const i64x2 1 2)))))

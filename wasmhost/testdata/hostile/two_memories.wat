@@ -1,0 +1,5 @@
+;; Two memories: which would be the guest's? It must not load.
+(module
+  (memory (export "memory") 1) (memory 1)
+  (func (export "mg1_init") (param i32) (result i64) (i64.const 0x100000001000))
+  (func (export "mg1_hook") (param i32 i32) (result i64) (i64.const 0)))
