@@ -12,12 +12,17 @@ import (
 )
 
 // TestDamagedCache: files of the cache that are cut, empty or altered cost a compilation,
-// not the filter.
+// not the filter, whoever compiles.
 func TestDamagedCache(t *testing.T) {
+	t.Run("here", func(t *testing.T) { damagedCache(t, nil) })
+	t.Run("by a child", func(t *testing.T) { damagedCache(t, child(t, "compile")) })
+}
+
+func damagedCache(t *testing.T, compiler []string) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	wasm := wasmtest.Guest{Else: wasmtest.Say(abi.ActContinue)}.Bytes()
 	load := func() error {
-		rt, err := wasmhost.New(t.Context(), wasmhost.Options{CacheDir: dir})
+		rt, err := wasmhost.New(t.Context(), wasmhost.Options{CacheDir: dir, Compiler: compiler})
 		if err != nil {
 			return err
 		}

@@ -36,16 +36,19 @@
 package wasmhost
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -63,6 +66,16 @@ type Options struct {
 	// CacheDir keeps compiled code between starts. It holds native code and must be
 	// nobody else's; it is made with mode 0700. Empty keeps none.
 	CacheDir string
+	// Compiler is a command that ends in CompileMain, usually this program with another
+	// argument. Each module is compiled by a process of its own, one at a time, and is
+	// refused when that takes more than CompileCPU of CPU or a gigabyte of memory (the
+	// limits are Linux's; elsewhere it may take two minutes). Nil compiles in this process,
+	// which is for modules that one trusts: a small one that is made for it keeps a core
+	// busy for many minutes, and takes all memory, and nothing can stop it.
+	Compiler []string
+	// CompileCPU is the most CPU time of compiling one module, in whole seconds. Default
+	// 10 s. It has no meaning without Compiler.
+	CompileCPU time.Duration
 	// Log gets what guests and the host say. Nil discards.
 	Log *slog.Logger
 	// Metrics counts what guests count. Nil discards.
@@ -71,11 +84,14 @@ type Options struct {
 
 // Runtime compiles and runs modules.
 type Runtime struct {
-	opts   Options
-	wz     wazero.Runtime
-	config wazero.ModuleConfig // of instances
-	cache  wazero.CompilationCache
-	closed atomic.Bool
+	opts     Options
+	wz       wazero.Runtime
+	config   wazero.ModuleConfig // of instances
+	cache    wazero.CompilationCache
+	cacheDir string
+	scratch  bool      // the cache is for this Runtime alone, and goes with it
+	compiler *compiler // nil if this process compiles
+	closed   atomic.Bool
 
 	mu        sync.Mutex // guards what follows; held for moments only
 	filters   map[*Filter]struct{}
@@ -87,15 +103,17 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.CompileCPU < 0 || o.CompileCPU > maxCompileCPU {
+		return nil, fmt.Errorf("wasmhost: compile cpu: %v, want at most %v", o.CompileCPU, maxCompileCPU)
+	}
+	o.CompileCPU = cmp.Or(o.CompileCPU, defaultCompileCPU)
 	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), instances: make(map[*instance]struct{})}
 	config := runtimeConfig()
-	if o.CacheDir != "" {
-		cache, err := openCache(o.CacheDir)
-		if err != nil {
-			return nil, err
-		}
-		r.cache = cache
-		config = config.WithCompilationCache(cache)
+	if err := r.openCache(); err != nil {
+		return nil, err
+	}
+	if r.cache != nil {
+		config = config.WithCompilationCache(r.cache)
 	}
 	r.wz = wazero.NewRuntimeWithConfig(ctx, config)
 	if err := errors.Join(r.addImports(ctx), r.addWASI(ctx)); err != nil {
@@ -112,6 +130,9 @@ func (r *Runtime) Close(ctx context.Context) error {
 	r.closed.Store(true)
 	filters := slices.Collect(maps.Keys(r.filters))
 	r.mu.Unlock()
+	if r.compiler != nil {
+		r.compiler.close()
+	}
 	for _, f := range filters {
 		f.Close()
 	}
@@ -124,6 +145,9 @@ func (r *Runtime) Close(ctx context.Context) error {
 	}
 	if r.cache != nil {
 		err = errors.Join(err, r.cache.Close(ctx))
+	}
+	if r.scratch {
+		err = errors.Join(err, os.RemoveAll(r.cacheDir))
 	}
 	return err
 }
@@ -176,7 +200,8 @@ type Module struct {
 }
 
 // Load checks and compiles a module. The error says what is wrong with it, and wraps
-// ErrModule where it is the module's fault.
+// ErrModule where it is the module's fault, ErrCompiler where compiling it failed for
+// another reason.
 func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, error) {
 	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrModule, name, err) }
 	read, err := meter.Read(wasm)
@@ -186,7 +211,10 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 	if r.closed.Load() {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, errClosed)
 	}
-	compiled, err := r.compileCached(ctx, read.Plain())
+	compiled, err := r.compile(ctx, read.Plain())
+	if err != nil && (errors.Is(err, ErrCompiler) || errors.Is(err, errClosed) || ctx.Err() != nil) {
+		return nil, fmt.Errorf("wasmhost: load %s: %w", name, err)
+	}
 	if err != nil {
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
@@ -195,30 +223,6 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
 	return m, nil
-}
-
-// compileCached is compile; a damaged cache is emptied and does no harm.
-func (r *Runtime) compileCached(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
-	c, err := r.compile(ctx, wasm)
-	if err == nil || r.cache == nil || !isCacheError(err) {
-		return c, err
-	}
-	r.opts.Log.Warn("compiled filters are damaged on disk, compiling them again", "dir", r.opts.CacheDir, "err", err)
-	if clearErr := clearCache(r.opts.CacheDir); clearErr != nil {
-		return nil, errors.Join(err, clearErr)
-	}
-	return r.compile(ctx, wasm)
-}
-
-// compile compiles. A module that makes the compiler panic is a module that does not
-// compile.
-func (r *Runtime) compile(ctx context.Context, wasm []byte) (c wazero.CompiledModule, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the compiler panicked: %v", p)
-		}
-	}()
-	return r.wz.CompileModule(ctx, wasm)
 }
 
 var (

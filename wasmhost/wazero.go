@@ -59,6 +59,30 @@ func openCache(dir string) (wazero.CompilationCache, error) {
 	return cache, nil
 }
 
+// onlyCached returns a context under which CompileModule loads what the cache has and never
+// compiles: a context that has ended, which its workers look at before each function, and
+// which keeps them from the first. What is not in the cache is then context.Canceled. With
+// fewer than two workers wazero has none, and does not look.
+//
+// An engine that knows no cache, wazero's interpreter, does not look either: it compiles
+// nothing to native code, and takes no time to speak of.
+func onlyCached(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cancel()
+	return experimental.WithCompilationWorkers(ctx, 2)
+}
+
+// compileWith compiles. A module that makes the compiler panic is a module that does not
+// compile.
+func compileWith(ctx context.Context, wz wazero.Runtime, wasm []byte) (c wazero.CompiledModule, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the compiler panicked: %v", p)
+		}
+	}()
+	return wz.CompileModule(ctx, wasm)
+}
+
 // clearCache removes what is in the cache: one damaged file would keep a filter from
 // loading for ever.
 func clearCache(dir string) error {

@@ -84,7 +84,7 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	problems = append(problems, tryCertificates(cfg)...)
 	problems = append(problems, checkAdmin(cfg)...)
 	problems = append(problems, tryStore(cfg)...)
-	rt, err := wasmhost.New(ctx, wasmhost.Options{})
+	rt, err := newRuntime(ctx, wasmhost.Options{})
 	if err != nil {
 		return append(problems, cfg.Problem("filters", oneLine(err)))
 	}

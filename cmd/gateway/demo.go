@@ -100,7 +100,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	rt, err := wasmhost.New(ctx, wasmhost.Options{CacheDir: filepath.Join(cache, "compiled")})
+	rt, err := newRuntime(ctx, wasmhost.Options{CacheDir: filepath.Join(cache, "compiled")})
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func loadFile(ctx context.Context, file string, stderr io.Writer) (*wasmhost.Run
 		return nil, nil, err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	rt, err := wasmhost.New(ctx, wasmhost.Options{Log: log})
+	rt, err := newRuntime(ctx, wasmhost.Options{Log: log})
 	if err != nil {
 		return nil, nil, err
 	}

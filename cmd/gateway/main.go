@@ -51,6 +51,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errReported):
 		return exitProblem
 	}
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
+	}
 	fmt.Fprintln(stderr, "gateway:", printableLines(err.Error()))
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
@@ -76,7 +79,7 @@ filters at every stage, and hands what they let through to the server behind it.
 		SilenceUsage:  true,
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newQueue(), newStore(), newStatus(), newVersion())
+	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newQueue(), newStore(), newStatus(), newVersion(), newCompile())
 	return root
 }
 

@@ -143,25 +143,34 @@ func (ch *change) holds(c api.Condition, old []byte) error {
 func (ch *change) build(ctx context.Context, module []byte) (*chainSet, []string, error) {
 	next, changed, err := ch.live.set.with(ctx, ch.n.wasm, ch.file, module)
 	switch {
-	case errors.Is(err, errGone) || ch.n.stopping.Load():
-		if err == nil {
-			next.close()
-		}
-		return nil, nil, errEnding
-	case ctx.Err() != nil && err != nil:
-		return nil, nil, refusal(api.CodeUnavailable, "push it again", "the request was given up")
 	case err != nil:
-		return nil, nil, refusal(api.CodeInvalidModule, "mend the filter; gateway filter inspect says the same without a gateway", "%s", oneLine(err))
+		return nil, nil, ch.refused(ctx, err)
+	case ch.n.stopping.Load():
+		next.close()
+		return nil, nil, errEnding
 	}
 	if len(changed) == 0 { // no chain has looked at it
 		m, err := ch.n.wasm.Load(ctx, ch.name, module)
 		if err != nil {
 			next.close()
-			return nil, nil, refusal(api.CodeInvalidModule, "mend the filter; gateway filter inspect says the same without a gateway", "%s", oneLine(err))
+			return nil, nil, ch.refused(ctx, err)
 		}
 		_ = m.Close(ctx) // frees code; it has no error to speak of
 	}
 	return next, changed, nil
+}
+
+// refused is what the client is told when the chains cannot be made.
+func (ch *change) refused(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, errGone) || ch.n.stopping.Load():
+		return errEnding
+	case ctx.Err() != nil:
+		return refusal(api.CodeUnavailable, "push it again", "the request was given up")
+	case errors.Is(err, wasmhost.ErrCompiler):
+		return refusal(api.CodeUnavailable, "mend the machine, and push it again", "%s", oneLine(err))
+	}
+	return refusal(api.CodeInvalidModule, "mend the filter; gateway filter inspect says the same without a gateway", "%s", oneLine(err))
 }
 
 // take writes the module and has the gateway take the chains over, which is prepared before.

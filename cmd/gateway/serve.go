@@ -183,7 +183,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if n.certs, err = certs.New(co); err != nil {
 		problems = append(problems, certProblems(cfg, err)...)
 	}
-	if n.wasm, err = wasmhost.New(ctx, wasmhost.Options{CacheDir: string(cfg.Filters.Cache), Log: log, Metrics: &n.figures}); err != nil {
+	if n.wasm, err = newRuntime(ctx, wasmhost.Options{CacheDir: string(cfg.Filters.Cache), Log: log, Metrics: &n.figures}); err != nil {
 		fail("filters", err)
 		return nil, problems
 	}

@@ -1,0 +1,6 @@
+//go:build race
+
+package wasmhost
+
+// raceDetector: this program was built with it, so it is slow and takes much memory.
+const raceDetector = true
