@@ -46,7 +46,7 @@ const (
 	compileSoftMemory = compileMemory / 2
 	compileFile       = 1 << 30 // octets of one file
 	compileFiles      = 64      // open ones
-	compileNice       = 10      // traffic goes first
+	compileNice       = 5       // traffic goes first
 	// compileWall ends a child that gets no CPU. It is far more than its CPU time, since a
 	// busy machine leaves it little.
 	compileWall = 2 * time.Minute
@@ -60,6 +60,7 @@ const (
 	statusDone    = 0
 	statusRefused = 3 // the module does not compile; why is in the output
 	statusBroken  = 4 // something else failed; what is in the output
+	statusLate    = 5 // its CPU time is over
 )
 
 // CompileMain is the program that Options.Compiler runs. It limits the process it runs in,
@@ -215,12 +216,14 @@ func (c *compiler) explain(err error, state *os.ProcessState, said, complaint st
 		return refusal{errors.New(said)}
 	case state.ExitCode() == statusBroken:
 		return fmt.Errorf("%w: %s", ErrCompiler, said)
-	case !state.Exited() && cpu > c.cpu-c.cpu/10:
+	// A child that did not get to say it is killed a second later. The kernel's clocks for
+	// the limit and for what it reports differ.
+	case state.ExitCode() == statusLate || !state.Exited() && cpu > c.cpu:
 		return refusal{fmt.Errorf("compiling it took more than %v of CPU: a function of it is too large or too deeply nested; split the function", c.cpu)}
 	case strings.Contains(complaint, "out of memory") || strings.Contains(complaint, "allocate memory"):
 		return refusal{fmt.Errorf("compiling it took more than %d MiB of memory: a function of it is too large; split the function", compileMemory>>20)}
 	case !state.Exited():
-		return fmt.Errorf("%w: it was killed (%v); the machine may be short of memory", ErrCompiler, err)
+		return fmt.Errorf("%w: it was killed (%v) after %v of CPU; the machine may be short of memory", ErrCompiler, err, state.UserTime()+state.SystemTime())
 	}
 	return refusal{fmt.Errorf("the compiler crashed (%v): %s", err, complaint)}
 }

@@ -2,6 +2,7 @@ package wasmhost
 
 import (
 	"os"
+	"os/signal"
 	"strconv"
 	"time"
 
@@ -14,12 +15,19 @@ import (
 // RLIMIT_AS would be the simple limit of memory, but Go reserves more than a gigabyte of
 // address space at its start. RLIMIT_DATA counts what is writable.
 func limitProcess(cpu time.Duration) error {
-	limits := map[int]uint64{
-		unix.RLIMIT_CPU:    uint64((cpu + time.Second - 1) / time.Second),
-		unix.RLIMIT_DATA:   compileMemory,
-		unix.RLIMIT_FSIZE:  compileFile,
-		unix.RLIMIT_NOFILE: compileFiles,
-		unix.RLIMIT_CORE:   0,
+	over := make(chan os.Signal, 1)
+	signal.Notify(over, unix.SIGXCPU)
+	go func() {
+		<-over
+		os.Exit(statusLate)
+	}()
+	seconds := uint64((cpu + time.Second - 1) / time.Second)
+	limits := map[int]unix.Rlimit{
+		unix.RLIMIT_CPU:    {Cur: seconds, Max: seconds + 1}, // SIGXCPU, SIGKILL
+		unix.RLIMIT_DATA:   {Cur: compileMemory, Max: compileMemory},
+		unix.RLIMIT_FSIZE:  {Cur: compileFile, Max: compileFile},
+		unix.RLIMIT_NOFILE: {Cur: compileFiles, Max: compileFiles},
+		unix.RLIMIT_CORE:   {Cur: 0, Max: 0},
 	}
 	if raceDetector { // it has gigabytes of its own
 		delete(limits, unix.RLIMIT_DATA)
@@ -29,8 +37,8 @@ func limitProcess(cpu time.Duration) error {
 		if err := unix.Getrlimit(which, &now); err != nil {
 			return os.NewSyscallError("getrlimit", err)
 		}
-		most = min(most, now.Max)
-		if err := unix.Setrlimit(which, &unix.Rlimit{Cur: most, Max: most}); err != nil {
+		most.Cur, most.Max = min(most.Cur, now.Max), min(most.Max, now.Max)
+		if err := unix.Setrlimit(which, &most); err != nil {
 			return os.NewSyscallError("setrlimit", err)
 		}
 	}

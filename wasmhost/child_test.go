@@ -340,7 +340,7 @@ func TestScratch(t *testing.T) {
 // sessions take what they took before. The relation is a generous one, for machines that
 // have other things to do; docs/bench.md has figures.
 func TestBombBesideTraffic(t *testing.T) {
-	rt := compiling(t, wasmhost.Options{CompileCPU: 2 * time.Second})
+	rt := compiling(t, wasmhost.Options{CompileCPU: time.Second})
 	m, err := rt.Load(t.Context(), "guest", says(550))
 	if err != nil {
 		t.Fatal(err)
