@@ -7,17 +7,31 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
 )
 
 // filter.go: a module with a configuration, as a policy.Filter.
+
+// How long a guest's memory is a session's, in FilterOptions.Instance.
+const (
+	// InstanceSession is an instance for each session: what the guest keeps in its memory
+	// is the session's.
+	InstanceSession = "session"
+	// InstanceHook is an instance for each call, of a few that there are: a session that
+	// waits for its client has no memory of a guest. What the guest keeps for the session
+	// it keeps with sess_set.
+	InstanceHook = "hook"
+	// InstanceShared is a few instances that all sessions share and that are never reset
+	// but after a failure: for filters that the operator trusts, and that keep something
+	// for all.
+	InstanceShared = "shared"
+)
 
 // FilterOptions are the settings of a Filter. The zero value of each field means its
 // default.
@@ -26,42 +40,39 @@ type FilterOptions struct {
 	Name string
 	// Config is the configuration as a JSON text. Default "{}".
 	Config []byte
-	// Memory is the most linear memory of one instance, in octets. Default 16 MiB, at
-	// most 64 MiB.
-	Memory int64
-	// Wall is the longest time of one call. Default 5 s.
-	Wall time.Duration
-	// Boot is the longest time of a start: start function, _initialize and mg1_init.
-	// Default 10 s.
+	// Instance is how long a guest's memory is a session's, one of the constants. Default
+	// InstanceSession.
+	Instance string
+	// Limits bound what it may use.
+	Limits Limits
+	// Boot is the CPU time of a start: start function, _initialize and mg1_init; the time
+	// on the wall is ten times as long. Default 1 s, at most 1 min.
 	Boot time.Duration
 	// Ready is how many instances are made ahead. Default 4, at most 1000; negative makes
 	// none.
 	Ready int
 	// Log gets what the guest says. Default the runtime's.
 	Log *slog.Logger
-	// Wrap, if not nil, is called once for each instance and returns what the guest calls
-	// in place of the Host it is given: a recorder of all that enters the guest. It is
-	// called by several goroutines at once.
+	// Wrap, if not nil, is called once for each session, and for a start, and returns what
+	// the guest calls in place of the Host it is given: a recorder of all that enters the
+	// guest. It is called by several goroutines at once.
 	Wrap func(guest.Host) guest.Host
 }
 
 const (
-	defaultMemory = 16 << 20
-	defaultWall   = 5 * time.Second
-	defaultBoot   = 10 * time.Second
-	defaultReady  = 4
-	maxReady      = 1000
-	maxConfig     = 1 << 20
+	defaultBoot  = time.Second
+	defaultReady = 4
+	maxReady     = 1000
+	maxConfig    = 1 << 20
 )
 
 // Validate returns every problem, joined.
 func (o FilterOptions) Validate() error {
-	var errs []error
-	if o.Memory != 0 && (o.Memory < pageSize || o.Memory > maxPages*pageSize) {
-		errs = append(errs, fmt.Errorf("memory: %d octets, want %d to %d", o.Memory, pageSize, maxPages*pageSize))
-	}
-	if o.Wall < 0 || o.Wall > time.Minute {
-		errs = append(errs, fmt.Errorf("wall: %v, want at most 1m", o.Wall))
+	errs := []error{o.Limits.Validate()}
+	switch o.Instance {
+	case "", InstanceSession, InstanceHook, InstanceShared:
+	default:
+		errs = append(errs, fmt.Errorf("instance: %q, want %s, %s or %s", o.Instance, InstanceSession, InstanceHook, InstanceShared))
 	}
 	if o.Boot < 0 || o.Boot > time.Minute {
 		errs = append(errs, fmt.Errorf("boot: %v, want at most 1m", o.Boot))
@@ -80,8 +91,8 @@ func (o FilterOptions) Validate() error {
 // withDefaults fills in what is zero.
 func (o FilterOptions) withDefaults(m *Module) FilterOptions {
 	o.Name = cmp.Or(o.Name, m.name)
-	o.Memory = cmp.Or(o.Memory, defaultMemory)
-	o.Wall = cmp.Or(o.Wall, defaultWall)
+	o.Instance = cmp.Or(o.Instance, InstanceSession)
+	o.Limits = o.Limits.withDefaults()
 	o.Boot = cmp.Or(o.Boot, defaultBoot)
 	o.Ready = cmp.Or(o.Ready, defaultReady)
 	o.Log = cmp.Or(o.Log, m.rt.opts.Log)
@@ -92,16 +103,27 @@ func (o FilterOptions) withDefaults(m *Module) FilterOptions {
 type Filter struct {
 	module *Module
 	opts   FilterOptions
-	stages policy.Stages
+	env    []string // of the guest
 
-	closed atomic.Bool
-	ready  chan *instance // made ahead
-	wake   chan struct{}  // one was taken
-	stop   context.CancelFunc
-	done   sync.WaitGroup // the goroutine that makes them
+	// What the guest is after its start.
+	setup    *guest.Setup
+	stages   policy.Stages
+	mailbox  mailbox
+	start    time.Time
+	snapshot *snapshot // nil if each instance has to boot
+
+	rate  atomic.Int64 // nanoseconds that 1024 units of fuel are worth
+	count counters
+	pool  pool
+	stop  context.CancelFunc
+	done  sync.WaitGroup // the goroutine of the pool
+
+	mu       sync.Mutex // guards what follows; no other lock is taken under it
+	sessions map[*session]struct{}
+	closed   bool
 }
 
-// Filter boots a filter: it makes a first instance, whose mg1_init reads the
+// Filter boots a filter: it runs the start of the guest, whose mg1_init reads the
 // configuration and chooses the hooks. An error of it is an error here, before any mail.
 // Close the filter when no chain uses it any more.
 func (m *Module) Filter(ctx context.Context, o FilterOptions) (*Filter, error) {
@@ -109,27 +131,142 @@ func (m *Module) Filter(ctx context.Context, o FilterOptions) (*Filter, error) {
 		return nil, fmt.Errorf("wasmhost: filter %s: %w", cmp.Or(o.Name, m.name), err)
 	}
 	o = o.withDefaults(m)
-	if need := int64(m.Info().Memory) * pageSize; need > o.Memory {
-		return nil, fmt.Errorf("wasmhost: filter %s: its memory begins with %d octets, its limit is %d", o.Name, need, o.Memory)
+	if need := int64(m.memory) * pageSize; need > o.Limits.Memory {
+		return nil, fmt.Errorf("wasmhost: filter %s: its memory begins with %d octets, its limit is %d", o.Name, need, o.Limits.Memory)
 	}
-	f := &Filter{module: m, opts: o}
-	first, err := f.newInstance(ctx)
-	if err != nil {
+	f := &Filter{module: m, opts: o, sessions: make(map[*session]struct{}), start: time.Now()}
+	f.env = f.environ()
+	f.rate.Store(startRate)
+	f.initPool()
+	if err := f.first(ctx); err != nil {
 		return nil, err
 	}
-	f.stages = first.env.Hooks()
-	f.ready = make(chan *instance, max(o.Ready, 1))
-	f.wake = make(chan struct{}, 1)
-	f.ready <- first
-	fill, stop := context.WithCancel(context.WithoutCancel(ctx))
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	f.stop = stop
-	f.done.Add(1)
-	go f.makeAhead(fill)
+	f.done.Go(func() { f.pool.run(work, f.ready(), f.notAhead) })
 	if err := m.rt.keep(f); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
+}
+
+// initPool sizes the pool by the filter's mode.
+func (f *Filter) initPool() {
+	p := &f.pool
+	p.wake = make(chan struct{}, 1)
+	p.make = f.another
+	cores := runtime.GOMAXPROCS(0)
+	switch f.opts.Instance {
+	case InstanceHook:
+		p.most = 4 * cores
+		p.keep = p.most
+	case InstanceShared:
+		p.most = cores
+		p.keep = p.most
+	default:
+		p.keep = max(f.opts.Ready, 8*cores)
+	}
+}
+
+// ready is how many instances are made ahead.
+func (f *Filter) ready() int { return max(f.opts.Ready, 0) }
+
+// notAhead says that no instance could be made ahead.
+func (f *Filter) notAhead(err error) {
+	f.opts.Log.Error("filter instance could not be made ahead", "filter", f.opts.Name, "err", err)
+}
+
+// first boots the first instance, and learns from it what the filter is.
+func (f *Filter) first(ctx context.Context) error {
+	in, env, box, err := f.boot(ctx)
+	if err != nil {
+		return err
+	}
+	f.setup, f.mailbox = env.Setup(), box
+	f.stages = env.Hooks()
+	if f.module.resettable && !f.module.rt.opts.BootEach {
+		f.snapshot, err = in.snapshot()
+	}
+	if err != nil || f.snapshot != nil {
+		in.destroy()
+		return err
+	}
+	f.pool.live = 1
+	f.pool.clean = append(f.pool.clean, in)
+	return nil
+}
+
+// another makes an instance: as the first was after its start, or by a start of its own.
+func (f *Filter) another(ctx context.Context) (*instance, error) {
+	if f.module.rt.closed.Load() {
+		return nil, because{CauseStopped, errClosed}
+	}
+	if f.snapshot != nil {
+		return f.clone()
+	}
+	in, env, box, err := f.boot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The chain knows the first one's hooks, and goes by them.
+	if env.Hooks() != f.stages || box != f.mailbox {
+		in.destroy()
+		return nil, &Error{f.opts.Name, 0, CauseLoad, fmt.Errorf("it chose other hooks than at first, or another mailbox: %s", env.Hooks())}
+	}
+	return in, nil
+}
+
+// boot makes an instance and has its guest start.
+func (f *Filter) boot(ctx context.Context) (*instance, *guest.Env, mailbox, error) {
+	var in *instance
+	env, host := f.newEnv(guest.Options{
+		Charge:  func(octets int64) bool { return in.charge(octets) },
+		Outside: func(do func(context.Context)) { in.outside(do) },
+	})
+	mem, err := newMemory(int(f.opts.Limits.Memory))
+	if err != nil {
+		return nil, nil, mailbox{}, f.failure(0, because{CauseLoad, err}, env)
+	}
+	if in, err = f.newInstance(mem); err != nil {
+		return nil, nil, mailbox{}, f.failure(0, err, env)
+	}
+	box, err := in.boot(ctx, env, host)
+	if err != nil {
+		in.destroy()
+		return nil, nil, box, f.failure(0, err, env)
+	}
+	f.count.booted.Add(1)
+	return in, env, box, nil
+}
+
+// newEnv returns the host's side of a session or of a start, for which o has what differs.
+func (f *Filter) newEnv(o guest.Options) (*guest.Env, guest.Host) {
+	o.Name, o.Config, o.Log, o.Metrics, o.Start = f.opts.Name, f.opts.Config, f.opts.Log, f.module.rt.opts.Metrics, f.start
+	env := guest.NewEnv(o)
+	if f.opts.Wrap != nil {
+		return env, f.opts.Wrap(env)
+	}
+	return env, env
+}
+
+// failure makes err the error that a caller gets: with the filter's name, and the guest's
+// own last words.
+func (f *Filter) failure(stage policy.Stage, err error, env *guest.Env) error {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	cause := CauseTrap
+	if b, ok := errors.AsType[because](err); ok {
+		cause = b.cause
+	}
+	if why := env.Complaint(); why != "" && errors.Is(err, errRefuses) {
+		err = fmt.Errorf("%w: %s", err, why)
+	}
+	if tail := env.StderrTail(); tail != "" {
+		err = fmt.Errorf("%w\nstderr: %s", err, tail)
+	}
+	return &Error{f.opts.Name, stage, cause, err}
 }
 
 // Name implements policy.Filter.
@@ -138,121 +275,85 @@ func (f *Filter) Name() string { return f.opts.Name }
 // Stages implements policy.Filter: the hooks that the guest subscribed to.
 func (f *Filter) Stages() policy.Stages { return f.stages }
 
-// Open implements policy.Filter. The instance is the session's alone. What the guest kept
-// with sess_set lives as long as the instance: after a failure the session begins anew
-// with an empty one.
-func (f *Filter) Open(ctx context.Context, _ *policy.Session) (policy.Instance, error) {
-	if f.closed.Load() {
+// Open implements policy.Filter. What the guest kept with sess_set lives as long as what is
+// returned: after a failure the session begins anew with an empty one.
+func (f *Filter) Open(context.Context, *policy.Session) (policy.Instance, error) {
+	s := &session{filter: f}
+	s.env, s.host = f.newEnv(guest.Options{Setup: f.setup, Charge: s.charge, Outside: s.outside})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
 		return nil, fmt.Errorf("wasmhost: filter %s: open: %w", f.opts.Name, errClosed)
 	}
-	select {
-	case in := <-f.ready:
-		f.want()
-		return in, nil
-	default:
-	}
-	f.want()
-	in, err := f.newInstance(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if in.env.Hooks() != f.stages {
-		in.Close()
-		return nil, fmt.Errorf("wasmhost: filter %s: start: it chose other hooks than at first: %s", f.opts.Name, in.env.Hooks())
-	}
-	return in, nil
+	f.sessions[s] = struct{}{}
+	return s, nil
 }
 
-// want tells makeAhead that an instance was taken.
-func (f *Filter) want() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+// borrow returns an instance for a session.
+func (f *Filter) borrow(ctx context.Context) (*instance, error) {
+	return f.pool.take(ctx, f.module.rt.ending.Done(), f.opts.Limits.Wall)
 }
 
-// makeAhead keeps f.ready filled until ctx ends.
-func (f *Filter) makeAhead(ctx context.Context) {
-	defer f.done.Done()
-	for {
-		for f.opts.Ready > 0 && len(f.ready) < f.opts.Ready && ctx.Err() == nil {
-			in, err := f.newInstance(ctx)
-			if err != nil {
-				if ctx.Err() == nil {
-					f.opts.Log.Error("filter instance could not be made ahead", "filter", f.opts.Name, "err", err)
-				}
-				break // the session that needs one will try again and report
-			}
-			f.ready <- in // there is room: this goroutine alone puts
-		}
-		select {
-		case <-f.wake:
-		case <-ctx.Done():
-			return
-		}
+// giveBack takes an instance back from a session. failed says that the guest was stopped
+// in the middle of something.
+func (f *Filter) giveBack(in *instance, failed bool) {
+	f.count.sawMemory(int64(in.mem.size))
+	if f.opts.Instance == InstanceShared && !failed {
+		f.pool.put(in)
+		return
 	}
+	f.pool.give(in)
 }
 
-// Close frees the instances that were made ahead and waits for the goroutine that makes
-// them. Sessions that have an instance keep it; Open is an error from now on. It may be
-// called twice.
+// Close makes Open an error, and frees the instances that no session has. Sessions that
+// are open go on; when the last of them is closed, all is freed. It waits for the goroutine
+// that makes instances, and may be called twice.
 func (f *Filter) Close() {
-	f.closed.Store(true)
+	f.mu.Lock()
+	closed := f.closed
+	f.closed = true
+	last := len(f.sessions) == 0
+	f.mu.Unlock()
 	f.stop()
 	f.done.Wait()
-	for {
-		select {
-		case in := <-f.ready:
-			in.Close()
-		default:
-			f.module.rt.drop(f)
-			return
-		}
+	if !closed {
+		f.pool.close()
+	}
+	if last && !closed {
+		f.free()
 	}
 }
 
-// newInstance makes an instance and boots its guest.
-func (f *Filter) newInstance(ctx context.Context) (*instance, error) {
-	in := &instance{filter: f}
-	in.guard = newGuard(in)
-	in.env = guest.NewEnv(guest.Options{Name: f.opts.Name, Config: f.opts.Config, Log: f.opts.Log, Metrics: f.module.rt.opts.Metrics})
-	in.host = in.env
-	if f.opts.Wrap != nil {
-		in.host = f.opts.Wrap(in.env)
+// leave ends a session.
+func (f *Filter) leave(s *session) {
+	f.mu.Lock()
+	delete(f.sessions, s)
+	last := f.closed && len(f.sessions) == 0
+	f.mu.Unlock()
+	if last {
+		f.done.Wait() // Close may be on its way
+		f.pool.close()
+		f.free()
 	}
-	// The guest's own collector should work harder before the host's limit ends it.
-	in.environ = []string{"GOMEMLIMIT=" + strconv.FormatInt(f.opts.Memory*3/4, 10), "GOMAXPROCS=1"}
-	in.mu.Lock()
-	err := f.module.rt.enter(in)
-	if err == nil {
-		err = in.boot(ctx)
-	}
-	in.mu.Unlock()
-	if err != nil {
-		if why := in.env.Complaint(); why != "" && errors.Is(err, errRefuses) {
-			err = fmt.Errorf("%w: %s", err, why)
-		}
-		err = fmt.Errorf("wasmhost: filter %s: start: %w", f.opts.Name, in.withStderr(err))
-		in.Close()
-		return nil, err
-	}
-	return in, nil
 }
 
-// errRefuses: the guest found its configuration wanting, or itself.
-var errRefuses = errors.New("it refuses to start")
+// free gives back what is left when nobody uses the filter any more.
+func (f *Filter) free() {
+	if f.snapshot != nil {
+		f.snapshot.image.release()
+	}
+	f.module.rt.drop(f)
+}
 
-// mailboxOf unpacks what mg1_init returned, having subscribed to hooks.
-func mailboxOf(v uint64, hooks policy.Stages) (ptr, size uint32, err error) {
-	if int64(v) < 0 {
-		return 0, 0, fmt.Errorf("%w, code %d", errRefuses, int64(v))
+// shut closes all sessions. It waits for calls that run.
+func (f *Filter) shut() {
+	f.mu.Lock()
+	var all []*session
+	for s := range f.sessions {
+		all = append(all, s)
 	}
-	ptr, size = uint32(v>>32), uint32(v)
-	if size < abi.MinMailbox || size > abi.MaxMailbox {
-		return 0, 0, fmt.Errorf("its mailbox has %d octets, want %d to %d", size, abi.MinMailbox, abi.MaxMailbox)
+	f.mu.Unlock()
+	for _, s := range all {
+		s.Close()
 	}
-	if hooks.Has(policy.StageChunk) && size < abi.ChunkMailbox {
-		return 0, 0, fmt.Errorf("its mailbox has %d octets, want %d or more for hook chunk", size, abi.ChunkMailbox)
-	}
-	return ptr, size, nil
 }

@@ -38,6 +38,7 @@ func (b booter) Subscribe(mask uint64) int32 {
 }
 
 func failing(t *testing.T, o wasmhost.FilterOptions, fail int64, mask uint64) (*wasmhost.Filter, *atomic.Int64) {
+	t.Helper()
 	boots := new(atomic.Int64)
 	o.Wrap = func(h guest.Host) guest.Host { return booter{h, boots, fail, mask} }
 	// It subscribes in the Init of its own, and traps if that is refused.
@@ -47,22 +48,23 @@ func failing(t *testing.T, o wasmhost.FilterOptions, fail int64, mask uint64) (*
 
 // A filter whose guest cannot start any more says so when a session needs an instance,
 // and lives on.
-func TestBootFailsLater(t *testing.T) {
+func TestBootFailsLater(t *testing.T) { t.Run(bootEach, testBootFailsLater) }
+
+func testBootFailsLater(t *testing.T) {
 	log := make(lines, 10)
 	f, _ := failing(t, wasmhost.FilterOptions{Name: "guard", Ready: 2, Log: slog.New(slog.NewTextHandler(log, nil))}, 3, 0)
 	// Each boot subscribes twice: the first instance alone could start.
-	first, err := f.Open(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
+	first := talk(t, f)
+	if got := first.at(policy.StageMail); got.Err != nil {
+		t.Fatal(got.Err)
 	}
-	defer first.Close()
+	defer first.close()
 	for range 3 {
-		in, err := f.Open(t.Context(), nil)
-		if err == nil {
-			in.Close()
-		}
-		if err == nil || !strings.Contains(err.Error(), "filter guard: start: it trapped") {
-			t.Errorf("got error %v, want that the start trapped", err)
+		d := talk(t, f)
+		got := d.at(policy.StageMail)
+		d.close()
+		if got.Err == nil || !strings.Contains(got.Err.Error(), "filter guard: start: it trapped") {
+			t.Errorf("got error %v, want that the start trapped", got.Err)
 		}
 	}
 	if got := <-log; !strings.Contains(got, "could not be made ahead") {
@@ -72,19 +74,19 @@ func TestBootFailsLater(t *testing.T) {
 
 // An instance that chooses other hooks than the first is refused: the chain would not
 // ask it, or ask it what it does not expect.
-func TestHooksChangeLater(t *testing.T) {
+func TestHooksChangeLater(t *testing.T) { t.Run(bootEach, testHooksChangeLater) }
+
+func testHooksChangeLater(t *testing.T) {
 	f, _ := failing(t, wasmhost.FilterOptions{Name: "guard", Ready: -1}, 3, 1<<abi.HookMail)
-	first, err := f.Open(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
+	first := talk(t, f)
+	if got := first.at(policy.StageMail); got.Err != nil {
+		t.Fatal(got.Err)
 	}
-	defer first.Close()
-	in, err := f.Open(t.Context(), nil)
-	if err == nil {
-		in.Close()
-	}
-	if err == nil || !strings.Contains(err.Error(), "it chose other hooks than at first") {
-		t.Errorf("got error %v, want that it chose other hooks", err)
+	defer first.close()
+	d := talk(t, f)
+	defer d.close()
+	if got := d.at(policy.StageMail); got.Err == nil || !strings.Contains(got.Err.Error(), "it chose other hooks than at first") {
+		t.Errorf("got error %v, want that it chose other hooks", got.Err)
 	}
 }
 
@@ -100,7 +102,9 @@ func (l lines) Write(p []byte) (int, error) {
 }
 
 // The stages of a filter are the hooks that the guest subscribed to.
-func TestStages(t *testing.T) {
+func TestStages(t *testing.T) { bothWays(t, testStages) }
+
+func testStages(t *testing.T) {
 	f := load(t, wasmtest.Guest{Hooks: 1<<abi.HookMail | 1<<abi.HookClose}.Bytes(), wasmhost.FilterOptions{Name: "guard"})
 	if got, want := f.Stages(), policy.StagesOf(policy.StageMail, policy.StageClose); got != want || f.Name() != "guard" {
 		t.Errorf("got %v of %s, want %v of guard", got, f.Name(), want)
@@ -109,7 +113,9 @@ func TestStages(t *testing.T) {
 
 // Close of a filter leaves sessions the instances they have; Open is an error from then
 // on, at once; a second Close is nothing.
-func TestFilterClose(t *testing.T) {
+func TestFilterClose(t *testing.T) { bothWays(t, testFilterClose) }
+
+func testFilterClose(t *testing.T) {
 	f := load(t, wasmtest.Guest{Else: wasmtest.Counter()}.Bytes(), wasmhost.FilterOptions{})
 	d := talk(t, f)
 	d.at(policy.StageMail)
@@ -140,7 +146,7 @@ func TestRuntimeClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Wall: time.Minute,
+	f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Limits: wasmhost.Limits{CPU: 500 * time.Millisecond, CPUSession: 5 * time.Second},
 		Wrap: func(h guest.Host) guest.Host { return &gate{Host: h, entered: entered, leave: leave} }})
 	if err != nil {
 		t.Fatal(err)
@@ -197,19 +203,22 @@ func TestModuleClose(t *testing.T) {
 	if got := d.at(policy.StageRcpt); got.Err != nil || got.Verdict.Reply.Code != 451 {
 		t.Errorf("after Close: %s, %v; want code 451", reply(got), got.Err)
 	}
-	if in, err := f.Open(t.Context(), nil); err == nil {
-		in.Close()
-		t.Error("Open after Close of the module: got no error")
+	late := talk(t, f)
+	defer late.close()
+	if got := late.at(policy.StageMail); wasmhost.Cause(got.Err) != wasmhost.CauseLoad {
+		t.Errorf("a session after Close of the module: %v", got.Err)
 	}
 }
 
 // Many sessions at once, some of whose guests trap, some loop, some are given up. Each
 // counts alone.
-func TestHammer(t *testing.T) {
+func TestHammer(t *testing.T) { bothWays(t, testHammer) }
+
+func testHammer(t *testing.T) {
 	f := load(t, wasmtest.Guest{On: hooks{
 		abi.HookData:    wasmtest.Trap(),
 		abi.HookMessage: wasmtest.Loop(),
-	}, Else: wasmtest.Seq(wasmtest.Work(1000), wasmtest.Counter())}.Bytes(), wasmhost.FilterOptions{Wall: time.Second, Ready: 2})
+	}, Else: wasmtest.Seq(wasmtest.Work(1000), wasmtest.Counter())}.Bytes(), wasmhost.FilterOptions{Limits: wasmhost.Limits{Wall: time.Second}, Ready: 2})
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {
@@ -259,8 +268,10 @@ func mappings(t *testing.T) (count, pages int) {
 
 // A thousand sessions, of which some fail and some fail to start, leave neither mappings
 // nor goroutines (TestMain) behind.
-func TestNoLeak(t *testing.T) {
-	f := load(t, wasmtest.Guest{On: hooks{abi.HookRcpt: wasmtest.Trap()}}.Bytes(), wasmhost.FilterOptions{Ready: -1, Wall: time.Second})
+func TestNoLeak(t *testing.T) { bothWays(t, testNoLeak) }
+
+func testNoLeak(t *testing.T) {
+	f := load(t, wasmtest.Guest{On: hooks{abi.HookRcpt: wasmtest.Trap()}}.Bytes(), wasmhost.FilterOptions{Ready: -1, Limits: wasmhost.Limits{Wall: time.Second}})
 	broken := []*wasmhost.Module{}
 	rt := newRuntime(t)
 	for _, g := range []wasmtest.Guest{{Start: wasmtest.Trap()}, {Mailbox: -1}, {Data: map[uint32]string{1<<16 - 1: "ab"}}, {Start: wasmtest.Loop()}} {
@@ -298,7 +309,9 @@ func TestNoLeak(t *testing.T) {
 
 // TestComplaint: what a guest logs while it refuses to start is in the error, whatever the
 // log's level.
-func TestComplaint(t *testing.T) {
+func TestComplaint(t *testing.T) { bothWays(t, testComplaint) }
+
+func testComplaint(t *testing.T) {
 	code := wasmtest.Seq(
 		wasmtest.Call("mg1.log", wasmtest.I32(int32(abi.LevelInfo)), wasmtest.I32(wasmtest.FreeAt), wasmtest.I32(4)), wasmtest.Drop(),
 		wasmtest.Call("mg1.log", wasmtest.I32(int32(abi.LevelError)), wasmtest.I32(wasmtest.FreeAt+4), wasmtest.I32(8)), wasmtest.Drop(),

@@ -13,7 +13,9 @@ import (
 
 // TestGoGuest runs a filter that the Go compiler made, one configuration after the other
 // of one compiled module.
-func TestGoGuest(t *testing.T) {
+func TestGoGuest(t *testing.T) { bothWays(t, testGoGuest) }
+
+func testGoGuest(t *testing.T) {
 	m, err := newRuntime(t).Load(t.Context(), "goguest", goGuest(t))
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +45,6 @@ func TestGoGuest(t *testing.T) {
 	for _, tt := range []struct{ mode, want string }{
 		{"nothing", "continue"},
 		{"goroutines", "450 sum 45"},
-		{"sleep", "450 slept long enough: true"},
 		{"file", "450 Operation not permitted"},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
@@ -55,20 +56,22 @@ func TestGoGuest(t *testing.T) {
 		})
 	}
 	for _, tt := range []struct {
-		mode string
-		wall time.Duration
-		want []string
+		mode  string
+		cpu   time.Duration
+		cause string
+		want  []string
 	}{
-		{"panic", 0, []string{"it says that it failed, code 2"}},
-		{"exit", 0, []string{"it ended itself with exit code 3", "stderr: a last word"}},
-		{"die", 0, []string{"unreachable", "stderr: panic: in a goroutine, where nobody recovers", "main.newFilter"}},
-		{"loop", 100 * time.Millisecond, []string{"it exceeded its time of 100ms"}},
-		{"deadlock", 100 * time.Millisecond, []string{"wasmhost: filter goguest at mail: "}},
-		{"recurse", 0, []string{"unreachable", "stderr: runtime: out of memory"}},
-		{"memory", 0, []string{"unreachable", "stderr: runtime: out of memory"}},
+		{"panic", 0, wasmhost.CauseGuest, []string{"it says that it failed, code 2"}},
+		{"exit", 0, wasmhost.CauseGuest, []string{"it ended itself with exit code 3", "stderr: a last word"}},
+		{"die", 100 * time.Millisecond, wasmhost.CauseTrap, []string{"unreachable", "stderr: panic: in a goroutine, where nobody recovers", "main.newFilter"}},
+		{"loop", 0, wasmhost.CauseCPU, []string{"it exceeded its CPU time of 2ms", "wasm stack trace:"}},
+		{"sleep", 0, wasmhost.CauseCPU, []string{"it exceeded its CPU time of 2ms"}},
+		{"deadlock", 0, wasmhost.CauseTrap, []string{"wasmhost: filter goguest at mail: "}},
+		{"recurse", 100 * time.Millisecond, wasmhost.CauseTrap, []string{"its calls are nested too deeply"}},
+		{"memory", 500 * time.Millisecond, wasmhost.CauseMemory, []string{"unreachable", "stderr: runtime: out of memory"}},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
-			f := filter(t, tt.mode, wasmhost.FilterOptions{Ready: -1, Wall: tt.wall, Memory: 8 << 20})
+			f := filter(t, tt.mode, wasmhost.FilterOptions{Ready: -1, Limits: wasmhost.Limits{CPU: tt.cpu, Memory: 8 << 20}})
 			d := talk(t, f)
 			defer d.close()
 			got := d.at(policy.StageMail)
@@ -79,6 +82,9 @@ func TestGoGuest(t *testing.T) {
 				if !strings.Contains(got.Err.Error(), want) {
 					t.Errorf("got error %q, want it to contain %q", got.Err, want)
 				}
+			}
+			if cause := wasmhost.Cause(got.Err); cause != tt.cause {
+				t.Errorf("cause %q, want %q", cause, tt.cause)
 			}
 			if got := d.at(policy.StageMessage); got.Err != nil {
 				t.Errorf("the stage after the failure: %v", got.Err)

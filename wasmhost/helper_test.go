@@ -18,7 +18,7 @@ import (
 // newRuntime returns a Runtime that ends with the test.
 func newRuntime(t testing.TB) *wasmhost.Runtime {
 	t.Helper()
-	rt, err := wasmhost.New(t.Context(), wasmhost.Options{})
+	rt, err := wasmhost.New(t.Context(), wasmhost.Options{BootEach: bootsEach(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

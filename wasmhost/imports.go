@@ -87,8 +87,9 @@ func (r *Runtime) addImports(ctx context.Context) error {
 		}
 		params, results := importTypes(imp)
 		narrow := imp.Result == abi.I32
-		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
-			v := f(caller(ctx).host, call{mod.Memory(), stack})
+		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, _ api.Module, stack []uint64) {
+			in := caller(ctx)
+			v := f(in.host, call{in.memory, stack})
 			if narrow {
 				stack[0] = api.EncodeI32(int32(v))
 				return

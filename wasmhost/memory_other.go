@@ -2,27 +2,20 @@
 
 package wasmhost
 
-// memory is a guest's linear memory on systems without mmap: a slice of Go's heap.
-type memory struct {
-	limit uint64
-	b     []byte
+// space is the memory on systems without mmap: a slice of Go's heap, which may move.
+type space struct{ b []byte }
+
+func newMemory(limit int) (*memory, error) { return &memory{limit: limit}, nil }
+
+func (s *space) mapped() bool { return false }
+
+func (s *space) provide(size int) bool {
+	if more := size - len(s.b); more > 0 {
+		s.b = append(s.b, make([]byte, more)...)
+	}
+	return true
 }
 
-func newMemory(limit uint64) (*memory, error) { return &memory{limit: limit}, nil }
+func (s *space) octets(size int) []byte { return s.b[:size:size] }
 
-// Reallocate gives the guest size octets; nil if that is more than it may have.
-func (m *memory) Reallocate(size uint64) []byte {
-	if size > m.limit {
-		return nil
-	}
-	if more := int(size) - len(m.b); more > 0 {
-		m.b = append(m.b, make([]byte, more)...)
-	}
-	return m.b[:size]
-}
-
-// Free does nothing; see the other memory.
-func (m *memory) Free() {}
-
-// release forgets the memory.
-func (m *memory) release() { m.b = nil }
+func (s *space) destroy() { s.b = nil }

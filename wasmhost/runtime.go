@@ -4,35 +4,44 @@
 // # The ideas
 //
 // There is one [Runtime] per process. A [Module] is compiled code, checked before it is
-// let in. A [Filter] is a module with a configuration: a policy.Filter. An instance is a
-// guest with memory of its own; it serves one session and is then thrown away, so that
-// nothing a client caused in it is there for the next one. Because making an instance
-// takes time, a few are made ahead.
+// let in, and rewritten so that it can be stopped (package meter). A [Filter] is a module
+// with a configuration: a policy.Filter. Its guest starts once; what its memory is then
+// becomes an image, and each further instance begins as a copy of that, which shares all
+// pages that it does not write to. An instance that was used is made as new, by giving
+// these pages back, so that nothing a client caused in it is there for the next one.
 //
-//	bytes ─ Load ─▶ Module ─ Filter ─▶ Filter ── Open ──▶ instance (one session)
-//	       checks,            boot:       ▲
-//	       compile            mg1_init    └── ready: a few instances made ahead
+//	bytes ─ Load ─▶ Module ─ Filter ─▶ Filter ── Open ──▶ session ── hook ──▶ instance
+//	       checks,            start,      │                (one client's)       │   ▲
+//	       meter,             image       └── pool: clean instances ────────────┘   │
+//	       compile                              ▲                                   │
+//	                                            └── made as new, or thrown away ◀───┘
+//
+// A session has what the guest keeps in the host, which is little. The instance, which has
+// memory, is the session's from its first hook to its end, or for one hook at a time
+// (FilterOptions.Instance).
 //
 // All that enters a guest passes guest.Host (package policy/guest): mg1 in imports.go,
-// WASI in wasi.go. All guest code runs under a guard (guard.go), which alone knows how a
-// guest that does not return is stopped.
+// WASI in wasi.go. What a guest may compute is in budget.go.
 //
 // # What a guest cannot do
 //
-// A guest is taken for hostile. Its binary is screened before a compiler sees it
-// (package meter). Its memory is a mapping of its own, outside of Go's heap, with a limit; it
-// goes away with the session. What it can make the host allocate has limits in package
-// policy/guest; instructions that allocate without one are not compiled (wazero.go).
-// Pointers are checked on every call; one that points outside is a trap, and a trap is an
-// error of this filter in this session.
+// A guest is taken for hostile. Its binary is screened before a compiler sees it. Its
+// memory is a mapping of its own, outside of Go's heap, with a limit. What it can make the
+// host allocate has limits in package policy/guest; instructions that allocate without one
+// are not compiled (wazero.go). It is stopped when its CPU time is used up, in whatever it
+// does, and makes way for others every sixty microseconds. Pointers are checked on every
+// call; one that points outside is a trap, and a trap is an error of this filter in this
+// session.
 //
 // # Goroutines and locks
 //
 // Runtime, Module and Filter are safe for concurrent use. A Filter has one goroutine, which
-// makes instances ahead; Close waits for it. An instance is for one goroutine at a time,
-// and refuses a second. Its lock is held while the guest runs, so that Close, also that of
-// the Runtime, waits for the call. Of the Runtime's lock and an instance's, the instance's
-// is taken first.
+// makes instances and makes them as new; Close waits for it. A session is for one goroutine
+// at a time, and refuses a second. Its lock is held while the guest runs, so that its
+// Close, also that by the Runtime, waits for the call. An instance belongs to one session,
+// or to the pool, or to who took it out of there; nobody else touches it. Of a session's
+// lock, a Filter's, its pool's, the gate's and the Runtime's, none but the session's is held
+// when another is taken.
 package wasmhost
 
 import (
@@ -80,6 +89,9 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics counts what guests count. Nil discards.
 	Metrics guest.Metrics
+	// BootEach makes every instance by running the guest's start, as it is done for modules
+	// that change what cannot be set back. It is for tests of that way.
+	BootEach bool
 }
 
 // Runtime compiles and runs modules.
@@ -91,11 +103,17 @@ type Runtime struct {
 	cacheDir string
 	scratch  bool      // the cache is for this Runtime alone, and goes with it
 	compiler *compiler // nil if this process compiles
+	gate     *gate
+	epoch    time.Time
 	closed   atomic.Bool
+	ending   context.Context // ends when closed is set
+	end      context.CancelFunc
 
-	mu        sync.Mutex // guards what follows; held for moments only
-	filters   map[*Filter]struct{}
-	instances map[*instance]struct{} // that have memory
+	mappings int64        // of images that there may be
+	mapped   atomic.Int64 // that there are
+
+	mu      sync.Mutex // guards what follows; held for moments only
+	filters map[*Filter]struct{}
 }
 
 // New returns a Runtime. Close it in the end.
@@ -107,7 +125,9 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 		return nil, fmt.Errorf("wasmhost: compile cpu: %v, want at most %v", o.CompileCPU, maxCompileCPU)
 	}
 	o.CompileCPU = cmp.Or(o.CompileCPU, defaultCompileCPU)
-	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), instances: make(map[*instance]struct{})}
+	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), gate: newGate(), epoch: time.Now()}
+	r.ending, r.end = context.WithCancel(context.Background())
+	r.mappings = mappingsFor(maxMappings())
 	config := runtimeConfig()
 	if err := r.openCache(); err != nil {
 		return nil, err
@@ -116,10 +136,26 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 		config = config.WithCompilationCache(r.cache)
 	}
 	r.wz = wazero.NewRuntimeWithConfig(ctx, config)
-	if err := errors.Join(r.addImports(ctx), r.addWASI(ctx)); err != nil {
+	if err := errors.Join(r.addImports(ctx), r.addWASI(ctx), r.addTick(ctx)); err != nil {
 		return nil, errors.Join(err, r.Close(ctx))
 	}
 	return r, nil
+}
+
+// now is a reading of the clock on the wall.
+func (r *Runtime) now() time.Duration { return time.Since(r.epoch) }
+
+// mappingsFor is how many images may be mapped where the system allows so many mappings: a
+// memory takes two, and all else of the process needs some.
+func mappingsFor(most int) int64 { return int64(max(most-max(most/8, 1000), 0) / 2) }
+
+// takeMapping tells whether one more image may be mapped, and counts it.
+func (r *Runtime) takeMapping() bool {
+	if r.mapped.Add(1) > r.mappings {
+		r.mapped.Add(-1)
+		return false
+	}
+	return true
 }
 
 // Close closes all filters, ends all guests and frees what they used. Calls that run are
@@ -130,19 +166,15 @@ func (r *Runtime) Close(ctx context.Context) error {
 	r.closed.Store(true)
 	filters := slices.Collect(maps.Keys(r.filters))
 	r.mu.Unlock()
+	r.end()
 	if r.compiler != nil {
 		r.compiler.close()
 	}
 	for _, f := range filters {
 		f.Close()
+		f.shut() // guests stop at the next tick
 	}
-	err := r.wz.Close(ctx) // guests stop at the next turn of a loop
-	r.mu.Lock()
-	instances := slices.Collect(maps.Keys(r.instances))
-	r.mu.Unlock()
-	for _, in := range instances {
-		in.Close()
-	}
+	err := r.wz.Close(ctx)
 	if r.cache != nil {
 		err = errors.Join(err, r.cache.Close(ctx))
 	}
@@ -170,24 +202,6 @@ func (r *Runtime) drop(f *Filter) {
 	delete(r.filters, f)
 }
 
-// enter notes an instance, for Close.
-func (r *Runtime) enter(in *instance) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed.Load() {
-		return errClosed
-	}
-	r.instances[in] = struct{}{}
-	return nil
-}
-
-// forget forgets an instance.
-func (r *Runtime) forget(in *instance) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.instances, in)
-}
-
 // ErrModule is behind every error about a module that cannot be a filter.
 var ErrModule = errors.New("wasmhost: not a filter")
 
@@ -195,8 +209,15 @@ var ErrModule = errors.New("wasmhost: not a filter")
 type Module struct {
 	rt       *Runtime
 	name     string
-	compiled wazero.CompiledModule
-	size     int
+	compiled wazero.CompiledModule // of what package meter made of the binary
+	size     int                   // of the binary
+
+	// What the rewritten binary leaves to the host; see meter.Rewritten.
+	globals    []meter.Global
+	data       []meter.Segment
+	start      string
+	memory     uint32
+	resettable bool
 }
 
 // Load checks and compiles a module. The error says what is wrong with it, and wraps
@@ -211,15 +232,23 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 	if r.closed.Load() {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, errClosed)
 	}
-	compiled, err := r.compile(ctx, read.Plain())
+	if err := checkReserved(read.Reserved()); err != nil {
+		return nil, bad(err) // before ours are added
+	}
+	rewritten, err := read.Rewrite()
+	if err != nil {
+		return nil, bad(err)
+	}
+	compiled, err := r.compile(ctx, rewritten.Wasm)
 	if err != nil && (errors.Is(err, ErrCompiler) || errors.Is(err, errClosed) || ctx.Err() != nil) {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, err)
 	}
 	if err != nil {
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
-	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm)}
-	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(read.Reserved()), m.checkImports(read.Outside())); err != nil {
+	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm), globals: rewritten.Globals, data: rewritten.Data,
+		start: rewritten.Start, memory: rewritten.MemoryMin, resettable: rewritten.Resettable}
+	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(), m.checkImports(read.Outside())); err != nil {
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
 	return m, nil
@@ -229,8 +258,17 @@ var (
 	i32, i64 = api.ValueTypeI32, api.ValueTypeI64
 )
 
+// checkReserved returns an error if there are exports with names that are ours.
+func checkReserved(exports []string) error {
+	var errs []error
+	for _, name := range exports {
+		errs = append(errs, fmt.Errorf("export %s: names that begin with %s are reserved", name, abi.ReservedPrefix))
+	}
+	return errors.Join(errs...)
+}
+
 // checkExports holds exports against the contract.
-func (m *Module) checkExports(reserved []string) error {
+func (m *Module) checkExports() error {
 	var errs []error
 	want := func(name string, required bool, params, results []api.ValueType) {
 		def, ok := m.compiled.ExportedFunctions()[name]
@@ -248,9 +286,6 @@ func (m *Module) checkExports(reserved []string) error {
 	if _, ok := m.compiled.ExportedMemories()[abi.ExportMemory]; !ok {
 		errs = append(errs, fmt.Errorf("lacks the export %s", abi.ExportMemory))
 	}
-	for _, name := range reserved {
-		errs = append(errs, fmt.Errorf("export %s: names that begin with %s are reserved", name, abi.ReservedPrefix))
-	}
 	if _, ok := m.compiled.ExportedFunctions()["_start"]; ok && len(errs) > 0 {
 		errs = append(errs, errors.New("it is a command, not a library: build it with -buildmode=c-shared (Go) or as a reactor"))
 	}
@@ -267,8 +302,14 @@ func (m *Module) checkImports(others []meter.Outside) error {
 		known[wasiModule+"."+f.name] = signature(f.params, f.results)
 	}
 	var faults []string
+	ticks := 0
 	for _, def := range m.compiled.ImportedFunctions() {
 		module, name, _ := def.Import()
+		if module == meter.TickModule && name == meter.TickName {
+			if ticks++; ticks == 1 {
+				continue // ours; see package meter
+			}
+		}
 		sig, ok := known[module+"."+name]
 		got := signature(def.ParamTypes(), def.ResultTypes())
 		switch {
@@ -353,11 +394,14 @@ func (m *Module) Info() Info {
 		}
 	}
 	for _, def := range m.compiled.ImportedFunctions() {
-		module, name, _ := def.Import()
-		info.Imports = append(info.Imports, module+"."+name)
+		if module, name, _ := def.Import(); module != meter.TickModule {
+			info.Imports = append(info.Imports, module+"."+name)
+		}
 	}
 	for name := range m.compiled.ExportedFunctions() {
-		info.Exports = append(info.Exports, name)
+		if !strings.HasPrefix(name, abi.ReservedPrefix) {
+			info.Exports = append(info.Exports, name)
+		}
 	}
 	for _, s := range m.compiled.CustomSections() {
 		if s.Name() == manifestSection {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math"
-	"time"
 
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/sys"
@@ -37,13 +35,17 @@ const (
 	maxPolls  = 64
 )
 
+// randomCost is how much more an octet from the system's random source costs than one that
+// is copied.
+const randomCost = 16
+
 type wasiFunc struct {
 	name            string
 	params, results []api.ValueType
-	do              func(ctx context.Context, in *instance, c call) uint64
+	do              func(in *instance, c call) uint64
 }
 
-func wasi(name string, params string, do func(context.Context, *instance, call) uint64) wasiFunc {
+func wasi(name string, params string, do func(*instance, call) uint64) wasiFunc {
 	f := wasiFunc{name: name, results: []api.ValueType{i32}, do: do}
 	for _, p := range params {
 		if p == 'l' {
@@ -56,29 +58,29 @@ func wasi(name string, params string, do func(context.Context, *instance, call) 
 }
 
 // refuse answers functions of what is not there.
-func refuse(errno uint64) func(context.Context, *instance, call) uint64 {
-	return func(context.Context, *instance, call) uint64 { return errno }
+func refuse(errno uint64) func(*instance, call) uint64 {
+	return func(*instance, call) uint64 { return errno }
 }
 
 // wasiFuncs is all of WASI that a filter may import. "i" is an i32 parameter, "l" an i64.
 var wasiFuncs = []wasiFunc{
 	wasi("args_get", "ii", refuse(wasiOK)),
-	wasi("args_sizes_get", "ii", func(_ context.Context, _ *instance, c call) uint64 { return c.put32(0, 0) | c.put32(1, 0) }),
+	wasi("args_sizes_get", "ii", func(_ *instance, c call) uint64 { return c.put32(0, 0) | c.put32(1, 0) }),
 	wasi("environ_get", "ii", wasiEnviron),
-	wasi("environ_sizes_get", "ii", func(_ context.Context, in *instance, c call) uint64 {
+	wasi("environ_sizes_get", "ii", func(in *instance, c call) uint64 {
 		n := 0
-		for _, e := range in.environ {
+		for _, e := range in.filter.env {
 			n += len(e) + 1
 		}
-		return c.put32(0, uint32(len(in.environ))) | c.put32(1, uint32(n))
+		return c.put32(0, uint32(len(in.filter.env))) | c.put32(1, uint32(n))
 	}),
-	wasi("clock_res_get", "ii", func(_ context.Context, _ *instance, c call) uint64 { return c.put64(1, 1000) }),
+	wasi("clock_res_get", "ii", func(_ *instance, c call) uint64 { return c.put64(1, 1000) }),
 	wasi("clock_time_get", "ili", wasiClock),
 	wasi("random_get", "ii", wasiRandom),
 	wasi("fd_write", "iiii", wasiWrite),
 	wasi("poll_oneoff", "iiii", wasiPoll),
 	wasi("sched_yield", "", refuse(wasiOK)),
-	{"proc_exit", []api.ValueType{i32}, nil, func(_ context.Context, _ *instance, c call) uint64 {
+	{"proc_exit", []api.ValueType{i32}, nil, func(_ *instance, c call) uint64 {
 		panic(sys.NewExitError(uint32(c.stack[0])))
 	}},
 	wasi("fd_fdstat_get", "ii", wasiFdstat),
@@ -122,8 +124,9 @@ func (r *Runtime) addWASI(ctx context.Context) error {
 	b := r.wz.NewHostModuleBuilder(wasiModule)
 	for _, f := range wasiFuncs {
 		hasResult := len(f.results) > 0
-		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
-			errno := f.do(ctx, caller(ctx), call{mod.Memory(), stack})
+		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, _ api.Module, stack []uint64) {
+			in := caller(ctx)
+			errno := f.do(in, call{in.memory, stack})
 			if hasResult {
 				stack[0] = errno
 			}
@@ -150,9 +153,9 @@ func (c call) put64(i int, v uint64) uint64 {
 	return wasiOK
 }
 
-func wasiEnviron(_ context.Context, in *instance, c call) uint64 {
+func wasiEnviron(in *instance, c call) uint64 {
 	ptrs, text := uint32(c.stack[0]), uint32(c.stack[1])
-	for _, e := range in.environ {
+	for _, e := range in.filter.env {
 		if !c.mem.WriteUint32Le(ptrs, text) || !c.mem.WriteString(text, e+"\x00") {
 			return wasiFAULT
 		}
@@ -162,7 +165,7 @@ func wasiEnviron(_ context.Context, in *instance, c call) uint64 {
 	return wasiOK
 }
 
-func wasiClock(_ context.Context, in *instance, c call) uint64 {
+func wasiClock(in *instance, c call) uint64 {
 	switch uint32(c.stack[0]) {
 	case 0:
 		return c.put64(2, uint64(in.host.Now()))
@@ -172,16 +175,16 @@ func wasiClock(_ context.Context, in *instance, c call) uint64 {
 	return wasiINVAL
 }
 
-func wasiRandom(ctx context.Context, in *instance, c call) uint64 {
+func wasiRandom(in *instance, c call) uint64 {
 	b, ok := c.mem.Read(uint32(c.stack[0]), uint32(c.stack[1]))
 	if !ok {
 		return wasiFAULT
 	}
 	for len(b) > 0 {
-		if ctx.Err() != nil {
+		n := min(len(b), abi.MaxRandom)
+		if !in.charge(int64(n) * randomCost) {
 			return wasiINTR // a large buffer takes longer than the guest has
 		}
-		n := min(len(b), abi.MaxRandom)
 		if in.host.Random(b[:n]) < 0 {
 			return wasiNOSYS
 		}
@@ -191,7 +194,7 @@ func wasiRandom(ctx context.Context, in *instance, c call) uint64 {
 }
 
 // wasiWrite takes what the guest prints: a Go guest's panic, for example.
-func wasiWrite(_ context.Context, in *instance, c call) uint64 {
+func wasiWrite(in *instance, c call) uint64 {
 	if fd := uint32(c.stack[0]); fd != 1 && fd != 2 {
 		return wasiBADF
 	}
@@ -217,7 +220,7 @@ func wasiWrite(_ context.Context, in *instance, c call) uint64 {
 }
 
 // wasiFdstat says that standard input, output and error are character devices.
-func wasiFdstat(_ context.Context, _ *instance, c call) uint64 {
+func wasiFdstat(_ *instance, c call) uint64 {
 	if uint32(c.stack[0]) > 2 {
 		return wasiBADF
 	}
@@ -235,13 +238,12 @@ const (
 	subscriptionSize = 48
 	eventSize        = 32
 	eventClock       = 0
-	absoluteTime     = 1
 )
 
-// wasiPoll waits for the nearest clock of the subscriptions, in the goroutine of the
-// session, which holds no thread meanwhile, and no longer than the guest's time lasts.
-// Other subscriptions are ready with an error.
-func wasiPoll(ctx context.Context, in *instance, c call) uint64 {
+// wasiPoll does not wait: the time that a guest sleeps is time that somebody's session
+// waits. Clocks are due at once, and a guest that looks at the time and sleeps again uses up
+// its CPU time. Other subscriptions are ready with an error.
+func wasiPoll(_ *instance, c call) uint64 {
 	count := uint32(c.stack[2])
 	if count == 0 || count > maxPolls {
 		return wasiINVAL
@@ -251,41 +253,17 @@ func wasiPoll(ctx context.Context, in *instance, c call) uint64 {
 	if !ok1 || !ok2 {
 		return wasiFAULT
 	}
-	wait := time.Duration(math.MaxInt64)
 	for i := range count {
-		wait = min(wait, pollFor(in, subs[i*subscriptionSize:][:subscriptionSize]))
-	}
-	in.host.Wait(ctx, wait)
-	n := uint32(0)
-	for i := range count {
-		sub := subs[i*subscriptionSize:][:subscriptionSize]
-		if pollFor(in, sub) > wait {
-			continue // not due yet
-		}
-		ev := events[n*eventSize:][:eventSize]
+		sub, ev := subs[i*subscriptionSize:][:subscriptionSize], events[i*eventSize:][:eventSize]
+		var data [8]byte
+		copy(data[:], sub) // the guest may have them overlap
+		kind := sub[8]
 		clear(ev)
-		copy(ev, sub[:8]) // user data
-		ev[10] = sub[8]
-		if sub[8] != eventClock {
+		copy(ev, data[:])
+		ev[10] = kind
+		if kind != eventClock {
 			binary.LittleEndian.PutUint16(ev[8:], wasiBADF)
 		}
-		n++
 	}
-	return c.put32(3, n)
-}
-
-// pollFor is how long a subscription has to wait.
-func pollFor(in *instance, sub []byte) time.Duration {
-	if sub[8] != eventClock {
-		return 0
-	}
-	t := int64(binary.LittleEndian.Uint64(sub[24:]))
-	if binary.LittleEndian.Uint16(sub[40:])&absoluteTime != 0 {
-		now := in.host.Mono()
-		if binary.LittleEndian.Uint32(sub[16:]) == 0 {
-			now = in.host.Now()
-		}
-		t -= now
-	}
-	return time.Duration(max(t, 0))
+	return c.put32(3, count)
 }

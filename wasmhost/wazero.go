@@ -16,8 +16,6 @@ import (
 
 // wazero.go: how wazero is set up. Its experimental API is used in this file only.
 
-const pageSize = 64 << 10
-
 // maxPages is the most memory of any guest: 64 MiB. A filter's own limit is lower.
 const maxPages = 64 << 20 / pageSize
 
@@ -32,8 +30,8 @@ func runtimeConfig() wazero.RuntimeConfig {
 		WithCoreFeatures(features).
 		WithMemoryLimitPages(maxPages).
 		WithDebugInfoEnabled(false). // see package meter
-		WithCustomSections(true).    // the manifest
-		WithCloseOnContextDone(true) // see guard.go
+		WithCustomSections(true)     // the manifest
+	// Not WithCloseOnContextDone: see budget.go.
 }
 
 // moduleConfig is that of every instance. Our WASI does not use wazero's clocks and random

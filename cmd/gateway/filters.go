@@ -177,7 +177,7 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 		return err
 	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
-		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall,
+		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Limits: wasmhost.Limits{Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall},
 	})
 	if err != nil {
 		return err

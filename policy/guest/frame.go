@@ -61,7 +61,7 @@ func (g *Env) frameHead(buf []byte, fields, length int, flags uint32) {
 	}
 	le.PutUint64(buf[abi.OffTransaction:], seq)
 	le.PutUint64(buf[abi.OffTime:], uint64(g.event.Time.UnixNano()))
-	le.PutUint64(buf[abi.OffBudget:], 0)
+	le.PutUint64(buf[abi.OffBudget:], uint64(g.cpu))
 }
 
 // Get implements Host.

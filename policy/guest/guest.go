@@ -34,7 +34,7 @@ import (
 )
 
 // Host is all that a guest has of the world: the imports, the frame of each event, and
-// where its prints and its sleep go. One call at a time.
+// where its prints go. One call at a time.
 type Host interface {
 	// Host has the imports.
 	abi.Host
@@ -45,8 +45,6 @@ type Host interface {
 	// Stderr takes what the guest printed; the first and the last of it go to the log
 	// when the guest fails.
 	Stderr(p []byte)
-	// Wait returns when d has passed or ctx is done: the guest sleeps.
-	Wait(ctx context.Context, d time.Duration)
 }
 
 // Options are the settings of an Env. The zero value of each field means its default.
@@ -71,6 +69,14 @@ type Options struct {
 	// is called on the goroutine of the guest's call. False ends the work with abi.ETIME.
 	// Nil charges nothing.
 	Charge func(octets int64) bool
+	// Outside runs f, in which a call of the guest waits for something outside. f must
+	// return when its context is done; then the time of the guest is used up, or the session
+	// ends. It is called on the goroutine of the guest's call, and may panic when f has
+	// returned. Nil calls f with a context that does not end.
+	Outside func(f func(ctx context.Context))
+	// Start is where Mono begins: when the guest started, if another Env has seen that.
+	// Default now.
+	Start time.Time
 }
 
 // Env is a filter's side of one session. It implements Host for the event that is
@@ -82,6 +88,7 @@ type Env struct {
 	hook  abi.Hook // 0 during mg1_init
 	event *policy.Event
 	setup Setup
+	cpu   time.Duration // that the guest has at this hook
 
 	reply    string
 	hasReply bool
@@ -111,7 +118,10 @@ func NewEnv(o Options) *Env {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	g := &Env{opts: o, start: o.Now()}
+	if o.Start.IsZero() {
+		o.Start = o.Now()
+	}
+	g := &Env{opts: o, start: o.Start}
 	if o.Setup != nil {
 		g.setup = o.Setup.clone()
 	}
@@ -122,8 +132,12 @@ func NewEnv(o Options) *Env {
 func (g *Env) Begin(hook abi.Hook, e *policy.Event) {
 	g.hook, g.event = hook, e
 	g.reply, g.hasReply = "", false
-	g.lines, g.writing = 0, false
+	g.lines, g.writing, g.cpu = 0, false, 0
 }
+
+// SetBudget says how much CPU time the guest has at this hook, for its frame. Call it after
+// Begin.
+func (g *Env) SetBudget(cpu time.Duration) { g.cpu = cpu }
 
 // End ends the event. What the guest keeps of the Host is of no use until the next
 // Begin.
@@ -410,19 +424,6 @@ func (g *Env) SessSet(key, value []byte) int32 {
 
 // Stderr implements Host.
 func (g *Env) Stderr(p []byte) { g.stderr.write(p) }
-
-// Wait implements Host.
-func (g *Env) Wait(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
 
 // tail keeps the first and the last octets that were written to it: language runtimes
 // say at the front why they give up, and what follows may be long.

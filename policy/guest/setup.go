@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"slices"
 
 	"github.com/penstock/penstock/policy"
@@ -36,3 +37,12 @@ func (g *Env) Hooks() policy.Stages { return policy.Stages(g.setup.mask) }
 // charge tells the host of work on n octets. If it returns false the guest has used up its
 // time, and the work must not be done.
 func (g *Env) charge(n int64) bool { return g.opts.Charge == nil || g.opts.Charge(n) }
+
+// outside runs f, which waits for something outside.
+func (g *Env) outside(f func(ctx context.Context)) {
+	if g.opts.Outside == nil {
+		f(context.Background())
+		return
+	}
+	g.opts.Outside(f)
+}

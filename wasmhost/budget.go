@@ -1,0 +1,390 @@
+package wasmhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"time"
+
+	"github.com/tetratelabs/wazero/api"
+
+	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
+	"github.com/penstock/penstock/wasmhost/meter"
+)
+
+// budget.go: how much a guest may compute and wait, and how it is stopped.
+//
+// The code of a guest carries a meter (package meter): it counts fuel down and calls tick
+// when there is none left. The fuel is given in slices of some sixty microseconds. A call
+// that ends within its first slice, as nearly all do, costs the host no look at a clock; it
+// is charged what its fuel is worth by what was measured of the filter before. From the
+// first tick on, CPU time is what the system says the thread has used: a loaded machine
+// must not fail a filter that is healthy. At each tick the guest also makes way for others.
+// It is stopped by a panic, which wazero turns into the error of the call.
+
+const (
+	sliceTime = 60 * time.Microsecond
+	minSlice  = 500          // units of fuel: a tick costs the host a microsecond
+	maxSlice  = 4 << 20      // units: what is worth less than this is worth measuring again
+	startRate = 1024 / 2     // of a filter nothing is known of
+	minRate   = 1024 / 64    //
+	maxRate   = 1024 * 1000  //
+	learnFrom = 2 * minSlice // units: shorter runs say more about the clock
+	perOctet  = 8            // octets of the host's work that cost a unit of fuel
+	bootWall  = 10           // times its CPU time
+	maxWall   = time.Minute  //
+)
+
+// Limits bound what a filter may use. The zero value of each field means its default.
+type Limits struct {
+	// Memory is the most linear memory of one instance, in octets. Default 16 MiB, from
+	// 64 KiB to 64 MiB.
+	Memory int64
+	// CPU is the CPU time of one call from connect to data, and of reset and close. Default
+	// 2 ms, at most 500 ms.
+	CPU time.Duration
+	// CPUMessage and CPUPerMiB, for each MiB of the message, are together the CPU time of
+	// one call with a message: headers, chunk and message. Default 20 ms, at most 500 ms,
+	// and 10 ms, at most 500 ms.
+	CPUMessage, CPUPerMiB time.Duration
+	// CPUSession is the CPU time of all calls in one transaction, and of all outside of
+	// transactions; that of a message comes on top. Default 200 ms, at most 5 s.
+	CPUSession time.Duration
+	// Wall is the longest time of one call, waiting for others included; waiting for the
+	// processor is not. Default 5 s, at most 1 min.
+	Wall time.Duration
+}
+
+// MaxMessageCPU is the most CPU time of one call with a message, whatever its size.
+const MaxMessageCPU = 10 * time.Second
+
+// MinCPUPerMiB is the CPU time below which no guest can have looked at one MiB.
+const MinCPUPerMiB = 50 * time.Microsecond
+
+const (
+	defaultMemory     = 16 << 20
+	defaultCPU        = 2 * time.Millisecond
+	defaultCPUMessage = 20 * time.Millisecond
+	defaultCPUPerMiB  = 10 * time.Millisecond
+	defaultCPUSession = 200 * time.Millisecond
+	defaultWall       = 5 * time.Second
+	maxCPU            = 500 * time.Millisecond
+	maxCPUSession     = 5 * time.Second
+)
+
+// Validate returns every problem, joined.
+func (l Limits) Validate() error {
+	var errs []error
+	if l.Memory != 0 && (l.Memory < pageSize || l.Memory > maxPages*pageSize) {
+		errs = append(errs, fmt.Errorf("memory: %d octets, want %d to %d", l.Memory, pageSize, maxPages*pageSize))
+	}
+	for _, d := range []struct {
+		name        string
+		value, most time.Duration
+	}{
+		{"cpu", l.CPU, maxCPU}, {"cpu_message", l.CPUMessage, maxCPU}, {"cpu_per_mib", l.CPUPerMiB, maxCPU},
+		{"cpu_session", l.CPUSession, maxCPUSession}, {"wall", l.Wall, maxWall},
+	} {
+		if d.value < 0 || d.value > d.most {
+			errs = append(errs, fmt.Errorf("%s: %v, want at most %v", d.name, d.value, d.most))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// MessageCPU returns the CPU time of one call with a message of size octets.
+func (l Limits) MessageCPU(size int64) time.Duration {
+	l = l.withDefaults()
+	return min(l.CPUMessage+time.Duration(float64(l.CPUPerMiB)*float64(size)/(1<<20)), MaxMessageCPU)
+}
+
+// withDefaults fills in what is zero.
+func (l Limits) withDefaults() Limits {
+	fill := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	if l.Memory == 0 {
+		l.Memory = defaultMemory
+	}
+	fill(&l.CPU, defaultCPU)
+	fill(&l.CPUMessage, defaultCPUMessage)
+	fill(&l.CPUPerMiB, defaultCPUPerMiB)
+	fill(&l.CPUSession, defaultCPUSession)
+	fill(&l.Wall, defaultWall)
+	return l
+}
+
+// budget is what one call may use.
+type budget struct {
+	cpu   time.Duration // of the call
+	rest  time.Duration // of the transaction
+	total time.Duration // of which rest is left
+	wall  time.Duration
+}
+
+// bootBudget is that of a start.
+func (f *Filter) bootBudget() budget {
+	return budget{cpu: f.opts.Boot, rest: f.opts.Boot, total: f.opts.Boot, wall: min(bootWall*f.opts.Boot, maxWall)}
+}
+
+// purse is what a session has used of its budgets.
+type purse struct {
+	seq   uint64        // of the transaction; 0 outside
+	spent time.Duration // in it
+}
+
+// budgetAt returns what a call about e may use.
+func (s *session) budgetAt(e *policy.Event) budget {
+	l := &s.filter.opts.Limits
+	b := budget{cpu: l.CPU, total: l.CPUSession, wall: l.Wall}
+	seq := uint64(0)
+	if e.Tx != nil {
+		seq = e.Tx.Seq
+		if e.Stage >= policy.StageHeaders && e.Stage <= policy.StageMessage {
+			b.cpu = l.MessageCPU(sizeOf(e))
+			b.total += b.cpu
+		}
+	}
+	if seq != s.purse.seq {
+		s.purse = purse{seq: seq}
+	}
+	b.rest = max(b.total-s.purse.spent, 0)
+	return b
+}
+
+// sizeOf is how much of the message is there.
+func sizeOf(e *policy.Event) int64 {
+	switch {
+	case e.Chunk != nil:
+		return e.Chunk.Offset + int64(len(e.Chunk.Data))
+	case e.Tx.Message != nil:
+		return e.Tx.Message.Size()
+	}
+	return 0
+}
+
+// run is what is known of the call that an instance is in.
+type run struct {
+	budget
+	cpuTime
+	given   int64         // fuel at the last reading
+	clocked bool          // what follows was read
+	placed  bool          // it has a place at the gate
+	thread  int           // 0: not known
+	mark    time.Duration // CPU time of the thread
+	at      time.Duration // on the wall
+	lapsed  time.Duration // that counts
+}
+
+// cpuTime is what a call has used.
+type cpuTime struct {
+	spent  time.Duration
+	ticks  int64
+	waits  int64
+	waited time.Duration
+}
+
+// begin readies the instance for guest code.
+func (in *instance) begin(ctx context.Context, host guest.Host, b budget) {
+	in.ctx.Context, in.host, in.used = ctx, host, true
+	in.run = run{budget: b}
+	in.fuel.Set(uint64(in.slice()))
+}
+
+// end returns what guest code has used since begin.
+func (in *instance) end() cpuTime {
+	fuel := int64(in.fuel.Get())
+	if !in.run.clocked {
+		in.run.spent = in.worth(in.run.given - fuel)
+	} else {
+		in.read(fuel)
+	}
+	in.leaveGate()
+	in.ctx.Context, in.host = nil, nil
+	return in.run.cpuTime
+}
+
+// slice returns the fuel until the next look at the clock: less if the budget ends before.
+func (in *instance) slice() int64 {
+	d := min(sliceTime, in.run.cpu-in.run.spent, in.run.rest-in.run.spent)
+	in.run.given = min(max(int64(d)<<10/in.filter.rate.Load(), minSlice), maxSlice)
+	return in.run.given
+}
+
+// worth returns the time that units of fuel stand for.
+func (in *instance) worth(units int64) time.Duration {
+	return time.Duration(max(units, 0) * in.filter.rate.Load() >> 10)
+}
+
+// learn takes into account that units of fuel took d. Filters differ, and so do machines.
+func (f *Filter) learn(units int64, d time.Duration) {
+	if units < learnFrom || d <= 0 {
+		return
+	}
+	old := f.rate.Load()
+	seen := min(max(int64(d)<<10/units, minRate), maxRate)
+	f.rate.Store(min(max(old+(seen-old)/4, minRate), maxRate)) // one that gets lost is no harm
+}
+
+// read charges what was used since the last reading. A reading that follows must mark.
+func (in *instance) read(fuel int64) {
+	r := &in.run
+	units := r.given - fuel
+	used := in.worth(units)
+	r.given = fuel
+	if !r.clocked {
+		r.clocked = true
+		r.spent, r.lapsed = r.spent+used, r.lapsed+used
+		return
+	}
+	cpu, thread := threadCPU()
+	wall := in.filter.module.rt.now() - r.at
+	switch {
+	case thread == 0: // there is no such clock
+		used = wall
+	case thread == r.thread:
+		// The guest itself cannot change threads; the host's functions, which it calls, can.
+		// That they came back to the same one shows on the wall at the most.
+		used = cpu - r.mark
+		in.filter.learn(units, min(used, wall))
+	}
+	r.spent += min(max(used, 0), wall)
+	r.lapsed += wall
+}
+
+// mark is where the next reading begins.
+func (in *instance) mark() {
+	in.run.at = in.filter.module.rt.now()
+	in.run.mark, in.run.thread = threadCPU()
+}
+
+// over returns an error if the guest must be stopped.
+func (in *instance) over() error {
+	r := &in.run
+	switch {
+	case in.filter.module.rt.closed.Load():
+		return errClosed
+	case in.ctx.Context.Err() != nil:
+		return ended(in.ctx.Context)
+	case r.spent >= r.cpu:
+		return overCPU(r.cpu)
+	case r.spent >= r.rest:
+		return overSession(r.total)
+	case r.lapsed >= r.wall:
+		return overWall(r.wall)
+	}
+	return nil
+}
+
+// refuel charges what was used, lets others compute, and returns the fuel to go on with; or
+// an error, if there is none.
+func (in *instance) refuel(fuel int64) (int64, error) {
+	in.read(fuel)
+	in.run.ticks++
+	in.deep = true // a stack that grew large took its time
+	if err := in.over(); err != nil {
+		return 0, err
+	}
+	if err := in.makeWay(); err != nil {
+		return 0, err
+	}
+	in.mark()
+	return in.slice(), nil
+}
+
+// makeWay lets others compute, guests and the gateway itself.
+func (in *instance) makeWay() error {
+	rt, r := in.filter.module.rt, &in.run
+	enter := rt.gate.enter
+	if r.placed {
+		enter = rt.gate.again
+	}
+	err := enter(in.ctx.Context, rt.ending.Done(), in.turn, r.wall)
+	if r.placed = err == nil; err != nil {
+		return err
+	}
+	runtime.Gosched()
+	return nil
+}
+
+func (in *instance) leaveGate() {
+	if in.run.placed {
+		in.run.placed = false
+		in.filter.module.rt.gate.leave()
+	}
+}
+
+// tick is what the code of a guest calls when its fuel is used up, or when its calls are
+// nested too deeply.
+func (in *instance) tick(fuel int64) int64 {
+	if fuel == math.MinInt64 {
+		in.deep = true
+		panic(errStack)
+	}
+	fuel, err := in.refuel(fuel)
+	if err != nil {
+		panic(err)
+	}
+	return fuel
+}
+
+// addTick makes tick known to the runtime.
+func (r *Runtime) addTick(ctx context.Context) error {
+	b := r.wz.NewHostModuleBuilder(meter.TickModule)
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, _ api.Module, stack []uint64) {
+		stack[0] = uint64(caller(ctx).tick(int64(stack[0])))
+	}), []api.ValueType{i64}, []api.ValueType{i64}).Export(meter.TickName)
+	if _, err := b.Instantiate(ctx); err != nil {
+		return fmt.Errorf("wasmhost: %s: %w", meter.TickModule, err)
+	}
+	return nil
+}
+
+// charge is for functions that the guest calls: it takes the fuel for work of the host on
+// so many octets, before it is done. False means that the guest has none left: it is
+// stopped when it goes on.
+func (in *instance) charge(octets int64) bool {
+	fuel := int64(in.fuel.Get()) - octets/perOctet
+	ok := true
+	if fuel < 0 {
+		next, err := in.refuel(fuel)
+		if ok = err == nil; ok {
+			fuel = next
+		}
+	}
+	in.fuel.Set(uint64(fuel))
+	return ok
+}
+
+// outside is for functions that the guest calls and that wait for something: f must return
+// when its context is done. Meanwhile the guest computes nothing and has no place at the
+// gate; its time on the wall goes on.
+func (in *instance) outside(f func(ctx context.Context)) {
+	r, rt := &in.run, in.filter.module.rt
+	in.read(int64(in.fuel.Get()))
+	placed := r.placed
+	in.leaveGate()
+	start := rt.now()
+	ctx, cancel := context.WithTimeout(in.ctx.Context, r.wall-r.lapsed)
+	leave := context.AfterFunc(rt.ending, cancel)
+	f(ctx)
+	leave()
+	cancel()
+	waited := rt.now() - start
+	r.waits++
+	r.waited += waited
+	r.lapsed += waited
+	err := in.over()
+	if err == nil && placed {
+		err = in.makeWay()
+	}
+	if err != nil {
+		panic(err)
+	}
+	in.mark()
+}

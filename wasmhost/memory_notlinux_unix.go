@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package wasmhost
+
+const noReserve = 0
