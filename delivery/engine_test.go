@@ -539,6 +539,25 @@ func TestHeld(t *testing.T) {
 	})
 }
 
+// TestHeldForOne: one recipient waits for a person, another gets the message at once.
+func TestHeldForOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &fake{}
+		h := (&house{hosts: map[string]*fake{"b": b}}).open(t).run()
+		k := letterTo(t, "odd@b.test", "to@b.test")
+		k.Recipients[0].Held = "looks strange"
+		id := h.keep(k)
+		after(time.Second)
+		check(t, "states", h.states(id), "held, delivered 1")
+		check(t, "sent", b.heard("MAIL"), 1)
+		m, err := h.store.Queue().Message(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, "reason", m.Origin.Reason, "looks strange")
+	})
+}
+
 // TestDeadDestination: a destination that hangs delays nobody, neither who brings mail nor
 // mail for others, also not that in the same message.
 func TestDeadDestination(t *testing.T) {

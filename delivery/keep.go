@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,9 @@ type KeptRecipient struct {
 	// Reply is what the next hop said, if it was asked before: a refusal for good becomes a
 	// report, a temporary one a try later. Nil if it was not asked.
 	Reply *smtp.Reply
+	// Held, if not empty, is why this recipient alone does not get it before a person has
+	// looked.
+	Held string
 }
 
 // Keep puts a message into the queue and returns its name once it is safe. If all recipients
@@ -95,8 +99,9 @@ func (e *Engine) messageOf(k Keeping, now time.Time) (m *store.Message, failed [
 		case r.Reply != nil:
 			sr.Tries, sr.Due = 1, e.opts.Schedule.next(now, 1)
 		}
-		if k.Held != "" {
+		if k.Held != "" || r.Held != "" {
 			sr.State = store.Held
+			m.Origin.Reason = cmp.Or(m.Origin.Reason, r.Held)
 		}
 		m.Recipients = append(m.Recipients, sr)
 	}

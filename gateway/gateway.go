@@ -305,6 +305,7 @@ type Gateway struct {
 	keeper    Keeper        // the Relay, if it is one
 	load      *overload
 	record    *reputation
+	apart     apart
 	closing   atomic.Bool // Shutdown has begun
 	Stats     Stats
 

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -43,6 +45,9 @@ type KeptRecipient struct {
 	// Reply is what the backend said when it was asked, nil if it was not: a refusal for good
 	// is told to the sender, a temporary one repeated later.
 	Reply *smtp.Reply
+	// Held, if not empty, is why a person is to look before this recipient gets it, while
+	// others may have it at once.
+	Held string
 }
 
 // ask asks a backend about a recipient that is kept for it, unless somebody else knows.
@@ -62,8 +67,8 @@ func (tx *transaction) split() (direct []policy.Recipient, kept []KeptRecipient,
 		if err != nil {
 			return nil, nil, err
 		}
-		if route.Queue || tx.backend != route.Backend {
-			kept = append(kept, KeptRecipient{Recipient: r.Recipient, Backend: route.Backend})
+		if route.Queue || tx.backend != route.Backend || isHeld(r) {
+			kept = append(kept, KeptRecipient{Recipient: r.Recipient, Backend: route.Backend, Held: r.Held})
 		} else {
 			direct = append(direct, r)
 		}
@@ -119,16 +124,21 @@ func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smt
 			direct, replies, err = nil, nil, nil
 		}
 		if err != nil {
-			return nil, err
+			if !tx.s.l.Server.LMTP || len(tx.refused) == 0 {
+				return nil, err
+			}
+			replies = tx.each(err)
 		}
 	}
+	direct, replies = tx.withRefused(direct, replies)
 	if len(kept) == 0 && (tx.s.l.Server.LMTP || allOrNone(replies)) {
+		tx.Rcpts = direct
 		return tx.conclude(replies)
 	}
 	if !tx.s.l.Server.LMTP {
 		for i, r := range replies {
 			if r.Code/100 != 2 {
-				kept = append(kept, KeptRecipient{Recipient: direct[i].Recipient, Backend: tx.backend, Reply: r})
+				kept = append(kept, KeptRecipient{Recipient: direct[i].Recipient, Backend: tx.backendOf(direct[i]), Reply: r})
 			}
 		}
 	}
@@ -233,11 +243,34 @@ func (tx *transaction) keepAll(ctx context.Context, keeper Keeper, all []policy.
 	if reason == "" {
 		reason = "held by a filter"
 	}
+	if !tx.s.l.Server.LMTP {
+		for _, r := range tx.refused {
+			kept = append(kept, KeptRecipient{Recipient: r.Recipient.Recipient, Backend: tx.backendOf(r.Recipient), Reply: r.reply})
+		}
+	}
 	name, err := tx.keep(ctx, keeper, kept, reason)
-	if err != nil {
+	answer := keptReply(name)
+	switch {
+	case err == nil:
+	case tx.s.l.Server.LMTP && len(tx.refused) > 0:
+		answer = smtp.ReplyOf(err)
+	default:
 		return nil, err
 	}
-	return []*smtp.Reply{keptReply(name)}, nil
+	if !tx.s.l.Server.LMTP || len(tx.refused) == 0 {
+		return []*smtp.Reply{answer}, nil
+	}
+	replies := slices.Repeat([]*smtp.Reply{answer}, len(all))
+	tx.Rcpts, replies = tx.withRefused(all, replies)
+	return tx.outcomes(replies), nil
+}
+
+// backendOf is where a recipient's mail goes, or would have gone.
+func (tx *transaction) backendOf(r policy.Recipient) string {
+	if _, route, err := tx.route(r.Path); err == nil {
+		return route.Backend
+	}
+	return tx.backend
 }
 
 func (tx *transaction) keep(ctx context.Context, keeper Keeper, kept []KeptRecipient, held string) (string, error) {
@@ -256,6 +289,9 @@ func (tx *transaction) keep(ctx context.Context, keeper Keeper, kept []KeptRecip
 	}
 	name, err := keeper.Keep(ctx, Kept{Sender: sender, Client: tx.client(), Listener: tx.s.l.Name, Session: tx.s.facts.ID,
 		Recipients: kept, Held: held, Content: &m})
+	for _, r := range kept {
+		held = cmp.Or(held, r.Held)
+	}
 	attrs := []slog.Attr{slog.String("conn", tx.s.facts.ID), slog.String("mail", tx.id), slog.String("from", tx.Sender.Path.String()),
 		slog.Int("rcpt", len(kept)), slog.Int64("bytes", m.Size()), slog.Duration("dur", time.Since(start))}
 	if err != nil {

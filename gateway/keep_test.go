@@ -57,6 +57,9 @@ func (k *farKeeper) told() []string {
 			if r.Reply != nil {
 				s += fmt.Sprintf(" %d", r.Reply.Code)
 			}
+			if r.Held != "" {
+				s += " held: " + r.Held
+			}
 			list = append(list, s)
 		}
 		s := strings.Join(list, ", ")

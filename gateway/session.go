@@ -228,6 +228,7 @@ func (s *session) observe(step policy.Step) {
 	}
 	if s.tx != nil {
 		s.tx.note(step)
+		s.logJudged(step)
 	}
 	switch {
 	case step.Err != nil:
@@ -367,6 +368,9 @@ func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 // Rcpt implements smtp.Session.
 func (s *session) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	tx := s.tx
+	if err := tx.together(to.Path); err != nil {
+		return err
+	}
 	tx.Rcpts = append(tx.Rcpts, policy.Recipient{Recipient: to})
 	tx.dropCandidate = false
 	err := s.decide(ctx, policy.StageRcpt)

@@ -29,6 +29,11 @@ type spool struct {
 	// onHeader is called once, when the header section is there: with the first octet
 	// behind it or at the end. Its error ends the spooling.
 	onHeader func(message.Header) error
+	// onChunk is called with each policy.MaxChunk octets of the body as they are there, and
+	// with what is behind the last of them at the end, while wantsChunk says so. p is valid
+	// during the call. Its error ends the spooling. Nil: nobody wants them.
+	onChunk    func(off int64, p []byte) error
+	wantsChunk func() bool
 
 	buf    *[]byte // the front of the message
 	file   *os.File
@@ -36,7 +41,8 @@ type spool struct {
 	load   *overload // has room for all of it
 	held   int64     // octets that were reserved there
 	end    message.EndFinder
-	header int // octets of the header section; -1 while it is not known
+	header int   // octets of the header section; -1 while it is not known
+	shown  int64 // octets of the body that onChunk has had
 }
 
 func newSpool(dir string, load *overload, maxHeader int, onHeader func(message.Header) error) *spool {
@@ -73,7 +79,7 @@ func (s *spool) Write(p []byte) (int, error) {
 			return 0, errSpool(err)
 		}
 	}
-	return n, nil
+	return n, s.showChunks(false)
 }
 
 func (s *spool) toFile(p []byte) error {
@@ -123,9 +129,43 @@ func (s *spool) fill(body *smtp.DataReader) error {
 		return err
 	}
 	if s.header < 0 {
-		return s.findHeader(true)
+		if err := s.findHeader(true); err != nil {
+			return err
+		}
+	}
+	return s.showChunks(true)
+}
+
+// chunkBuffers are for pieces of bodies. One is borrowed for a call of onChunk, not while the
+// client is waited for.
+var chunkBuffers = sync.Pool{New: func() any { return new([policy.MaxChunk]byte) }}
+
+// showChunks calls onChunk for what is there. last tells that nothing follows.
+func (s *spool) showChunks(last bool) error {
+	for s.onChunk != nil && s.header >= 0 {
+		n := min(int64(len(*s.buf)-s.header)+s.inFile-s.shown, policy.MaxChunk)
+		if n == 0 || n < policy.MaxChunk && !last {
+			return nil
+		}
+		if !s.wantsChunk() {
+			s.onChunk = nil
+			return nil
+		}
+		if err := s.showChunk(int(n)); err != nil {
+			return err
+		}
+		s.shown += n
 	}
 	return nil
+}
+
+func (s *spool) showChunk(n int) error {
+	buf := chunkBuffers.Get().(*[policy.MaxChunk]byte)
+	defer chunkBuffers.Put(buf)
+	if _, err := s.body().ReadAt(buf[:n], s.shown); err != nil && err != io.EOF {
+		return errSpool(err)
+	}
+	return s.onChunk(s.shown, buf[:n])
 }
 
 // body is the part behind the header section.

@@ -24,11 +24,14 @@ type transaction struct {
 	id      string // names the message in logs
 	start   time.Time
 	back    *handover // the session's
+	from    smtp.Path // the sender as the client named it
+	kind    kind      // of the recipients so far
 	backend string    // takes the recipients so far; empty before the first
 	changes []change  // of recipients, by filters
 	// promised are the recipients that the client was told 250 for. With LMTP each is owed
 	// an answer, without it nobody asks.
 	promised []promise
+	refused  []refused           // by filters, one by one
 	one      [1]policy.Recipient // what Rcpts begins with: most messages have no more
 
 	dropCandidate bool   // a filter discards the recipient at hand
@@ -57,7 +60,7 @@ func (s *session) begin(from smtp.Sender) *transaction {
 	}
 	s.back.reset()
 	seq := uint64(s.conn.Transaction())
-	tx := &transaction{s: s, back: s.back, start: time.Now(), id: s.facts.ID + "." + strconv.FormatUint(seq, 10)}
+	tx := &transaction{s: s, back: s.back, from: from.Path, start: time.Now(), id: s.facts.ID + "." + strconv.FormatUint(seq, 10)}
 	tx.Seq, tx.Sender, tx.Rcpts = seq, from, tx.one[:0]
 	return tx
 }
@@ -219,6 +222,9 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*s
 	s := tx.s
 	sp := newSpool(s.l.gw.opts.SpoolDir, s.l.gw.load, s.l.MaxHeader, func(h message.Header) error { return tx.headers(ctx, h) })
 	defer sp.Close()
+	if s.run.WantsChunks() {
+		sp.wantsChunk, sp.onChunk = s.run.WantsChunks, func(off int64, p []byte) error { return tx.chunk(ctx, off, p) }
+	}
 	if err := sp.fill(body); err != nil {
 		_, answered := errors.AsType[*smtp.Reply](err)
 		tx.broken = !answered
@@ -230,12 +236,28 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*s
 	if err := s.decide(ctx, policy.StageMessage); err != nil {
 		return nil, err
 	}
+	return tx.handOn(ctx)
+}
+
+// handOn makes what filters said of the message count.
+func (tx *transaction) handOn(ctx context.Context) ([]*smtp.Reply, error) {
+	s := tx.s
 	switch {
-	case tx.dropped, len(tx.Rcpts) == 0 && tx.discarded:
+	case tx.dropped:
 		s.l.gw.Stats.Discarded.Add(1)
 		return nil, nil
 	case tx.held && s.l.gw.keeper == nil:
 		return nil, errHeld
+	}
+	if err := tx.judge(); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(tx.Rcpts) == 0 && len(tx.refused) > 0:
+		return tx.deliver(ctx)
+	case len(tx.Rcpts) == 0 && tx.discarded:
+		s.l.gw.Stats.Discarded.Add(1)
+		return nil, nil
 	case len(tx.Rcpts) == 0:
 		// Filters took them out one by one, which is not the same as to discard the mail.
 		return nil, errNoOne
@@ -255,13 +277,29 @@ func (tx *transaction) headers(ctx context.Context, h message.Header) error {
 	return tx.s.decide(ctx, policy.StageHeaders)
 }
 
+// chunk is called with a piece of the body while the client still sends.
+func (tx *transaction) chunk(ctx context.Context, off int64, p []byte) error {
+	d := tx.s.run.DecideChunk(ctx, &tx.Transaction, off, p)
+	return tx.s.heed(d.Verdict, policy.StageChunk)
+}
+
 // deliver hands the message to the backend, and makes the client's answer of what it says.
-func (tx *transaction) deliver(ctx context.Context) ([]*smtp.Reply, error) {
-	replies, err := tx.hand(ctx)
-	if err != nil {
-		return nil, err
+func (tx *transaction) deliver(ctx context.Context) (replies []*smtp.Reply, err error) {
+	if len(tx.Rcpts) > 0 {
+		if replies, err = tx.hand(ctx); err != nil {
+			if len(tx.refused) == 0 {
+				return nil, err
+			}
+			replies = tx.each(err)
+		}
 	}
+	tx.Rcpts, replies = tx.withRefused(tx.Rcpts, replies)
 	return tx.conclude(replies)
+}
+
+// each makes err the answer of each of tx.Rcpts.
+func (tx *transaction) each(err error) []*smtp.Reply {
+	return slices.Repeat([]*smtp.Reply{smtp.ReplyOf(err)}, len(tx.Rcpts))
 }
 
 // hand hands the message to the backend, logs the attempt, and returns a reply for each of

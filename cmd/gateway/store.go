@@ -118,7 +118,7 @@ func (r keepingRelay) Keep(ctx context.Context, k gateway.Kept) (string, error) 
 		Origin: store.Origin{Listener: k.Listener, Session: k.Session, Client: k.Client}}
 	for _, rcpt := range k.Recipients {
 		dk.Recipients = append(dk.Recipients, delivery.KeptRecipient{Recipient: rcpt.Recipient,
-			Destination: delivery.BackendDestination(rcpt.Backend), Reply: rcpt.Reply})
+			Destination: delivery.BackendDestination(rcpt.Backend), Reply: rcpt.Reply, Held: rcpt.Held})
 	}
 	id, err := r.engine.Keep(ctx, dk)
 	if err != nil {
