@@ -75,6 +75,12 @@ func (b Body) Concat(c Body) Body {
 // Size returns the length in octets.
 func (b Body) Size() int64 { return b.size }
 
+// Same tells whether c is made of the same pieces as b, without looking at an octet: a body
+// that only reads the same is not the same.
+func (b Body) Same(c Body) bool {
+	return b.size == c.size && len(b.pieces) == len(c.pieces) && (len(b.pieces) == 0 || &b.pieces[0] == &c.pieces[0])
+}
+
 // ReadAt implements io.ReaderAt.
 func (b Body) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
