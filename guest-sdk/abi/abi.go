@@ -33,6 +33,24 @@
 // is set then, and the import "get" still has it. The frame is the guest's until
 // mg1_hook returns.
 //
+// # The record of a part
+//
+// The import part_info describes a part of the message, in little endian:
+//
+//	 0          4       8       12       16           24       32       40
+//	┌──────────┬───────┬───────┬────────┬────────────┬────────┬────────┐
+//	│ head len │ flags │ depth │ parent │ header off │ off    │ size   │
+//	│ u32, 40  │ u32   │ u32   │ i32    │ i64        │ i64    │ i64    │
+//	├──────────┴───────┴───────┴────────┴────────────┴────────┴────────┤
+//	│ texts, each a u32 length and that many octets of UTF-8: type,    │
+//	│ charset, disposition, transfer encoding, content id, file name,  │
+//	│ other file names (with NUL between them)                         │
+//	└──────────────────────────────────────────────────────────────────┘
+//
+// Offsets are those of body_read; the header offset of part 0, the message, is -1. Parent and
+// depth say where a part stands: -1 and 0 for the message. More may be added to the head, and
+// behind the texts.
+//
 // # The verdict
 //
 //	bit 63     49    48       46..37 36..27  26..24 23..8     7..0
@@ -246,6 +264,41 @@ const (
 	LevelError Level = 3
 )
 
+// Layout of the record of a part.
+const (
+	PartHead      = 40
+	PartOffFlags  = 4
+	PartOffDepth  = 8
+	PartOffParent = 12
+	PartOffHeader = 16
+	PartOffOff    = 24
+	PartOffSize   = 32
+)
+
+// PartFlag says that something about a part is not as it should be.
+type PartFlag uint32
+
+// The flags of parts.
+const (
+	PartBroken          PartFlag = 1 << 0 // a multipart without parts or end, or nearly a delimiter in it; a type that is none
+	PartAmbiguous       PartFlag = 1 << 1 // a field or parameter is there twice: readers differ in which one counts
+	PartDeep            PartFlag = 1 << 2 // not opened: too deep
+	PartOpaque          PartFlag = 1 << 3 // a message under a transfer encoding, not opened
+	PartTruncated       PartFlag = 1 << 4 // of part 0: there are more parts than are listed
+	PartLongHeader      PartFlag = 1 << 5 // only the beginning of its header section was looked at
+	PartUnknownEncoding PartFlag = 1 << 6 // its transfer encoding is not known: decoded is raw
+)
+
+// PartForm is how the octets of a part are read.
+type PartForm int32
+
+// The forms.
+const (
+	PartRaw     PartForm = 0 // the content as it is in the message
+	PartDecoded PartForm = 1 // the content without its transfer encoding
+	PartHeader  PartForm = 2 // the header section
+)
+
 // MetricKind is how the values of a metric behave.
 type MetricKind int32
 
@@ -306,6 +359,8 @@ const (
 	MaxScore      = 1_000_000_000 // thousandths of one addition
 	MaxMetrics    = 32            // metrics of a filter
 	MaxMetricName = 48            // octets of a metric's name
+	MaxParts      = 1000          // parts of a message that are listed
+	MaxPartDepth  = 32            // depth of a part that is listed
 
 	MaxChunk = 64 << 10 // octets of the body at hook chunk; all pieces but the last have so many
 )

@@ -68,6 +68,11 @@ var layout = []constant{
 	{"KindBytes", int64(KindBytes)}, {"KindInt", int64(KindInt)}, {"KindList", int64(KindList)}, {"KindIP", int64(KindIP)},
 	{"LevelDebug", int64(LevelDebug)}, {"LevelInfo", int64(LevelInfo)}, {"LevelWarn", int64(LevelWarn)}, {"LevelError", int64(LevelError)},
 	{"MetricCounter", int64(MetricCounter)},
+	{"PartHead", PartHead}, {"PartOffFlags", PartOffFlags}, {"PartOffDepth", PartOffDepth}, {"PartOffParent", PartOffParent},
+	{"PartOffHeader", PartOffHeader}, {"PartOffOff", PartOffOff}, {"PartOffSize", PartOffSize},
+	{"PartBroken", int64(PartBroken)}, {"PartAmbiguous", int64(PartAmbiguous)}, {"PartDeep", int64(PartDeep)}, {"PartOpaque", int64(PartOpaque)},
+	{"PartTruncated", int64(PartTruncated)}, {"PartLongHeader", int64(PartLongHeader)}, {"PartUnknownEncoding", int64(PartUnknownEncoding)},
+	{"PartRaw", int64(PartRaw)}, {"PartDecoded", int64(PartDecoded)}, {"PartHeader", int64(PartHeader)},
 }
 
 // limits are part of the contract too: a guest that keeps to them must go on working.
@@ -76,6 +81,7 @@ var limits = []constant{
 	{"MaxLogLine", MaxLogLine}, {"MaxLogLines", MaxLogLines}, {"MaxSession", MaxSession}, {"MaxAddress", MaxAddress},
 	{"MaxRandom", MaxRandom}, {"MaxHeaderRaw", MaxHeaderRaw}, {"MaxBodyRead", MaxBodyRead},
 	{"MaxScoreKey", MaxScoreKey}, {"MaxScore", MaxScore}, {"MaxMetrics", MaxMetrics}, {"MaxMetricName", MaxMetricName},
+	{"MaxParts", MaxParts}, {"MaxPartDepth", MaxPartDepth},
 }
 
 var constants = slices.Concat(layout, limits)

@@ -34,6 +34,10 @@ type Host interface {
 	BodyNew() int32
 	BodyWrite(p []byte) int32
 	BodyCommit() int32
+	PartCount() int32
+	PartInfo(i int32, buf []byte) int32
+	PartLen(i, form int32) int64
+	PartRead(i, form int32, off int64, buf []byte) int32
 	EnvFrom(addr []byte) int32
 	RcptCount() int32
 	RcptGet(i int32, buf []byte) int32

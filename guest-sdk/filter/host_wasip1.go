@@ -76,9 +76,15 @@ func (host) BodyRead(off int64, b []byte) int32 { return bodyRead(off, ptr(b), s
 func (host) BodySplice(off, del int64, p []byte) int32 {
 	return bodySplice(off, del, ptr(p), size(p))
 }
-func (host) BodyNew() int32                     { return bodyNew() }
-func (host) BodyWrite(p []byte) int32           { return bodyWrite(ptr(p), size(p)) }
-func (host) BodyCommit() int32                  { return bodyCommit() }
+func (host) BodyNew() int32                   { return bodyNew() }
+func (host) BodyWrite(p []byte) int32         { return bodyWrite(ptr(p), size(p)) }
+func (host) BodyCommit() int32                { return bodyCommit() }
+func (host) PartCount() int32                 { return partCount() }
+func (host) PartInfo(i int32, b []byte) int32 { return partInfo(i, ptr(b), size(b)) }
+func (host) PartLen(i, form int32) int64      { return partLen(i, form) }
+func (host) PartRead(i, form int32, off int64, b []byte) int32 {
+	return partRead(i, form, off, ptr(b), size(b))
+}
 func (host) EnvFrom(addr []byte) int32          { return envFrom(ptr(addr), size(addr)) }
 func (host) RcptCount() int32                   { return rcptCount() }
 func (host) RcptGet(i int32, buf []byte) int32  { return rcptGet(i, ptr(buf), size(buf)) }
@@ -202,6 +208,22 @@ func bodyWrite(p unsafe.Pointer, n int32) int32
 //go:wasmimport mg1 body_commit
 //go:noescape
 func bodyCommit() int32
+
+//go:wasmimport mg1 part_count
+//go:noescape
+func partCount() int32
+
+//go:wasmimport mg1 part_info
+//go:noescape
+func partInfo(i int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 part_len
+//go:noescape
+func partLen(i, form int32) int64
+
+//go:wasmimport mg1 part_read
+//go:noescape
+func partRead(i, form int32, off int64, buf unsafe.Pointer, n int32) int32
 
 //go:wasmimport mg1 env_from
 //go:noescape

@@ -91,6 +91,15 @@ var operations = []func(h guest.Host, p *program) int64{
 	},
 	func(h guest.Host, p *program) int64 { h.Stderr(p.text()); return 0 },
 	func(h guest.Host, p *program) int64 { return int64(h.RcptVerdict(int32(p.number()), p.number())) },
+	func(h guest.Host, p *program) int64 { return int64(h.Score(p.text(), p.number())) },
+	func(h guest.Host, p *program) int64 { return int64(h.Metric(p.text(), int32(p.number()))) },
+	func(h guest.Host, p *program) int64 { return int64(h.MetricAdd(int32(p.number()), p.number())) },
+	func(h guest.Host, _ *program) int64 { return int64(h.PartCount()) },
+	func(h guest.Host, p *program) int64 { return int64(h.PartInfo(int32(p.number()), p.buf())) },
+	func(h guest.Host, p *program) int64 { return h.PartLen(int32(p.number()), int32(p.number())) },
+	func(h guest.Host, p *program) int64 {
+		return int64(h.PartRead(int32(p.number()), int32(p.number()), p.number(), p.buf()))
+	},
 }
 
 // consistent checks that all ways to look at the current view agree.

@@ -97,6 +97,7 @@ type Env struct {
 	writing  bool // between body_new and body_commit
 	scratch  []byte
 	raw      rawHeader
+	mime     structure
 
 	session     map[string]string
 	sessionSize int
@@ -149,7 +150,7 @@ func (g *Env) End() {
 		clear(g.scratch[:cap(g.scratch)]) // a password may have passed through it
 	}
 	g.hook, g.event = 0, nil
-	g.raw.of = nil
+	g.raw.of, g.mime = nil, structure{}
 	g.newBody = small(g.newBody)
 	g.scratch, g.raw.b = small(g.scratch), small(g.raw.b)
 }

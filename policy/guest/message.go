@@ -13,6 +13,9 @@ import (
 // message.go: header, body and envelope as a guest reads and edits them. Guests read
 // the view of their own edits.
 
+// fieldCost is what a field costs, in octets, where all fields are looked at or moved.
+const fieldCost = 32
+
 // header returns the header of the current view; ok is false where there is none.
 func (g *Env) header() (h message.Header, ok bool) {
 	if !g.at(abi.WithHeader) {
@@ -52,6 +55,9 @@ func (g *Env) HdrGet(i int32, buf []byte) int64 {
 		return int64(abi.ENOENT)
 	}
 	f := h.Field(int(i))
+	if !g.charge(int64(len(f.Raw()))) {
+		return int64(abi.ETIME)
+	}
 	name, value := f.Name(), f.Value()
 	n := copy(buf, name)
 	copy(buf[n:], value)
@@ -66,6 +72,9 @@ func (g *Env) HdrFind(name []byte, from int32) int32 {
 	}
 	if from < 0 {
 		return int32(abi.EINVAL)
+	}
+	if !g.charge(fieldCost * int64(max(0, h.Len()-int(from)))) {
+		return int32(abi.ETIME)
 	}
 	for i := int(from); i < h.Len(); i++ {
 		if bytes.EqualFold(h.Field(i).Name(), name) {
@@ -94,6 +103,9 @@ func (g *Env) HdrRaw(off int32, buf []byte) int32 {
 	if _, ok := g.header(); !ok {
 		return int32(abi.EPHASE)
 	}
+	if g.raw.of != g.event.Edits.Message() && !g.charge(g.event.Edits.Message().Header.Size()) || !g.charge(int64(len(buf))) {
+		return int32(abi.ETIME)
+	}
 	raw := g.raw.bytes(g.event.Edits.Message())
 	if off < 0 || int(off) > len(raw) {
 		return int32(abi.EINVAL)
@@ -120,24 +132,35 @@ func (g *Env) HdrAdd(at int32, name, value []byte) int32 {
 	case at < -1 || pos > h.Len():
 		return int32(abi.EINVAL)
 	}
+	if !g.charge(fieldCost*int64(h.Len()) + int64(len(value))) {
+		return int32(abi.ETIME)
+	}
 	return errnoOf(g.event.Edits.AddHeader(pos, string(name), string(value)))
 }
 
 // HdrSet implements Host.
 func (g *Env) HdrSet(i int32, value []byte) int32 {
-	if _, ok := g.editable(); !ok {
+	h, ok := g.editable()
+	if !ok {
 		return int32(abi.EPHASE)
 	}
 	if len(value) > maxHeader {
 		return int32(abi.ELIMIT)
+	}
+	if !g.charge(fieldCost*int64(h.Len()) + int64(len(value))) {
+		return int32(abi.ETIME)
 	}
 	return errnoOf(g.event.Edits.SetHeader(int(i), string(value)))
 }
 
 // HdrDel implements Host.
 func (g *Env) HdrDel(i int32) int32 {
-	if _, ok := g.editable(); !ok {
+	h, ok := g.editable()
+	if !ok {
 		return int32(abi.EPHASE)
+	}
+	if !g.charge(fieldCost * int64(h.Len())) {
+		return int32(abi.ETIME)
 	}
 	return errnoOf(g.event.Edits.DeleteHeader(int(i)))
 }
@@ -178,6 +201,9 @@ func (g *Env) BodyRead(off int64, buf []byte) int32 {
 	if off >= b.Size() || len(buf) == 0 {
 		return 0
 	}
+	if !g.charge(int64(len(buf))) {
+		return int32(abi.ETIME)
+	}
 	n, err := b.ReadAt(buf, off)
 	if err != nil && err != io.EOF {
 		return int32(abi.EUNAVAIL)
@@ -192,6 +218,9 @@ func (g *Env) BodySplice(off, del int64, data []byte) int32 {
 	}
 	if off < 0 || del < 0 {
 		return int32(abi.EINVAL)
+	}
+	if !g.charge(int64(len(data))) {
+		return int32(abi.ETIME)
 	}
 	return errnoOf(g.event.Edits.SpliceBody(off, del, data))
 }
@@ -215,6 +244,9 @@ func (g *Env) BodyWrite(p []byte) int32 {
 	if int64(len(g.newBody)+len(p)) > 2*g.event.Tx.Message.Body.Size()+1<<20 {
 		return int32(abi.ELIMIT)
 	}
+	if !g.charge(int64(len(p))) {
+		return int32(abi.ETIME)
+	}
 	g.newBody = append(g.newBody, p...)
 	return int32(len(p))
 }
@@ -224,6 +256,9 @@ func (g *Env) BodyCommit() int32 {
 	b, ok := g.body()
 	if !ok || !g.writing {
 		return int32(abi.EPHASE)
+	}
+	if !g.charge(int64(len(g.newBody))) {
+		return int32(abi.ETIME)
 	}
 	err := g.event.Edits.SpliceBody(0, b.Size(), g.newBody)
 	g.newBody, g.writing = small(g.newBody), false
