@@ -186,10 +186,13 @@ func (c *coder) pay() {
 // paid ends a region.
 func (c *coder) paid(r region) { putPadded(c.out[r.at:], min(r.cost+1, 1<<33)) }
 
-// check calls for more if the number on the stack is below 0.
+// check calls for more if the number on the stack is below 0. That it is not comes first, as
+// an empty branch: the compiler goes on with what is in registers at the end of the branch
+// that it reads first, and at the end of a call that is nothing. With an if that holds the
+// call alone, loops keep their variables in memory.
 func (c *coder) check() {
 	c.i64(0)
-	c.out = append(c.out, opI64LtS, opIf, typeNone)
+	c.out = append(c.out, opI64GeS, opIf, typeNone, opElse)
 	c.op(opLocalGet, c.fuel)
 	c.op(opCall, c.w.slow)
 	c.op(opLocalSet, c.fuel)

@@ -27,6 +27,7 @@ const (
 	opI64Const     = 0x42
 	opI32GtS       = 0x4a
 	opI64LtS       = 0x53
+	opI64GeS       = 0x59
 	opI32Add       = 0x6a
 	opI32Sub       = 0x6b
 	opI64Sub       = 0x7d
