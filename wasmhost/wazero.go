@@ -67,7 +67,12 @@ func openCache(dir string) (wazero.CompilationCache, error) {
 func onlyCached(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	cancel()
-	return experimental.WithCompilationWorkers(ctx, 2)
+	return withWorkers(ctx, 2)
+}
+
+// withWorkers returns a context under which CompileModule compiles n functions at once.
+func withWorkers(ctx context.Context, n int) context.Context {
+	return experimental.WithCompilationWorkers(ctx, n)
 }
 
 // compileWith compiles. A module that makes the compiler panic is a module that does not
