@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,8 +253,9 @@ const (
 	slotTime    = breakerWindow / windowSlots
 )
 
-// maxFailing is how many networks with failures are told apart; the last stands for all
-// further ones.
+// maxFailing is how many networks with failures are told apart. Where there are more, a new
+// one takes the place of the one that has the fewest, with what that had: so the sum stays
+// right, and a network with many failures is never lost among those with few.
 const maxFailing = 64
 
 // window is what happened at a stage in the last minute. Calls are not counted as they are
@@ -307,14 +309,23 @@ func (w *window) empty(slot int) {
 
 // add counts a failure at the time of the last advance.
 func (w *window) add(network netip.Addr) {
-	i := 0
-	for i < len(w.networks) && w.networks[i].network != network {
-		i++
-	}
-	if i == len(w.networks) && i < maxFailing {
+	i := slices.IndexFunc(w.networks, func(f failing) bool { return f.network == network })
+	switch {
+	case i >= 0:
+	case len(w.networks) < maxFailing:
+		i = len(w.networks)
 		w.networks = append(w.networks, failing{network: network})
+	default:
+		least := 0
+		for j, f := range w.networks {
+			if f.sum < w.networks[least].sum {
+				least = j
+			}
+		}
+		i = least
+		w.networks[i].network = network
 	}
-	f := &w.networks[min(i, maxFailing-1)]
+	f := &w.networks[i]
 	f.perSlot[w.at/slotTime%windowSlots]++
 	f.sum++
 }

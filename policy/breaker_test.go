@@ -76,6 +76,8 @@ func TestBreakerOpens(t *testing.T) {
 		{100, []int{250, 250, 250, 250, 1}, false, "four networks, and a failure by chance in another"},
 		{100, append([]int{3000, 3000, 3000, 3000}, spread(4)...), false, "four networks, and what goes wrong anyway"},
 		{150, append([]int{3000, 3000, 3000, 3000}, spread(5)...), false, "the others fail at one call in 31"},
+		{3000, append(spread(100), 9000), false, "one network, that comes when all places are taken"},
+		{3000, spread(1000), true, "more networks than are told apart"},
 		{60, append([]int{3000, 3000, 3000, 3000}, spread(20)...), true, "the others fail over a fifth of their own"},
 	} {
 		tr := newTraffic()
@@ -378,7 +380,7 @@ func TestBrokenAtChunks(t *testing.T) {
 }
 
 // TestEndOfSessionIsNoFailure: clients that hang up in the middle of a call say nothing
-// about the filter.
+// about the filter, nor does a gateway that ends.
 func TestEndOfSessionIsNoFailure(t *testing.T) {
 	b := NewBreaker(nil)
 	chain := NewChain(Link{Breaker: b, Filter: Func("f", AllStages, func(ctx context.Context, _ *Event) (Verdict, error) {
@@ -388,6 +390,12 @@ func TestEndOfSessionIsNoFailure(t *testing.T) {
 	cancel()
 	for n := range 1000 {
 		chain.Open(&Session{Remote: netip.AddrPortFrom(in(n), 25)}, nil).Decide(ctx, StageConnect, nil)
+	}
+	stopped := NewChain(Link{Breaker: b, Filter: Func("f", AllStages, func(context.Context, *Event) (Verdict, error) {
+		return Verdict{}, because(CauseStopped, errDown)
+	})})
+	for n := range 1000 {
+		stopped.Open(&Session{Remote: netip.AddrPortFrom(in(n), 25)}, nil).Decide(t.Context(), StageConnect, nil)
 	}
 	if b.Opened() > 0 {
 		t.Error("sessions that ended opened it")
@@ -409,11 +417,11 @@ func TestBreakerHammer(t *testing.T) {
 	var wg sync.WaitGroup
 	for n := range 8 {
 		wg.Go(func() {
-			for i := range 20_000 {
-				now := b.start.Add(time.Duration(i) * time.Millisecond)
+			for i := range 4_000 {
+				now := b.start.Add(time.Duration(i) * 5 * time.Millisecond)
 				switch p := b.ask(StageRcpt, now); {
 				case p == denied:
-				case i/2000%2 == 0:
+				case i/400%2 == 0:
 					b.failed(StageRcpt, in(n), now, p, errDown)
 				case p == probing:
 					b.passed(StageRcpt, now)
@@ -428,25 +436,25 @@ func TestBreakerHammer(t *testing.T) {
 	}
 }
 
-// TestAccount: an account is told what the observer is, and what the call used.
+// TestAccount: an account is told what the observer is.
 func TestAccount(t *testing.T) {
 	var notes, steps []string
 	line := func(s Step) string {
-		return fmt.Sprintf("%s/%s %s %d edits %v %q", s.Filter, s.Stage, s.Verdict.Action, len(s.Edits), s.Usage, cause(s.Err))
+		return fmt.Sprintf("%s/%s %s %d edits %q late=%t", s.Filter, s.Stage, s.Verdict.Action, len(s.Edits), cause(s.Err), s.Late)
 	}
 	note := noteFunc(func(s *Session, step *Step) { notes = append(notes, s.ID+" "+line(*step)) })
-	chain := NewChain(Link{Account: note, OnError: OnErrorAccept, Filter: metered{}}, Link{Account: note, OnError: OnErrorAccept,
+	chain := NewChain(Link{Account: note, OnError: OnErrorAccept, Filter: Func("slow", AllStages, slow)}, Link{Account: note, OnError: OnErrorAccept,
 		Filter: &probe{name: "none", open: func() (Instance, error) { return nil, errDown }}})
 	r := chain.Open(&Session{ID: "s"}, func(s Step) { steps = append(steps, "s "+line(s)) })
 	r.Decide(t.Context(), StageRcpt, newTx(t))
 	r.Decide(t.Context(), StageMessage, newTx(t))
-	r.Failed("metered", StageMessage, errDown)
+	r.Failed("slow", StageMessage, errDown)
 	want := []string{
-		`s metered/rcpt continue 1 edits {1µs 2µs 3 4} ""`,
-		`s none/rcpt continue 0 edits {0s 0s 0 0} "pool"`,
-		`s metered/message continue 0 edits {1µs 2µs 3 4} "cpu"`,
-		`s none/message continue 0 edits {0s 0s 0 0} "pool"`,
-		`s metered/message continue 0 edits {0s 0s 0 0} "verdict"`,
+		`s slow/rcpt continue 1 edits "" late=false`,
+		`s none/rcpt continue 0 edits "pool" late=false`,
+		`s slow/message continue 0 edits "cpu" late=false`,
+		`s none/message continue 0 edits "pool" late=false`,
+		`s slow/message continue 0 edits "verdict" late=true`,
 	}
 	equal(t, "notes", notes, want)
 	equal(t, "steps", steps, want)
@@ -463,17 +471,8 @@ func cause(err error) string {
 	return CauseOf(err)
 }
 
-// metered is a filter that knows what it uses, and fails at StageMessage.
-type metered struct{}
-
-func (metered) Name() string                                       { return "metered" }
-func (metered) Stages() Stages                                     { return AllStages }
-func (m metered) Open(context.Context, *Session) (Instance, error) { return m, nil }
-func (metered) Close()                                             {}
-func (metered) Usage() Usage {
-	return Usage{CPU: time.Microsecond, Wait: 2 * time.Microsecond, Ticks: 3, Memory: 4}
-}
-func (metered) Decide(_ context.Context, e *Event) (Verdict, error) {
+// slow fails at StageMessage.
+func slow(_ context.Context, e *Event) (Verdict, error) {
 	if err := e.Edits.Tag("k", "v"); err != nil || e.Stage == StageMessage {
 		return Verdict{}, fmt.Errorf("it is late: %w", because(CauseCPU, errDown))
 	}

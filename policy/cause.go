@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // cause.go: why filters fail, in words that can be counted.
@@ -18,13 +19,14 @@ const (
 	CauseVerdict = "verdict" // its verdict or its edits make no sense
 	CausePool    = "pool"    // there was no instance for the session, and none could be made
 	CauseLoad    = "load"    // its module could not be loaded
+	CauseStopped = "stopped" // the session or the gateway ended: no fault of the filter
 	CauseOther   = "other"   // anything else
 )
 
+var causes = []string{CauseTrap, CauseCPU, CauseWall, CauseMemory, CauseStack, CauseGuest, CauseVerdict, CausePool, CauseLoad, CauseStopped, CauseOther}
+
 // Causes returns all causes, in the order of the constants.
-func Causes() []string {
-	return []string{CauseTrap, CauseCPU, CauseWall, CauseMemory, CauseStack, CauseGuest, CauseVerdict, CausePool, CauseLoad, CauseOther}
-}
+func Causes() []string { return slices.Clone(causes) }
 
 // CauseOf returns the cause of a filter's failure: what the error says of itself, if that is
 // one of the causes, and CauseOther for an error that says nothing.
@@ -33,10 +35,8 @@ func CauseOf(err error) string {
 		error
 		Cause() string
 	}](err); ok {
-		for _, known := range Causes() {
-			if c.Cause() == known {
-				return known
-			}
+		if i := slices.Index(causes, c.Cause()); i >= 0 {
+			return causes[i]
 		}
 	}
 	if errors.Is(err, ErrVerdict) {

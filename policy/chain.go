@@ -86,9 +86,9 @@ type Step struct {
 	// Err is why the filter failed; Verdict is then its OnError's. It is ErrBroken for a
 	// filter that was not asked; Verdict is then its OnBroken's.
 	Err error
-	// Duration is how long it took, Usage what it used beside.
+	// Late tells that the filter had returned, and was counted, before the failure showed.
+	Late     bool
 	Duration time.Duration
-	Usage    Usage
 }
 
 // Decision is the answer of a chain.
@@ -122,10 +122,9 @@ type call struct {
 type link struct {
 	*place
 	instance Instance
-	metered  Metered // the instance, if it is one
-	skipped  bool    // by Skip
-	forGood  bool    // said outside a transaction: it holds for the session
-	noChunks bool    // it is shown no more of the message's body
+	skipped  bool // by Skip
+	forGood  bool // said outside a transaction: it holds for the session
+	noChunks bool // it is shown no more of the message's body
 }
 
 // Open begins the chain's part of session s. observe, if not nil, is called with every
@@ -252,7 +251,7 @@ func (r *Run) fail(ctx context.Context, l *link, p permit, err error) Verdict {
 	r.step.Err = err
 	if l.Breaker != nil {
 		switch now := time.Now(); {
-		case ctx.Err() == nil:
+		case ctx.Err() == nil && CauseOf(err) != CauseStopped:
 			l.Breaker.failed(stage, r.session.Remote.Addr(), now, p, err)
 		case p == probing:
 			l.Breaker.abandoned(stage, now)
@@ -283,13 +282,8 @@ func (r *Run) try(ctx context.Context, l *link) (v Verdict, err error) {
 			return v, because(CausePool, err)
 		}
 		l.instance = inst
-		l.metered, _ = inst.(Metered)
 	}
-	v, err = l.instance.Decide(ctx, &r.event)
-	if l.metered != nil {
-		r.step.Usage = l.metered.Usage()
-	}
-	return v, err
+	return l.instance.Decide(ctx, &r.event)
 }
 
 // drop closes the instance: after a failure nobody knows what state it is in.
@@ -298,7 +292,7 @@ func (l *link) drop() {
 		return
 	}
 	inst := l.instance
-	l.instance, l.metered = nil, nil
+	l.instance = nil
 	defer func() { _ = recover() }() // a Go filter that panics twice is still only its own failure
 	inst.Close()
 }

@@ -16,7 +16,7 @@ func (r *Run) Failed(filter string, stage Stage, err error) Decision {
 		err = because(CauseVerdict, err)
 		l.Breaker.failed(stage, r.session.Remote.Addr(), time.Now(), granted, err)
 		v := l.onError[stage].verdict(stage, err)
-		r.step = Step{Filter: filter, Stage: stage, Verdict: v, Err: err}
+		r.step = Step{Filter: filter, Stage: stage, Verdict: v, Err: err, Late: true}
 		r.tell(l)
 		r.step = Step{}
 		return Decision{v, filter}

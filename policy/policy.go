@@ -68,6 +68,16 @@ func (s Stage) String() string {
 	return "unknown"
 }
 
+// ParseStage returns the stage of that name; false if there is none.
+func ParseStage(name string) (Stage, bool) {
+	for s, n := range stageNames {
+		if n == name {
+			return s, true
+		}
+	}
+	return 0, false
+}
+
 // Decides tells whether a verdict counts at the stage; at the others a filter only
 // observes.
 func (s Stage) Decides() bool { return s != StageReset && s != StageClose }
