@@ -33,9 +33,9 @@ type chainSet struct {
 // place is a filter's place in a chain.
 type place struct {
 	config.Filter
-	onError policy.OnError
-	digest  digest // of the binary that runs
-	filter  *shared[*wasmhost.Filter]
+	digest digest // of the binary that runs
+	filter *shared[*wasmhost.Filter]
+	link   policy.Link
 }
 
 // digest is the SHA-256 of a module's binary.
@@ -113,7 +113,7 @@ func (set *chainSet) link() {
 	for name, places := range set.places {
 		links := make([]policy.Link, len(places))
 		for i, p := range places {
-			links[i] = policy.Link{Filter: p.filter.value, OnError: p.onError}
+			links[i] = p.link
 		}
 		set.chains[name] = policy.NewChain(links...)
 	}
@@ -172,7 +172,7 @@ func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, chain strin
 
 // add is load for a module that has been read.
 func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter, wasm []byte) error {
-	onError, err := policy.ParseOnError(string(f.OnError))
+	link, err := linkOf(f)
 	if err != nil {
 		return err
 	}
@@ -182,8 +182,49 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 	if err != nil {
 		return err
 	}
-	set.places[chain] = append(set.places[chain], place{f, onError, sha256.Sum256(wasm), filter})
+	link.Filter = filter.value
+	set.places[chain] = append(set.places[chain], place{f, sha256.Sum256(wasm), filter, link})
 	return nil
+}
+
+// linkOf is what the configuration says of the failures of a filter.
+func linkOf(f config.Filter) (l policy.Link, err error) {
+	var broken policy.OnError
+	l.OnError, l.OnErrorAt, err = onErrors(f.OnError)
+	if err != nil {
+		return l, err
+	}
+	if broken, l.OnBroken, err = onErrors(f.OnBroken); err != nil || f.OnBroken[config.DefaultHook] == "" {
+		return l, err // where it says nothing, what answers for a failure does
+	}
+	for _, hook := range config.Hooks() {
+		stage, _ := policy.ParseStage(hook)
+		if _, ok := l.OnBroken[stage]; !ok {
+			l.OnBroken[stage] = broken
+		}
+	}
+	return l, nil
+}
+
+// onErrors reads a mapping by hook.
+func onErrors(o config.OnErrors) (all policy.OnError, at map[policy.Stage]policy.OnError, err error) {
+	at = make(map[policy.Stage]policy.OnError)
+	for hook, word := range o {
+		parsed, err := policy.ParseOnError(string(word))
+		if err != nil {
+			return all, at, err
+		}
+		stage, ok := policy.ParseStage(hook)
+		switch {
+		case hook == config.DefaultHook:
+			all = parsed
+		case !ok:
+			return all, at, fmt.Errorf("there is no hook %q", hook)
+		default:
+			at[stage] = parsed
+		}
+	}
+	return all, at, nil
 }
 
 // boot makes a filter of a module. Filters of one binary share its compiled code.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +33,7 @@ func TestSharedFilters(t *testing.T) {
 		if err := os.WriteFile(file, rejects(550), 0o644); err != nil { // of one binary
 			t.Fatal(err)
 		}
-		list = append(list, config.Filter{Module: config.Module{Name: name, File: file}, OnError: config.OnErrorTempfail})
+		list = append(list, config.Filter{Module: config.Module{Name: name, File: file}})
 	}
 	cfg := &config.Config{Filters: config.Filters{Dir: config.Path(dir), Chains: map[string][]config.Filter{"one": list, "two": list[1:], "none": nil}}}
 	first, problems := loadChains(ctx, rt, cfg)
@@ -68,6 +70,56 @@ func TestSharedFilters(t *testing.T) {
 	opens("a shared one after both sets", c.filter.value, false)
 	if _, _, err := second.with(ctx, rt, list[0].Module.File, rejects(552)); err == nil {
 		t.Error("a set is made of one that is closed")
+	}
+}
+
+// TestOnErrorByHook: what the configuration says, stage by stage. That it names the hooks as
+// package policy does is shown too.
+func TestOnErrorByHook(t *testing.T) {
+	for _, hook := range config.Hooks() {
+		if _, ok := policy.ParseStage(hook); !ok {
+			t.Errorf("there is no stage %s", hook)
+		}
+	}
+	fails := policy.Func("f", policy.AllStages, func(context.Context, *policy.Event) (policy.Verdict, error) {
+		return policy.Verdict{}, errors.New("broken")
+	})
+	for _, tt := range []struct{ onError, onBroken, failed, broken string }{
+		{"{}", "{}", "TTTTT", "TTTTT"},
+		{"{default: accept, rcpt: reject}", "{}", "AARAA", "AARAA"},
+		{"{helo: accept}", "reject", "ATTTT", "RRRRR"},
+		{"reject", "{mail: accept, message: quarantine}", "RRRRR", "RARRQ"},
+		{"{helo: reject}", "{default: accept, rcpt: tempfail}", "RTTTT", "AATAA"},
+	} {
+		cfg, problems := config.Load("", nil, []config.Override{{Key: "hostname", Value: "mx.example.net"},
+			{Key: "listeners", Value: "[{name: mx, address: ':25', chain: c}]"}, {Key: "routes", Value: "[{domains: [example.com], backend: b}]"},
+			{Key: "backends", Value: "{b: {addresses: ['smtp://10.0.0.5']}}"},
+			{Key: "filters.chains", Value: "{c: [{module: a.wasm, on_error: " + tt.onError + ", on_broken: " + tt.onBroken + "}]}"}})
+		if cfg == nil {
+			t.Fatal(problems)
+		}
+		link, err := linkOf(cfg.Filters.Chains["c"][0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		link.Filter, link.Breaker = fails, policy.NewBreaker(nil)
+		chain := policy.NewChain(link)
+		answer := func(stage policy.Stage, client byte) string {
+			s := &policy.Session{Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, client, 1}), 25)}
+			a := chain.Open(s, nil).Decide(t.Context(), stage, &policy.Transaction{}).Action
+			return map[policy.Action]string{policy.Continue: "A", policy.Tempfail: "T", policy.Reject: "R", policy.Quarantine: "Q"}[a]
+		}
+		failed, broken := "", ""
+		for _, stage := range []policy.Stage{policy.StageHelo, policy.StageMail, policy.StageRcpt, policy.StageHeaders, policy.StageMessage} {
+			failed += answer(stage, 0)
+			for client := range byte(60) {
+				answer(stage, client)
+			}
+			broken += answer(stage, 0)
+		}
+		if failed != tt.failed || broken != tt.broken {
+			t.Errorf("on_error %s, on_broken %s: a failure is %s, a broken filter %s, want %s and %s", tt.onError, tt.onBroken, failed, broken, tt.failed, tt.broken)
+		}
 	}
 }
 

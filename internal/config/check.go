@@ -526,8 +526,12 @@ func (c *Config) needsStore() string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Filters.Chains)) {
 		for i, f := range c.Filters.Chains[name] {
-			if f.OnError == OnErrorQuarantine {
-				return child(item(child("filters.chains", name), i), "on_error")
+			at := item(child("filters.chains", name), i)
+			if f.OnError.has(OnErrorQuarantine) {
+				return child(at, "on_error")
+			}
+			if f.OnBroken.has(OnErrorQuarantine) {
+				return child(at, "on_broken")
 			}
 		}
 	}
@@ -606,12 +610,31 @@ const (
 )
 
 func (k *checker) filter(at string, f Filter) {
+	k.onErrors(child(at, "on_error"), f.OnError)
+	k.onErrors(child(at, "on_broken"), f.OnBroken)
 	k.name(child(at, "name"), f.Name)
 	if m := f.Module; m.Name != "" && !m.Builtin && m.File == "" {
 		k.errorf(child(at, "module"), "%s would be in filters.dir, which is not set", quote(m.Name))
 	}
 	if m := f.Limits.Memory; m != 0 && (m < wasmPage || m > wasmMemory) {
 		k.errorf(child(at, "limits.memory"), "%s is not between %s and %s", m, wasmPage, wasmMemory)
+	}
+}
+
+// has tells whether one of the words is w.
+func (o OnErrors) has(w OnError) bool { return slices.Contains(slices.Collect(maps.Values(o)), w) }
+
+// onErrors checks answers by hook. What a default says fits where it can: the rest is 451.
+func (k *checker) onErrors(at string, o OnErrors) {
+	for _, hook := range slices.Sorted(maps.Keys(o)) {
+		switch {
+		case hook == "reset" || hook == "close":
+			k.errorf(child(at, hook), "has no effect: at %s filters only observe, and nothing is answered", hook)
+		case o[hook] == OnErrorQuarantine && slices.Contains([]string{"connect", "secure", "helo", "auth"}, hook):
+			k.errorf(child(at, hook), "quarantine holds a message, and at %s there is none yet; use tempfail, accept or reject", hook)
+		case hook != DefaultHook && !slices.Contains(Hooks(), hook): // in a Config made by hand
+			k.errorf(child(at, hook), "is no hook")
+		}
 	}
 }
 

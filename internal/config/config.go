@@ -243,11 +243,12 @@ type Filters struct {
 
 // A Filter is one filter of a chain and how it is run.
 type Filter struct {
-	Module  Module          `key:"module" required:"true" doc:"builtin:NAME for one that ships with us, NAME for NAME.wasm in filters.dir, or a path that ends in .wasm."`
-	Name    string          `key:"name" doc:"Its name in the log; by default the module's."`
-	Config  json.RawMessage `key:"config" doc:"Handed to the filter as JSON, keys sorted."`
-	Limits  FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
-	OnError OnError         `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554, quarantine holds the message in the store for a person to look at."`
+	Module   Module          `key:"module" required:"true" doc:"builtin:NAME for one that ships with us, NAME for NAME.wasm in filters.dir, or a path that ends in .wasm."`
+	Name     string          `key:"name" doc:"Its name in the log; by default the module's."`
+	Config   json.RawMessage `key:"config" doc:"Handed to the filter as JSON, keys sorted."`
+	Limits   FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
+	OnError  OnErrors        `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554, quarantine holds the message in the store for a person to look at. By hook it is a mapping, as in {default: tempfail, connect: accept}; the hooks are connect, secure, helo, auth, mail, rcpt, data, headers, chunk and message."`
+	OnBroken OnErrors        `key:"on_broken" doc:"The same for a filter that fails so often that it is not asked for a while. Without it, and at hooks that a mapping without default does not name, on_error answers."`
 }
 
 // FilterLimits bounds what one instance of a filter may use.

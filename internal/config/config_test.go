@@ -107,6 +107,7 @@ filters:
         config: {blocked: [spam.example], "1": 0x10, b: 1.5, a: true, none: ~, day: 2026-01-02, tag: <b>}
         limits: {memory: 1MiB, wall: 1s}
         on_error: accept
+        on_broken: {default: reject, connect: tempfail}
       - module: sub/second.wasm
       - module: third
 certificates:
@@ -199,12 +200,13 @@ func fullConfig() *Config {
 		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}, Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}, 6 * time.Second},
 		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Chains: map[string][]Filter{"inbound": {
 			{
-				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrorAccept,
-				Config: json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
-				Limits: FilterLimits{1 << 20, time.Second},
+				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrors{"default": OnErrorAccept},
+				OnBroken: OnErrors{"default": OnErrorReject, "connect": OnErrorTempfail},
+				Config:   json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
+				Limits:   FilterLimits{1 << 20, time.Second},
 			},
-			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrorTempfail, Limits: FilterLimits{16 << 20, 5 * time.Second}},
-			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrorTempfail, Limits: FilterLimits{16 << 20, 5 * time.Second}},
+			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Limits: FilterLimits{16 << 20, 5 * time.Second}},
+			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrors{}, OnBroken: OnErrors{}, Limits: FilterLimits{16 << 20, 5 * time.Second}},
 		}}},
 		Certificates: Certificates{
 			Files: []CertificateFile{{"/etc/tls/cert.pem", "/etc/p/key.pem"}}, Dir: "/etc/p/certs", MinVersion: TLS13,

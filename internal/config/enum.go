@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -179,6 +180,33 @@ const (
 )
 
 func (OnError) words() []string { return []string{"tempfail", "accept", "reject", "quarantine"} }
+
+// OnErrors is an OnError for each hook, by the name of the hook; DefaultHook has that of the
+// hooks which are not named. Written as one word it is that of all.
+type OnErrors map[string]OnError
+
+// DefaultHook is the name in OnErrors that stands for all others.
+const DefaultHook = "default"
+
+// Hooks are the names of the hooks at which filters are asked, in their order. At the last
+// two they only observe.
+func Hooks() []string {
+	return []string{"connect", "secure", "helo", "auth", "mail", "rcpt", "data", "headers", "chunk", "message", "reset", "close"}
+}
+
+func (OnErrors) names() []string { return append([]string{DefaultHook}, Hooks()...) }
+func (OnErrors) word() string    { return DefaultHook }
+
+// String writes it as in "tempfail" and "tempfail, connect accept".
+func (o OnErrors) String() string {
+	parts := []string{string(cmp.Or(o[DefaultHook], OnErrorTempfail))}
+	for _, hook := range Hooks() {
+		if w, ok := o[hook]; ok {
+			parts = append(parts, hook+" "+string(w))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
 
 // StoreDriver says where messages are kept.
 type StoreDriver string

@@ -436,8 +436,11 @@ func (d *decoder) mapping(v reflect.Value, m map[string]any, s *schema, path str
 func (d *decoder) named(v reflect.Value, m map[string]any, s *schema, path string) {
 	v.Set(reflect.MakeMap(s.typ))
 	for name, raw := range m {
-		e := reflect.New(s.elem.typ).Elem()
-		d.value(e, raw, s.elem, child(path, name))
+		e, at := reflect.New(s.elem.typ).Elem(), child(path, name)
+		if _, written := d.origins[at]; name == s.word && !written {
+			at = path // it is the one word that stands there
+		}
+		d.value(e, raw, s.elem, at)
 		v.SetMapIndex(reflect.ValueOf(name), e)
 	}
 }

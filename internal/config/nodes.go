@@ -167,6 +167,8 @@ func (w *walker) value(n, key *yaml.Node, s *schema, path string, depth int) (an
 		return w.named(n, s, path, depth), true
 	case s.kind == kindList && n.Kind == yaml.SequenceNode:
 		return w.list(n, s, path, depth), true
+	case s.word != "" && n.Kind == yaml.ScalarNode:
+		return map[string]any{s.word: n.Value}, w.plain(n, path)
 	case s.group && n.Kind == yaml.ScalarNode:
 		return n.Value, w.plain(n, path)
 	}
@@ -190,6 +192,9 @@ func wanted(s *schema) string {
 	case kindMapping:
 		return "a mapping with keys such as " + s.fields[0].key
 	case kindNamed:
+		if s.word != "" {
+			return "one value (" + s.elem.describe() + ") or a mapping by hook"
+		}
 		return "a mapping by name"
 	case kindList:
 		return "a list, such as [a, b]"
@@ -229,6 +234,10 @@ func (w *walker) named(n *yaml.Node, s *schema, path string, depth int) map[stri
 		at := child(path, e.name)
 		if e.name == "" || strings.Contains(e.name, delim) {
 			w.errorf(w.at(e.key), child(path, quote(e.name)), "cannot be a name")
+			continue
+		}
+		if s.names != nil && !slices.Contains(s.names, e.name) {
+			w.unknown(w.at(e.key), path, e.name, s)
 			continue
 		}
 		w.origins[at] = w.at(e.key)

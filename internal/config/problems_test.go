@@ -340,7 +340,17 @@ penstock.yaml:8: filters.chains.c[3].module: "sha256:aa" needs the store, which 
 penstock.yaml:9: filters.chains.c[4].module: "a/b" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
 penstock.yaml:10: filters.chains.c[5].module: ".wasm" is not a module: write builtin:NAME, the NAME of a file in filters.dir, or a path that ends in .wasm
 penstock.yaml:11: filters.chains.c[6].module: "here" would be in filters.dir, which is not set`},
-		{"filter: on_error", filter("module: a.wasm\non_error: quarantine"), ``},
+		{"filter: on_error", filter("module: a.wasm\non_error: quarantine\non_broken: {data: quarantine}"), ``},
+		{"filter: on_error by hook", filter("module: a.wasm\non_error: {default: acept, conect: accept, helo: quarantine, close: accept}\non_broken: rejct"), `
+penstock.yaml:6: filters.chains.c[0].on_error.default: must be tempfail, accept, reject or quarantine, not "acept"; did you mean "accept"?
+penstock.yaml:6: filters.chains.c[0].on_error.conect: unknown key; did you mean "connect"?
+penstock.yaml:6: filters.chains.c[0].on_error.helo: quarantine holds a message, and at helo there is none yet; use tempfail, accept or reject
+penstock.yaml:6: filters.chains.c[0].on_error.close: has no effect: at close filters only observe, and nothing is answered
+penstock.yaml:7: filters.chains.c[0].on_broken: must be tempfail, accept, reject or quarantine, not "rejct"; did you mean "reject"?`},
+		{"filter: on_error as a list", filter("module: a.wasm\non_error: [accept]"), `
+penstock.yaml:6: filters.chains.c[0].on_error: must be one value (tempfail, accept, reject or quarantine) or a mapping by hook, not a list`},
+		{"filter: on_broken needs a store", "store: {driver: none}\n" + filter("module: a.wasm\non_broken: {rcpt: quarantine}"), `
+penstock.yaml:7: filters.chains.c[0].on_broken: needs a store, and store.driver is none`},
 		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, cpu: 2ms}"), `
 penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 64MiB
 penstock.yaml:6: filters.chains.c[0].limits.wall: "-1s" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d

@@ -32,6 +32,16 @@ type schema struct {
 	// group is true for a list inside a list, and for those that say so: one word stands
 	// for a list of that word.
 	group bool
+	// names are those that a mapping by name may have; nil for any. word is the one of them
+	// that a single word stands for, if it may stand for the mapping.
+	names []string
+	word  string
+}
+
+// byHook is a mapping whose names are known, and that may be one word.
+type byHook interface {
+	names() []string
+	word() string
 }
 
 // A field is one key of a mapping.
@@ -59,6 +69,9 @@ func schemaOf(t reflect.Type) *schema {
 		s.fields = fieldsOf(t)
 	case t.Kind() == reflect.Map:
 		s.kind, s.elem = kindNamed, schemaOf(t.Elem())
+		if b, ok := reflect.Zero(t).Interface().(byHook); ok {
+			s.names, s.word = b.names(), b.word()
+		}
 	case t.Kind() == reflect.Slice:
 		s.kind, s.elem = kindList, schemaOf(t.Elem())
 		_, s.group = reflect.Zero(t).Interface().(interface{ oneOrMore() })
@@ -103,6 +116,9 @@ func (s *schema) field(key string) (field, bool) {
 }
 
 func (s *schema) keys() []string {
+	if s.kind == kindNamed {
+		return s.names
+	}
 	out := make([]string, len(s.fields))
 	for i, f := range s.fields {
 		out[i] = f.key
@@ -134,6 +150,9 @@ func (s *schema) describe() string {
 	case kindMapping:
 		return "mapping"
 	case kindNamed:
+		if s.word != "" {
+			return s.elem.describe() + "; or a mapping by hook"
+		}
 		return "mapping by name"
 	case kindList:
 		return "list"
