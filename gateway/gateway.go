@@ -306,6 +306,7 @@ type Gateway struct {
 	load      *overload
 	record    *reputation
 	apart     apart
+	failures  *failures
 	closing   atomic.Bool // Shutdown has begun
 	Stats     Stats
 
@@ -356,7 +357,7 @@ func New(o Options, rules Rules) (*Gateway, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{opts: o, perIP: make(map[ipKey]int), record: newReputation(reputationSettings{}, time.Now)}
+	g := &Gateway{opts: o, perIP: make(map[ipKey]int), failures: newFailures(time.Now), record: newReputation(reputationSettings{}, time.Now)}
 	g.keeper, _ = o.Relay.(Keeper)
 	g.load = newOverload(overloadSettings{sessions: int64(o.Overload.Sessions), memory: o.Overload.Memory,
 		spool: o.Overload.Spool, log: o.Log})

@@ -231,9 +231,8 @@ func (s *session) observe(step policy.Step) {
 		s.logJudged(step)
 	}
 	switch {
-	case step.Err != nil:
-		s.log.Error("filter failed", "conn", s.facts.ID, "stage", step.Stage.String(), "filter", step.Filter,
-			"verdict", step.Verdict.Action.String(), "dur", step.Duration, "err", step.Err)
+	case step.Err != nil && !errors.Is(step.Err, policy.ErrBroken): // of which the log has one line
+		s.logFailure(step)
 	case step.Verdict.Action != policy.Continue && step.Verdict.Action != policy.Skip && step.Verdict.Action != policy.Accept:
 		s.logVerdict(step)
 	}
