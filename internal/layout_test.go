@@ -63,6 +63,8 @@ var layout = []row{
 		"a database; the only package that knows pgx"},
 	{"policy", "mail/smtp mail/message", "",
 		"the words of policy: no WebAssembly, no sockets, so that a Go function can be a filter"},
+	{"policy/account", "policy internal/metrics", "",
+		"the books on what filters do, for metrics and for who administers them; so that policy itself knows no figures"},
 	{"policy/guest", "guest-sdk/abi policy mail/smtp mail/message mail/parts", "",
 		"the host's side of the ABI without WebAssembly, shared by wasmhost and filtertest"},
 	{"guest-sdk/filtertest", "guest-sdk/abi guest-sdk/filter policy policy/guest mail/smtp mail/message", "",
@@ -89,7 +91,7 @@ var layout = []row{
 		"compiles the filters that ship; needs their names alone"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "admin admin/api admin/client certs delivery resolver store store/embedded store/postgres filters gateway internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy wasmhost",
+	{"cmd/gateway", "admin admin/api admin/client certs delivery resolver store store/embedded store/postgres filters gateway internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy policy/account wasmhost",
 		"github.com/spf13/cobra golang.org/x/sys golang.org/x/term",
 		"the one place that knows everybody"},
 }
