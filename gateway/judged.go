@@ -25,9 +25,10 @@ import (
 //     the others, and those who were refused for good become one report, as when a backend
 //     refuses some. A stranger's sender may be forged, and gets none (backscatter).
 //   - Else nobody gets it now. The answer is 451 4.5.3, and when the message is sent again RCPT
-//     takes those who were refused apart from the others (452 4.5.3), so that each of the two
+//     takes those who were refused apart from the others (452 4.5.3), so that each of the
 //     messages has one answer. A refusal for now always goes this way: a queue would hand the
-//     message on without asking the filter again.
+//     message on without asking the filter again. Who is refused for now, again and again, is
+//     taken every other time, or those behind in the client's list would have no turn.
 //
 // What a filter discards is no obstacle to any answer. What it wants held for some recipients
 // is kept for them; without a store that is a refusal for now.
@@ -195,8 +196,14 @@ type apart struct {
 
 	mu         sync.Mutex // guards what follows
 	seed       maphash.Seed
-	newer, old map[uint64]kind
+	newer, old map[uint64]note
 	began      time.Time // of newer
+}
+
+// note is what is remembered of a recipient.
+type note struct {
+	kind  kind
+	rests bool // it had its turn, and lets others have theirs
 }
 
 const (
@@ -213,27 +220,40 @@ func (a *apart) note(from, to smtp.Path, k kind) {
 		a.seed = maphash.MakeSeed()
 	}
 	if now := time.Now(); a.newer == nil || len(a.newer) >= maxApart || now.Sub(a.began) > apartFor {
-		a.newer, a.old, a.began = make(map[uint64]kind), a.newer, now
+		a.newer, a.old, a.began = make(map[uint64]note), a.newer, now
 	}
-	a.newer[a.key(from, to)] = k
+	a.newer[a.key(from, to)] = note{kind: k, rests: k == kindTemporary}
 	a.any.Store(true)
 }
 
-// kind returns what was noted last.
-func (a *apart) kind(from, to smtp.Path) kind {
+// turn returns the kind of a recipient that the client names, and whether it may be taken now.
+// first is the kind of those before it, if it follows any.
+func (a *apart) turn(from, to smtp.Path, first kind, follows bool) (k kind, may bool) {
 	if !a.any.Load() {
-		return kindTaken
+		return kindTaken, true
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if time.Since(a.began) > 2*apartFor {
-		return kindTaken
+	n, in := a.find(a.key(from, to))
+	switch {
+	case follows && n.kind != first:
+		return n.kind, false
+	case n.kind == kindTemporary:
+		n.rests = !n.rests
+		in[a.key(from, to)] = n
+		return n.kind, n.rests
 	}
-	key := a.key(from, to)
-	if k, ok := a.newer[key]; ok {
-		return k
+	return n.kind, true
+}
+
+// find returns a note and the map that it is in; nil if there is none. a.mu is held.
+func (a *apart) find(key uint64) (note, map[uint64]note) {
+	for _, m := range []map[uint64]note{a.newer, a.old} {
+		if n, ok := m[key]; ok && time.Since(a.began) <= 2*apartFor {
+			return n, m
+		}
 	}
-	return a.old[key]
+	return note{}, nil
 }
 
 func (a *apart) key(from, to smtp.Path) uint64 {
@@ -245,12 +265,10 @@ func (tx *transaction) together(to smtp.Path) error {
 	if tx.s.l.Server.LMTP {
 		return nil
 	}
-	k := tx.s.l.gw.apart.kind(tx.from, to)
-	if len(tx.Rcpts) == 0 {
-		tx.kind = k
-	}
-	if k != tx.kind {
+	k, may := tx.s.l.gw.apart.turn(tx.from, to, tx.kind, len(tx.Rcpts) > 0)
+	if !may {
 		return errOther
 	}
+	tx.kind = k
 	return nil
 }

@@ -272,5 +272,12 @@ func (s *PostfixSender) WaitLog(t testing.TB, text string) string {
 	return s.server.WaitLog(t, text)
 }
 
+// WaitLogFor waits until look accepts the log. It ends the test when it does not, and says
+// what was waited for.
+func (s *PostfixSender) WaitLogFor(t testing.TB, what string, look func(log string) bool) {
+	t.Helper()
+	waitLogUntil(t, s.Log, what, look)
+}
+
 // Startup is the time from the start of the process until it served.
 func (s *PostfixSender) Startup() time.Duration { return s.server.Startup }
