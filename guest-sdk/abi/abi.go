@@ -299,6 +299,39 @@ const (
 	PartHeader  PartForm = 2 // the header section
 )
 
+// MatchKind is what the patterns of a set are.
+type MatchKind int32
+
+// The kinds of patterns.
+const (
+	MatchLiteral MatchKind = 0 // octets
+	MatchFold    MatchKind = 1 // octets, letters of ASCII in any case
+	MatchRegexp  MatchKind = 2 // regular expressions in RE2's syntax; ^ and $ are by line
+)
+
+// What match and hash look at besides parts, which they take decoded.
+const (
+	ScanBody   = -1 // the whole body as it is
+	ScanHeader = -2 // the header section as it is
+)
+
+// Layout of a hit, as match writes it: a place as i64, then these, each an u32.
+const (
+	HitPattern = 8  // number of the pattern
+	HitLen     = 12 // octets that it matches
+	HitSize    = 16
+)
+
+// HashAlg is a checksum.
+type HashAlg int32
+
+// The checksums. MD5 and SHA-1 are for looking up what is known by them; they prove nothing.
+const (
+	HashSHA256 HashAlg = 1
+	HashSHA1   HashAlg = 2
+	HashMD5    HashAlg = 3
+)
+
 // MetricKind is how the values of a metric behave.
 type MetricKind int32
 
@@ -361,6 +394,11 @@ const (
 	MaxMetricName = 48            // octets of a metric's name
 	MaxParts      = 1000          // parts of a message that are listed
 	MaxPartDepth  = 32            // depth of a part that is listed
+	MaxMatchSets  = 16            // sets of patterns
+	MaxMatchText  = 1 << 20       // octets of the list of a set's patterns
+	MaxPatterns   = 10_000        // literals of a set
+	MaxLiteral    = 256           // octets of a literal
+	MaxRegexps    = 64            // regular expressions of a set
 
 	MaxChunk = 64 << 10 // octets of the body at hook chunk; all pieces but the last have so many
 )

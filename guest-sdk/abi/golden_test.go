@@ -68,6 +68,9 @@ var layout = []constant{
 	{"KindBytes", int64(KindBytes)}, {"KindInt", int64(KindInt)}, {"KindList", int64(KindList)}, {"KindIP", int64(KindIP)},
 	{"LevelDebug", int64(LevelDebug)}, {"LevelInfo", int64(LevelInfo)}, {"LevelWarn", int64(LevelWarn)}, {"LevelError", int64(LevelError)},
 	{"MetricCounter", int64(MetricCounter)},
+	{"MatchLiteral", int64(MatchLiteral)}, {"MatchFold", int64(MatchFold)}, {"MatchRegexp", int64(MatchRegexp)},
+	{"ScanBody", ScanBody}, {"ScanHeader", ScanHeader}, {"HitPattern", HitPattern}, {"HitLen", HitLen}, {"HitSize", HitSize},
+	{"HashSHA256", int64(HashSHA256)}, {"HashSHA1", int64(HashSHA1)}, {"HashMD5", int64(HashMD5)},
 	{"PartHead", PartHead}, {"PartOffFlags", PartOffFlags}, {"PartOffDepth", PartOffDepth}, {"PartOffParent", PartOffParent},
 	{"PartOffHeader", PartOffHeader}, {"PartOffOff", PartOffOff}, {"PartOffSize", PartOffSize},
 	{"PartBroken", int64(PartBroken)}, {"PartAmbiguous", int64(PartAmbiguous)}, {"PartDeep", int64(PartDeep)}, {"PartOpaque", int64(PartOpaque)},
@@ -82,6 +85,7 @@ var limits = []constant{
 	{"MaxRandom", MaxRandom}, {"MaxHeaderRaw", MaxHeaderRaw}, {"MaxBodyRead", MaxBodyRead},
 	{"MaxScoreKey", MaxScoreKey}, {"MaxScore", MaxScore}, {"MaxMetrics", MaxMetrics}, {"MaxMetricName", MaxMetricName},
 	{"MaxParts", MaxParts}, {"MaxPartDepth", MaxPartDepth},
+	{"MaxMatchSets", MaxMatchSets}, {"MaxMatchText", MaxMatchText}, {"MaxPatterns", MaxPatterns}, {"MaxLiteral", MaxLiteral}, {"MaxRegexps", MaxRegexps},
 }
 
 var constants = slices.Concat(layout, limits)

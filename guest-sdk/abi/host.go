@@ -38,6 +38,9 @@ type Host interface {
 	PartInfo(i int32, buf []byte) int32
 	PartLen(i, form int32) int64
 	PartRead(i, form int32, off int64, buf []byte) int32
+	MatchSet(kind int32, list []byte) int32
+	Match(set, part int32, off int64, buf []byte) int32
+	Hash(alg, part int32, buf []byte) int32
 	EnvFrom(addr []byte) int32
 	RcptCount() int32
 	RcptGet(i int32, buf []byte) int32

@@ -85,13 +85,18 @@ func (host) PartLen(i, form int32) int64      { return partLen(i, form) }
 func (host) PartRead(i, form int32, off int64, b []byte) int32 {
 	return partRead(i, form, off, ptr(b), size(b))
 }
-func (host) EnvFrom(addr []byte) int32          { return envFrom(ptr(addr), size(addr)) }
-func (host) RcptCount() int32                   { return rcptCount() }
-func (host) RcptGet(i int32, buf []byte) int32  { return rcptGet(i, ptr(buf), size(buf)) }
-func (host) RcptAdd(addr []byte) int32          { return rcptAdd(ptr(addr), size(addr)) }
-func (host) RcptSet(i int32, addr []byte) int32 { return rcptSet(i, ptr(addr), size(addr)) }
-func (host) RcptDel(i int32) int32              { return rcptDel(i) }
-func (host) RcptVerdict(i int32, v int64) int32 { return rcptVerdict(i, v) }
+func (host) MatchSet(k int32, list []byte) int32 { return matchSet(k, ptr(list), size(list)) }
+func (host) Match(set, part int32, off int64, b []byte) int32 {
+	return match(set, part, off, ptr(b), size(b))
+}
+func (host) Hash(alg, part int32, b []byte) int32 { return hash(alg, part, ptr(b), size(b)) }
+func (host) EnvFrom(addr []byte) int32            { return envFrom(ptr(addr), size(addr)) }
+func (host) RcptCount() int32                     { return rcptCount() }
+func (host) RcptGet(i int32, buf []byte) int32    { return rcptGet(i, ptr(buf), size(buf)) }
+func (host) RcptAdd(addr []byte) int32            { return rcptAdd(ptr(addr), size(addr)) }
+func (host) RcptSet(i int32, addr []byte) int32   { return rcptSet(i, ptr(addr), size(addr)) }
+func (host) RcptDel(i int32) int32                { return rcptDel(i) }
+func (host) RcptVerdict(i int32, v int64) int32   { return rcptVerdict(i, v) }
 
 //go:wasmimport mg1 subscribe
 //go:noescape
@@ -224,6 +229,18 @@ func partLen(i, form int32) int64
 //go:wasmimport mg1 part_read
 //go:noescape
 func partRead(i, form int32, off int64, buf unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 match_set
+//go:noescape
+func matchSet(kind int32, p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 match
+//go:noescape
+func match(set, part int32, off int64, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 hash
+//go:noescape
+func hash(alg, part int32, buf unsafe.Pointer, cap int32) int32
 
 //go:wasmimport mg1 env_from
 //go:noescape

@@ -94,6 +94,13 @@ var operations = []func(h guest.Host, p *program) int64{
 	func(h guest.Host, p *program) int64 { return int64(h.Score(p.text(), p.number())) },
 	func(h guest.Host, p *program) int64 { return int64(h.Metric(p.text(), int32(p.number()))) },
 	func(h guest.Host, p *program) int64 { return int64(h.MetricAdd(int32(p.number()), p.number())) },
+	func(h guest.Host, p *program) int64 { return int64(h.MatchSet(int32(p.number()), p.text())) },
+	func(h guest.Host, p *program) int64 {
+		return int64(h.Match(int32(p.number()), int32(p.number()), p.number(), p.buf()))
+	},
+	func(h guest.Host, p *program) int64 {
+		return int64(h.Hash(int32(p.number()), int32(p.number()), p.buf()))
+	},
 	func(h guest.Host, _ *program) int64 { return int64(h.PartCount()) },
 	func(h guest.Host, p *program) int64 { return int64(h.PartInfo(int32(p.number()), p.buf())) },
 	func(h guest.Host, p *program) int64 { return h.PartLen(int32(p.number()), int32(p.number())) },
@@ -162,7 +169,7 @@ func FuzzHost(f *testing.F) {
 			b = b[:1<<10]
 		}
 		p := &program{b}
-		ask(t, hook, guest.Options{}, func(g *guest.Env, e *policy.Event) error {
+		ask(t, hook, guest.Options{Setup: booted(t)}, func(g *guest.Env, e *policy.Event) error {
 			for len(p.b) > 0 {
 				op := int(p.byte()) % len(operations)
 				got := operations[op](g, p)

@@ -88,6 +88,7 @@ type Env struct {
 	hook  abi.Hook // 0 during mg1_init
 	event *policy.Event
 	setup Setup
+	sets  int           // how many sets of patterns were asked for
 	cpu   time.Duration // that the guest has at this hook
 
 	reply    string

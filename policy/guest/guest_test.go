@@ -141,6 +141,9 @@ var calls = map[string]func(h guest.Host) int64{
 	"part_info":   func(h guest.Host) int64 { return int64(h.PartInfo(0, make([]byte, 80))) },
 	"part_len":    func(h guest.Host) int64 { return h.PartLen(0, 1) },
 	"part_read":   func(h guest.Host) int64 { return int64(h.PartRead(0, 1, 0, make([]byte, 80))) },
+	"match_set":   func(h guest.Host) int64 { return int64(h.MatchSet(0, []byte("\x01\x00\x00\x00x"))) },
+	"match":       func(h guest.Host) int64 { return int64(h.Match(0, -1, 0, make([]byte, 16))) },
+	"hash":        func(h guest.Host) int64 { return int64(h.Hash(1, -1, make([]byte, 32))) },
 	"env_from":    func(h guest.Host) int64 { return int64(h.EnvFrom([]byte("x@example.org"))) },
 	"rcpt_count":  func(h guest.Host) int64 { return int64(h.RcptCount()) },
 	"rcpt_get":    func(h guest.Host) int64 { return int64(h.RcptGet(0, make([]byte, 80))) },
@@ -159,6 +162,9 @@ func booted(t testing.TB) *guest.Setup {
 	g := guest.NewEnv(guest.Options{})
 	if id := g.Metric([]byte("hits"), 0); id != 0 {
 		t.Fatalf("metric: %d", id)
+	}
+	if id := g.MatchSet(0, []byte("\x04\x00\x00\x00line")); id != 0 {
+		t.Fatalf("match_set: %d", id)
 	}
 	return g.Setup()
 }

@@ -144,12 +144,14 @@ func TestParts(t *testing.T) {
 
 // A guest that has used up its time gets no more work done.
 func TestCharge(t *testing.T) {
-	big := mixed[:strings.Index(mixed, "--x\r\n")] + strings.Repeat("line\r\n", 100_000)
+	big := mixed[:strings.Index(mixed, "--x\r\n")] + strings.Repeat("xine\r\n", 100_000)
 	left := int64(300 << 10)
 	charge := func(n int64) bool { left -= n; return left > 0 }
-	askMessage(t, big, guest.Options{Charge: charge}, func(g *guest.Env, _ *policy.Event) {
+	askMessage(t, big, guest.Options{Charge: charge, Setup: booted(t)}, func(g *guest.Env, _ *policy.Event) {
 		for name, call := range map[string]func() int64{
 			"body_read":  func() int64 { return int64(g.BodyRead(0, make([]byte, 1<<20))) },
+			"hash":       func() int64 { return int64(g.Hash(1, abi.ScanBody, nil)) },
+			"match":      func() int64 { return int64(g.Match(0, abi.ScanBody, 0, nil)) },
 			"hdr_find":   func() int64 { left = 0; return int64(g.HdrFind([]byte("x"), 0)) },
 			"part_count": func() int64 { return int64(g.PartCount()) },
 			"part_read":  func() int64 { return int64(g.PartRead(0, 0, 0, make([]byte, 1<<20))) },

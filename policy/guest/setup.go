@@ -16,6 +16,7 @@ import (
 type Setup struct {
 	mask    uint64 // subscribed hooks
 	metrics []string
+	sets    []patterns
 }
 
 // Setup returns what the guest chose so far, for Options.Setup of other Envs.
@@ -27,7 +28,7 @@ func (g *Env) Setup() *Setup {
 // clone returns a copy that may grow.
 func (s *Setup) clone() Setup {
 	c := *s
-	c.metrics = slices.Clone(s.metrics)
+	c.metrics, c.sets = slices.Clone(s.metrics), slices.Clone(s.sets)
 	return c
 }
 
