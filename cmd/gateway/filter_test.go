@@ -220,7 +220,7 @@ func TestFailingFilters(t *testing.T) {
 		"unknown":  wasmtest.Say(99),
 		"failed":   wasmtest.Verdict(abi.Failed(7)),
 	}
-	causes := map[string]string{"trap": "unreachable", "loop": "exceeded its time", "nonsense": "makes no sense", "unknown": "makes no sense", "failed": "code 7"}
+	causes := map[string]string{"trap": "unreachable", "loop": "exceeded its CPU time", "nonsense": "makes no sense", "unknown": "makes no sense", "failed": "code 7"}
 	chains, listeners := "", ""
 	policies := map[string]string{"tempfail": "451 4.3.0", "reject": "554 5.3.0", "accept": "250"}
 	for name, code := range guests {

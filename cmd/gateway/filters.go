@@ -177,7 +177,10 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 		return err
 	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
-		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Limits: wasmhost.Limits{Memory: int64(f.Limits.Memory), Wall: f.Limits.Wall},
+		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: wasmhost.Limits{
+			Memory: int64(f.Limits.Memory), CPU: f.Limits.CPU, CPUMessage: f.Limits.CPUMessage, CPUPerMiB: f.Limits.CPUPerMiB,
+			CPUSession: f.Limits.CPUSession, Wall: f.Limits.Wall,
+		},
 	})
 	if err != nil {
 		return err

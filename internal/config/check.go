@@ -582,8 +582,12 @@ func (k *checker) store() {
 
 func (k *checker) chains() {
 	used := map[string]bool{}
-	for _, l := range k.c.Listeners {
+	largest := map[string]int{} // the listener with the largest messages
+	for i, l := range k.c.Listeners {
 		used[l.Chain] = true
+		if j, ok := largest[l.Chain]; !ok || l.Limits.MessageSize > k.c.Listeners[j].Limits.MessageSize {
+			largest[l.Chain] = i
+		}
 	}
 	for name, chain := range k.c.Filters.Chains {
 		at := child("filters.chains", name)
@@ -594,6 +598,9 @@ func (k *checker) chains() {
 		labels := map[string]int{}
 		for i, f := range chain {
 			k.filter(item(at, i), f)
+			if j, ok := largest[name]; ok {
+				k.messageCPU(item(at, i), f.Limits, j)
+			}
 			if j, ok := labels[f.Name]; ok && f.Name != "" {
 				k.warnf(item(at, i), "is called %s in the log, as %s is; give it a name", quote(f.Name), item(at, j))
 			}
@@ -618,6 +625,46 @@ func (k *checker) filter(at string, f Filter) {
 	}
 	if m := f.Limits.Memory; m != 0 && (m < wasmPage || m > wasmMemory) {
 		k.errorf(child(at, "limits.memory"), "%s is not between %s and %s", m, wasmPage, wasmMemory)
+	}
+	k.filterTime(child(at, "limits"), f.Limits)
+}
+
+// What a filter's CPU time may be. maxMessageCPU is the most that a call with a message gets
+// whatever its limits say, and minPerMiB what it takes to look at a MiB at all.
+const (
+	maxCPU        = 500 * time.Millisecond
+	maxCPUSession = 5 * time.Second
+	maxWall       = time.Minute
+	maxMessageCPU = 10 * time.Second
+	minPerMiB     = 50 * time.Microsecond
+)
+
+func (k *checker) filterTime(at string, l FilterLimits) {
+	for _, t := range []struct {
+		key         string
+		value, most time.Duration
+	}{
+		{"cpu", l.CPU, maxCPU}, {"cpu_message", l.CPUMessage, maxCPU}, {"cpu_per_mib", l.CPUPerMiB, maxCPU},
+		{"cpu_session", l.CPUSession, maxCPUSession}, {"wall", l.Wall, maxWall},
+	} {
+		if t.value > t.most {
+			k.errorf(child(at, t.key), "%v is more than %v", t.value, t.most)
+		}
+	}
+}
+
+// messageCPU refuses limits under which a filter could not let the largest message of the
+// listener with index i pass.
+func (k *checker) messageCPU(at string, l FilterLimits, i int) {
+	size := k.c.Listeners[i].Limits.MessageSize
+	key := child(item("listeners", i), "limits.message_size")
+	mib := float64(size) / (1 << 20)
+	need := l.CPUMessage + time.Duration(mib*float64(l.CPUPerMiB))
+	switch per := child(at, "limits.cpu_per_mib"); {
+	case need > maxMessageCPU:
+		k.errorf(per, "gives a message of %s, which %s allows, %v with cpu_message, but no call gets more than %v: lower cpu_per_mib or message_size", size, key, need, maxMessageCPU)
+	case need < time.Duration(mib*float64(minPerMiB)):
+		k.errorf(per, "leaves %v for a message of %s, which %s allows, and no filter can look at it in that: raise cpu_per_mib, or lower message_size", need, size, key)
 	}
 }
 

@@ -247,14 +247,19 @@ type Filter struct {
 	Name     string          `key:"name" doc:"Its name in the log; by default the module's."`
 	Config   json.RawMessage `key:"config" doc:"Handed to the filter as JSON, keys sorted."`
 	Limits   FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
+	Instance Instance        `key:"instance" default:"session" doc:"How long the memory of a guest belongs to one session: session, from the first call to the end; hook, for each call, so that sessions which wait for their client cost no memory of guests, and the filter keeps what it needs with sess_set; shared, for ever and by all, for filters that you trust and that keep something for all sessions."`
 	OnError  OnErrors        `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554, quarantine holds the message in the store for a person to look at. By hook it is a mapping, as in {default: tempfail, connect: accept}; the hooks are connect, secure, helo, auth, mail, rcpt, data, headers, chunk and message."`
 	OnBroken OnErrors        `key:"on_broken" doc:"The same for a filter that fails so often that it is not asked for a while. Without it, and at hooks that a mapping without default does not name, on_error answers."`
 }
 
 // FilterLimits bounds what one instance of a filter may use.
 type FilterLimits struct {
-	Memory Size          `key:"memory" default:"16MiB" doc:"Memory of one instance, from 64KiB to 64MiB."`
-	Wall   time.Duration `key:"wall" default:"5s" doc:"Time for one call, waiting included."`
+	Memory     Size          `key:"memory" default:"16MiB" doc:"Memory of one instance, from 64KiB to 64MiB."`
+	CPU        time.Duration `key:"cpu" default:"2ms" doc:"CPU time of one call at connect, secure, helo, auth, mail, rcpt, data, reset and close, at most 500ms."`
+	CPUMessage time.Duration `key:"cpu_message" default:"20ms" doc:"CPU time of one call at headers, chunk and message, at most 500ms; cpu_per_mib comes on top."`
+	CPUPerMiB  time.Duration `key:"cpu_per_mib" default:"10ms" doc:"CPU time of such a call for each MiB of the message, at most 500ms."`
+	CPUSession time.Duration `key:"cpu_session" default:"200ms" doc:"CPU time of all calls in one transaction, at most 5s; that of headers, chunk and message comes on top."`
+	Wall       time.Duration `key:"wall" default:"5s" doc:"Time for one call, waiting for others included, at most 1m. Waiting for the processor is not."`
 }
 
 // Certificates names the certificates shown to clients.

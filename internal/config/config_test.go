@@ -105,7 +105,8 @@ filters:
       - module: builtin:rcptguard
         name: guard
         config: {blocked: [spam.example], "1": 0x10, b: 1.5, a: true, none: ~, day: 2026-01-02, tag: <b>}
-        limits: {memory: 1MiB, wall: 1s}
+        instance: hook
+        limits: {memory: 1MiB, cpu: 1ms, cpu_message: 2ms, cpu_per_mib: 3ms, cpu_session: 4ms, wall: 1s}
         on_error: accept
         on_broken: {default: reject, connect: tempfail}
       - module: sub/second.wasm
@@ -203,10 +204,11 @@ func fullConfig() *Config {
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrors{"default": OnErrorAccept},
 				OnBroken: OnErrors{"default": OnErrorReject, "connect": OnErrorTempfail},
 				Config:   json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
-				Limits:   FilterLimits{1 << 20, time.Second},
+				Instance: InstanceHook,
+				Limits:   FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second},
 			},
-			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Limits: FilterLimits{16 << 20, 5 * time.Second}},
-			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrors{}, OnBroken: OnErrors{}, Limits: FilterLimits{16 << 20, 5 * time.Second}},
+			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits},
+			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits},
 		}}},
 		Certificates: Certificates{
 			Files: []CertificateFile{{"/etc/tls/cert.pem", "/etc/p/key.pem"}}, Dir: "/etc/p/certs", MinVersion: TLS13,
@@ -219,6 +221,8 @@ func fullConfig() *Config {
 		ShutdownTimeout: 48 * time.Hour,
 	}
 }
+
+var defaultLimits = FilterLimits{16 << 20, 2 * time.Millisecond, 20 * time.Millisecond, 10 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second}
 
 // read is load for a test: the file is /etc/p/penstock.yaml, but is called
 // penstock.yaml in the lines that come back.

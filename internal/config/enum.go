@@ -208,6 +208,19 @@ func (o OnErrors) String() string {
 	return strings.Join(parts, ", ")
 }
 
+// Instance says how long the memory of a guest belongs to one session.
+type Instance string
+
+// How long the memory of a guest belongs to one session: as long as the session lasts, for
+// one call, or never.
+const (
+	InstanceSession Instance = "session"
+	InstanceHook    Instance = "hook"
+	InstanceShared  Instance = "shared"
+)
+
+func (Instance) words() []string { return []string{"session", "hook", "shared"} }
+
 // StoreDriver says where messages are kept.
 type StoreDriver string
 

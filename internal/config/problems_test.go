@@ -351,10 +351,18 @@ penstock.yaml:7: filters.chains.c[0].on_broken: must be tempfail, accept, reject
 penstock.yaml:6: filters.chains.c[0].on_error: must be one value (tempfail, accept, reject or quarantine) or a mapping by hook, not a list`},
 		{"filter: on_broken needs a store", "store: {driver: none}\n" + filter("module: a.wasm\non_broken: {rcpt: quarantine}"), `
 penstock.yaml:7: filters.chains.c[0].on_broken: needs a store, and store.driver is none`},
-		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, cpu: 2ms}"), `
+		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, fuel: 2ms}"), `
 penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 64MiB
 penstock.yaml:6: filters.chains.c[0].limits.wall: "-1s" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
-penstock.yaml:6: filters.chains.c[0].limits.cpu: unknown key; the keys here are memory, wall`},
+penstock.yaml:6: filters.chains.c[0].limits.fuel: unknown key; the keys here are memory, cpu, cpu_message, cpu_per_mib, cpu_session, wall`},
+		{"filter: CPU time", filter("module: a.wasm\nlimits: {cpu: 501ms, cpu_session: 6s, wall: 2m}"), `
+penstock.yaml:6: filters.chains.c[0].limits.cpu: 501ms is more than 500ms
+penstock.yaml:6: filters.chains.c[0].limits.cpu_session: 6s is more than 5s
+penstock.yaml:6: filters.chains.c[0].limits.wall: 2m0s is more than 1m0s`},
+		{"filter: CPU time beyond what there is for a message", filter("module: a.wasm\nlimits: {cpu_per_mib: 400ms}"), `
+penstock.yaml:6: filters.chains.c[0].limits.cpu_per_mib: gives a message of 50MiB, which listeners[0].limits.message_size allows, 20.02s with cpu_message, but no call gets more than 10s: lower cpu_per_mib or message_size`},
+		{"filter: no CPU time to look at a message", filter("module: a.wasm\nlimits: {cpu_message: 1ms, cpu_per_mib: 20us}"), `
+penstock.yaml:6: filters.chains.c[0].limits.cpu_per_mib: leaves 2ms for a message of 50MiB, which listeners[0].limits.message_size allows, and no filter can look at it in that: raise cpu_per_mib, or lower message_size`},
 		{"filter: same name", filter("module: a.wasm") + "      - module: b/a.wasm\n      - {module: b/a.wasm, name: b}\n", `
 penstock.yaml:6: warning: filters.chains.c[1]: is called "a" in the log, as filters.chains.c[0] is; give it a name`},
 		{"filter: label", filter("module: a.wasm\nname: 'a b'"), `
