@@ -186,7 +186,7 @@ func scenarios() []scenario {
 			at(rcpt, "metric_add", einval, 0, -5),
 			at(rcpt, "metric_add", enoent, 9, 5),
 		}, since: 1},
-		headerScenario(), headerReads(), bodyScenario(), bodyReplaced(), envelopeScenario(), recipientVerdicts(), parts(),
+		headerScenario(), headerReads(), bodyScenario(), bodyReplaced(), envelopeScenario(), recipientVerdicts(), parts(), scans(),
 	}
 }
 
@@ -361,6 +361,33 @@ func parts() scenario {
 		at(message, "part_read", einval, 2, int(abi.PartDecoded), -1, Room(20)),
 		at(message, "part_read", einval, 2, 9, 0, Room(20)),
 		at(message, "part_read", enoent, 3, 0, 0, Room(20)),
+	}, since: 1}
+}
+
+// scans looks for patterns and makes checksums, in the message of parts.
+func scans() scenario {
+	hit := at(message, "match", 1, 0, 2, 0, Room(20))
+	hit.buf = "\x02\x00\x00\x00\x00\x00\x00\x00" + "\x01\x00\x00\x00" + "\x02\x00\x00\x00"
+	const pk = "\x04\x00\x00\x00hell" + "\x02\x00\x00\x00\x03\x04"
+	return scenario{name: "scans", message: mimeText, calls: []call{
+		at(initially, "match_set", 0, int(abi.MatchLiteral), pk),
+		at(initially, "match_set", 1, int(abi.MatchRegexp), "\x03\x00\x00\x00^h."),
+		at(initially, "match_set", einval, int(abi.MatchRegexp), "\x01\x00\x00\x00("),
+		at(initially, "match_set", einval, int(abi.MatchLiteral), "\x09\x00\x00\x00a"),
+		at(initially, "match_set", einval, 9, pk),
+		hit,
+		at(message, "match", 1, 1, 1, 0, Room(0)),
+		at(message, "match", 0, 0, 2, 3, Room(20)),
+		at(message, "match", 1, 0, abi.ScanBody, 0, Room(0)),
+		at(message, "match", 0, 0, abi.ScanHeader, 0, Room(0)),
+		at(message, "match", enoent, 2, 1, 0, Room(20)),
+		at(message, "match", enoent, 0, 3, 0, Room(20)),
+		at(message, "match", einval, 0, 1, -1, Room(20)),
+		reads(message, "hash", "\x10\x89\x3f\xd7\xcf\xf6\x6d\xca\x19\x3f\x65\x8c\xa9\x43\x8d\x15", int(abi.HashMD5), 2, Room(20)),
+		at(message, "hash", 32, int(abi.HashSHA256), abi.ScanBody, Room(0)),
+		at(message, "hash", 20, int(abi.HashSHA1), abi.ScanHeader, Room(0)),
+		at(message, "hash", einval, 9, 1, Room(8)),
+		at(message, "hash", enoent, int(abi.HashMD5), 3, Room(8)),
 	}, since: 1}
 }
 
