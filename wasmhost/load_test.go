@@ -145,10 +145,6 @@ func TestLoadRefuses(t *testing.T) {
 
 		{"memory above the cap", wasmtest.Guest{Memory: wasmtest.Limits{Min: 1025}}.Bytes(), "does not compile"},
 		{"shared memory", section(5, 1, 3, 1, 1), "limits of kind 3"},
-		{"table.grow", edited(func(m *wasmtest.Module) {
-			m.Table = &wasmtest.Limits{Min: 1}
-			m.Func("grow", ">i", "", wasmtest.Op(0xd0, 0x70, 0x41, 1, 0xfc, 15, 0))
-		}), "does not compile"},
 		{"ref.func", edited(func(m *wasmtest.Module) { m.Func("ref", ">", "", wasmtest.Op(0xd2, 0, 0x1a)) }), "a reference of function 0, which is in no element segment"},
 		{"bad code", edited(func(m *wasmtest.Module) { m.Func("bad", ">i", "") }), "does not compile"},
 		{"call of nothing", edited(func(m *wasmtest.Module) { m.Func("bad", ">", "", wasmtest.Call("nobody")) }), "function 4294967295, there are"},

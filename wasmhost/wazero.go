@@ -19,11 +19,10 @@ import (
 // maxPages is the most memory of any guest: 64 MiB. A filter's own limit is lower.
 const maxPages = 64 << 20 / pageSize
 
-// features are WebAssembly 2.0 without reference types: with them a guest can make the
-// host's memory grow, by table.grow and by ref.func, each of which allocates outside of
-// linear memory, in a loop without end. Compilers use them for nothing that a filter
-// needs. Threads, tail calls and exceptions are not in 2.0.
-const features = api.CoreFeaturesV2 &^ api.CoreFeatureReferenceTypes
+// features are WebAssembly 2.0. Threads, tail calls and exceptions are not in it. What
+// reference types let a guest take of the host's memory, outside of its own, is bounded by
+// package meter: how far tables grow, and what ref.func allocates.
+const features = api.CoreFeaturesV2
 
 func runtimeConfig() wazero.RuntimeConfig {
 	return wazero.NewRuntimeConfig().

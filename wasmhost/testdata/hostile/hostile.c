@@ -33,7 +33,7 @@ MG1(i32, body_write, const void *p, u32 n);
 MG1(i32, rcpt_add, const void *p, u32 n);
 WASI(fd_write, u32 fd, const void *vecs, u32 count, u32 *done);
 WASI(poll_oneoff, const void *subs, void *events, u32 count, u32 *done);
-WASI(proc_exit, u32 code);
+__attribute__((import_module("wasi_snapshot_preview1"), import_name("proc_exit"))) extern void proc_exit(u32 code);
 WASI(random_get, void *buf, u32 n);
 
 enum { CONTINUE, ACCEPT, REJECT, TEMPFAIL };
