@@ -98,6 +98,11 @@ func (l Limits) Validate() error {
 // MessageCPU returns the CPU time of one call with a message of size octets.
 func (l Limits) MessageCPU(size int64) time.Duration {
 	l = l.withDefaults()
+	return l.messageCPU(size)
+}
+
+// messageCPU is MessageCPU where all limits are set.
+func (l *Limits) messageCPU(size int64) time.Duration {
 	return min(l.CPUMessage+time.Duration(float64(l.CPUPerMiB)*float64(size)/(1<<20)), MaxMessageCPU)
 }
 
@@ -146,7 +151,7 @@ func (s *session) budgetAt(e *policy.Event) budget {
 	if e.Tx != nil {
 		seq = e.Tx.Seq
 		if e.Stage >= policy.StageHeaders && e.Stage <= policy.StageMessage {
-			b.cpu = l.MessageCPU(sizeOf(e))
+			b.cpu = l.messageCPU(sizeOf(e))
 			b.total += b.cpu
 		}
 	}
@@ -211,9 +216,18 @@ func (in *instance) end() cpuTime {
 
 // slice returns the fuel until the next look at the clock: less if the budget ends before.
 func (in *instance) slice() int64 {
-	d := min(sliceTime, in.run.cpu-in.run.spent, in.run.rest-in.run.spent)
-	in.run.given = min(max(int64(d)<<10/in.filter.rate.Load(), minSlice), maxSlice)
+	d := min(in.run.cpu, in.run.rest) - in.run.spent
+	if d >= sliceTime {
+		in.run.given = in.filter.whole.Load()
+	} else {
+		in.run.given = fuelFor(d, in.filter.rate.Load())
+	}
 	return in.run.given
+}
+
+// fuelFor returns the fuel that is worth d.
+func fuelFor(d time.Duration, rate int64) int64 {
+	return min(max(int64(d)<<10/rate, minSlice), maxSlice)
 }
 
 // worth returns the time that units of fuel stand for.
@@ -228,7 +242,12 @@ func (f *Filter) learn(units int64, d time.Duration) {
 	}
 	old := f.rate.Load()
 	seen := min(max(int64(d)<<10/units, minRate), maxRate)
-	f.rate.Store(min(max(old+(seen-old)/4, minRate), maxRate)) // one that gets lost is no harm
+	f.setRate(min(max(old+(seen-old)/4, minRate), maxRate)) // one that gets lost is no harm
+}
+
+func (f *Filter) setRate(rate int64) {
+	f.rate.Store(rate)
+	f.whole.Store(fuelFor(sliceTime, rate))
 }
 
 // read charges what was used since the last reading. A reading that follows must mark.

@@ -113,6 +113,7 @@ type Filter struct {
 	snapshot *snapshot // nil if each instance has to boot
 
 	rate  atomic.Int64 // nanoseconds that 1024 units of fuel are worth
+	whole atomic.Int64 // units that a slice has
 	count counters
 	pool  pool
 	stop  context.CancelFunc
@@ -136,7 +137,7 @@ func (m *Module) Filter(ctx context.Context, o FilterOptions) (*Filter, error) {
 	}
 	f := &Filter{module: m, opts: o, sessions: make(map[*session]struct{}), start: time.Now()}
 	f.env = f.environ()
-	f.rate.Store(startRate)
+	f.setRate(startRate)
 	f.initPool()
 	if err := f.first(ctx); err != nil {
 		return nil, err

@@ -26,7 +26,11 @@ func (g *Env) Frame(buf []byte) int {
 	fields := hookFields[g.hook]
 	end := abi.FrameHead + len(fields)*abi.FrameEntry // payload begins behind all entries
 	n, flags := 0, uint32(0)
+	scratch := g.scratch
+	defer func() { g.scratch = scratch }() // the guest's memory is nobody's to keep
 	for _, f := range fields {
+		// Written where it belongs: what does not fit goes elsewhere by itself.
+		g.scratch = buf[min(end, len(buf)):min(end, len(buf)):len(buf)]
 		value, kind := g.field(f)
 		if kind == 0 {
 			continue
@@ -40,7 +44,10 @@ func (g *Env) Frame(buf []byte) int {
 		binary.LittleEndian.PutUint16(entry[abi.EntryKind:], uint16(kind))
 		binary.LittleEndian.PutUint32(entry[abi.EntryOff:], uint32(end))
 		binary.LittleEndian.PutUint32(entry[abi.EntryLen:], uint32(len(value)))
-		end += copy(buf[end:], value)
+		if len(value) > 0 && &value[0] != &buf[end] { // it was there already, elsewhere
+			copy(buf[end:], value)
+		}
+		end += len(value)
 		n++
 	}
 	g.frameHead(buf, n, end, flags)
@@ -139,29 +146,34 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 }
 
 func (g *Env) transactionField(f abi.Field) ([]byte, abi.Kind) {
-	sender, rcpts := g.event.Edits.Sender(), g.event.Edits.Recipients()
+	edits := g.event.Edits // what it has is large: it is copied where it is needed
 	switch f {
 	case abi.FieldMailFrom:
-		return g.text(sender.Path.String(), true)
+		return g.path(edits.Sender().Path)
 	case abi.FieldMailParams:
-		return g.mailParams(sender)
+		return g.mailParams(edits.Sender())
 	case abi.FieldSize:
-		if m := g.event.Edits.Message(); m != nil && g.hook == abi.HookMessage {
+		if m := edits.Message(); m != nil && g.hook == abi.HookMessage {
 			return g.number(m.Size(), true)
 		}
-		return g.number(sender.Size, sender.Size > 0)
+		size := edits.Sender().Size
+		return g.number(size, size > 0)
 	case abi.FieldRcpt, abi.FieldRcptParams:
+		rcpts := edits.Recipients()
 		if g.hook != abi.HookRcpt || len(rcpts) == 0 {
 			return nil, 0
 		}
-		candidate := rcpts[len(rcpts)-1]
+		candidate := &rcpts[len(rcpts)-1]
 		if f == abi.FieldRcptParams {
 			return g.rcptParams(candidate.Recipient)
 		}
-		return g.text(candidate.Path.String(), true)
+		return g.path(candidate.Path)
 	case abi.FieldRcpts:
-		for _, r := range rcpts {
-			g.scratch = appendList(g.scratch, r.Path.String())
+		rcpts := edits.Recipients()
+		for i := range rcpts {
+			at := len(g.scratch)
+			g.scratch = rcpts[i].Path.AppendTo(append(g.scratch, 0, 0, 0, 0))
+			binary.LittleEndian.PutUint32(g.scratch[at:], uint32(len(g.scratch)-at-4))
 		}
 		return g.scratch, abi.KindList
 	}
@@ -215,6 +227,11 @@ func (g *Env) text(s string, ok bool) ([]byte, abi.Kind) {
 		return nil, 0
 	}
 	g.scratch = append(g.scratch, s...)
+	return g.scratch, abi.KindBytes
+}
+
+func (g *Env) path(p smtp.Path) ([]byte, abi.Kind) {
+	g.scratch = p.AppendTo(g.scratch)
 	return g.scratch, abi.KindBytes
 }
 
