@@ -2,9 +2,11 @@ package wasmhost
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/tetratelabs/wazero"
 )
@@ -43,8 +45,13 @@ func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModu
 		}
 		return c, err
 	}
-	if c, err := r.lookUp(ctx, wasm); !errors.Is(err, errNotCached) {
-		return c, err
+	// A look for what is not there leaves a page of memory behind each time: wazero gives
+	// back what it began with a module when that is done, and only then.
+	id := idOf(wasm)
+	if r.isKnown(id) {
+		if c, err := r.lookUp(ctx, wasm); !errors.Is(err, errNotCached) {
+			return c, err
+		}
 	}
 	done, err := r.compiler.begin(ctx)
 	if err != nil {
@@ -58,10 +65,52 @@ func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModu
 	if errors.Is(err, errNotCached) {
 		return nil, fmt.Errorf("%w: it left nothing in %s; do compiler and gateway differ, or does somebody empty the folder?", ErrCompiler, r.cacheDir)
 	}
-	if r.scratch {
+	switch {
+	case r.scratch:
 		_ = clearCache(r.cacheDir) // it was there to be handed over; Close removes what is left
+	case err == nil:
+		r.know(id)
 	}
 	return c, err
+}
+
+// codeID tells apart what is given to the compiler.
+type codeID [sha256.Size]byte
+
+func idOf(wasm []byte) codeID { return sha256.Sum256(wasm) }
+
+// isKnown tells whether code is loaded, or probably in the cache.
+func (r *Runtime) isKnown(id codeID) bool {
+	r.mu.Lock()
+	loaded := r.loaded[id] > 0
+	r.mu.Unlock()
+	if loaded {
+		return true
+	}
+	_, err := os.Stat(knownFile(r.cacheDir, id))
+	return err == nil
+}
+
+// know notes that code is in the cache. If that cannot be noted it is compiled again after
+// the next start, and that will tell.
+func (r *Runtime) know(id codeID) {
+	file := knownFile(r.cacheDir, id)
+	err := os.MkdirAll(filepath.Dir(file), 0o700)
+	if err == nil {
+		err = os.WriteFile(file, nil, 0o600)
+	}
+	if err != nil {
+		r.opts.Log.Warn("that a filter is compiled could not be noted", "dir", r.cacheDir, "err", err)
+	}
+}
+
+// load counts the modules that have code.
+func (r *Runtime) load(id codeID, more int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.loaded[id] += more; r.loaded[id] == 0 {
+		delete(r.loaded, id)
+	}
 }
 
 var errNotCached = errors.New("not in the cache")

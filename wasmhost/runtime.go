@@ -114,6 +114,7 @@ type Runtime struct {
 
 	mu      sync.Mutex // guards what follows; held for moments only
 	filters map[*Filter]struct{}
+	loaded  map[codeID]int // modules that have the code
 }
 
 // New returns a Runtime. Close it in the end.
@@ -125,7 +126,7 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 		return nil, fmt.Errorf("wasmhost: compile cpu: %v, want at most %v", o.CompileCPU, maxCompileCPU)
 	}
 	o.CompileCPU = cmp.Or(o.CompileCPU, defaultCompileCPU)
-	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), gate: newGate(), epoch: time.Now()}
+	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), loaded: make(map[codeID]int), gate: newGate(), epoch: time.Now()}
 	r.ending, r.end = context.WithCancel(context.Background())
 	r.mappings = mappingsFor(maxMappings())
 	config := runtimeConfig()
@@ -210,7 +211,9 @@ type Module struct {
 	rt       *Runtime
 	name     string
 	compiled wazero.CompiledModule // of what package meter made of the binary
-	size     int                   // of the binary
+	id       codeID                // of the same
+	closing  sync.Once
+	size     int // of the binary
 
 	// What the rewritten binary leaves to the host; see meter.Rewritten.
 	globals    []meter.Global
@@ -246,11 +249,12 @@ func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, 
 	if err != nil {
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
-	m := &Module{rt: r, name: name, compiled: compiled, size: len(wasm), globals: rewritten.Globals, data: rewritten.Data,
+	m := &Module{rt: r, name: name, compiled: compiled, id: idOf(rewritten.Wasm), size: len(wasm), globals: rewritten.Globals, data: rewritten.Data,
 		start: rewritten.Start, memory: rewritten.MemoryMin, resettable: rewritten.Resettable}
 	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(), m.checkImports(read.Outside())); err != nil {
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
+	r.load(m.id, 1)
 	return m, nil
 }
 
@@ -368,8 +372,14 @@ func typeNames(types []api.ValueType) string {
 	return strings.Join(names, ", ")
 }
 
-// Close frees the compiled code once no instance uses it any more.
-func (m *Module) Close(ctx context.Context) error { return m.compiled.Close(ctx) }
+// Close frees the compiled code once no instance uses it any more. It may be called twice.
+func (m *Module) Close(ctx context.Context) (err error) {
+	m.closing.Do(func() {
+		m.rt.load(m.id, -1)
+		err = m.compiled.Close(ctx)
+	})
+	return err
+}
 
 // manifestSection is the custom section that holds the manifest.
 const manifestSection = abi.Module + ".manifest"

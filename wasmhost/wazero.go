@@ -3,6 +3,7 @@ package wasmhost
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -85,11 +86,19 @@ func compileWith(ctx context.Context, wz wazero.Runtime, wasm []byte) (c wazero.
 	return wz.CompileModule(ctx, wasm)
 }
 
+// knownFile is a file that is there if the cache has had the code. wazero's own names of
+// files cannot be told from outside: they depend on the processor.
+func knownFile(dir string, id codeID) string {
+	return filepath.Join(dir, "known", hex.EncodeToString(id[:]))
+}
+
 // clearCache removes what is in the cache: one damaged file would keep a filter from
 // loading for ever.
 func clearCache(dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "wazero-*", "*"))
-	for _, f := range files {
+	known, err2 := filepath.Glob(filepath.Join(dir, "known", "*"))
+	err = errors.Join(err, err2)
+	for _, f := range append(files, known...) {
 		err = errors.Join(err, os.Remove(f))
 	}
 	return err
