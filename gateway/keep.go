@@ -58,7 +58,7 @@ func (tx *transaction) ask(ctx context.Context, route *Route, to smtp.Recipient)
 // split sorts the recipients into those that go to the backend now and those that are kept.
 func (tx *transaction) split() (direct []policy.Recipient, kept []KeptRecipient, err error) {
 	for _, r := range tx.Rcpts {
-		_, route, err := tx.route(r.Path)
+		_, route, err := tx.route(r)
 		if err != nil && r.AddedBy != "" {
 			if r, route, err = tx.reroute(r, err); route == nil && err == nil {
 				continue
@@ -87,7 +87,7 @@ func (tx *transaction) reroute(r policy.Recipient, refused error) (policy.Recipi
 	if !ok {
 		return r, nil, nil
 	}
-	_, route, err := tx.route(own.Path)
+	_, route, err := tx.route(own)
 	return own, route, err
 }
 
@@ -191,7 +191,7 @@ func keptReply(name string) *smtp.Reply {
 // all have a queue.
 func (tx *transaction) directBackend() string {
 	for _, r := range tx.Rcpts {
-		if _, route, err := tx.route(r.Path); err == nil && !route.Queue {
+		if _, route, err := tx.route(r); err == nil && !route.Queue {
 			return route.Backend
 		}
 	}
@@ -216,7 +216,7 @@ func (tx *transaction) mayWait(rcpts []policy.Recipient, err error) bool {
 		return false
 	}
 	for _, r := range rcpts {
-		i, route, err := tx.route(r.Path)
+		i, route, err := tx.route(r)
 		if err != nil || !route.QueueWhenDown || tx.s.rules.known.checks[i] == nil && !route.Recipients.Accept {
 			return false
 		}
@@ -228,7 +228,7 @@ func (tx *transaction) mayWait(rcpts []policy.Recipient, err error) bool {
 func (tx *transaction) keepAll(ctx context.Context, keeper Keeper, all []policy.Recipient) ([]*smtp.Reply, error) {
 	var kept []KeptRecipient
 	for _, r := range all {
-		_, route, err := tx.route(r.Path)
+		_, route, err := tx.route(r)
 		switch {
 		case err == nil:
 			kept = append(kept, KeptRecipient{Recipient: r.Recipient, Backend: route.Backend})
@@ -267,7 +267,7 @@ func (tx *transaction) keepAll(ctx context.Context, keeper Keeper, all []policy.
 
 // backendOf is where a recipient's mail goes, or would have gone.
 func (tx *transaction) backendOf(r policy.Recipient) string {
-	if _, route, err := tx.route(r.Path); err == nil {
+	if _, route, err := tx.route(r); err == nil {
 		return route.Backend
 	}
 	return tx.backend

@@ -54,7 +54,7 @@ func (l *listener) Connect(ctx context.Context, conn *smtp.Conn) (smtp.Session, 
 		return nil, smtp.Refuse(421, smtp.Enhanced{4, 3, 2}, "shutting down, try again later")
 	}
 	s := &session{l: l, conn: conn, rules: rules, log: l.gw.opts.Log, start: time.Now()}
-	s.facts = policy.Session{ID: conn.ID(), Number: l.gw.number.Add(1), Listener: l.Name,
+	s.facts = policy.Session{ID: conn.ID(), Host: l.gw.opts.Hostname, Number: l.gw.number.Add(1), Listener: l.Name,
 		Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
 	s.identify()
 	s.run = rules.Chains[l.Chain].Open(&s.facts, s.observe)

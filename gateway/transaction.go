@@ -119,7 +119,7 @@ func (tx *transaction) original(r policy.Recipient) (_ policy.Recipient, ok bool
 		}
 	}
 	p, err := smtp.ParsePath("<" + name + ">")
-	r.Path, r.AddedBy = p, ""
+	r.Path, r.AddedBy, r.Relay = p, "", false
 	return r, ok && err == nil
 }
 
@@ -137,9 +137,10 @@ var (
 // whoever asks us, so it takes a client that may relay.
 const routingMarks = "@%!"
 
-// route finds where a recipient's mail goes.
-func (tx *transaction) route(p smtp.Path) (i int, r *Route, err error) {
-	i, ok := tx.s.rules.route(p, tx.s.l.gw.own, tx.s.relays())
+// route finds where a recipient's mail goes. For one that a filter named it counts what that
+// filter may, beside what the client may.
+func (tx *transaction) route(to policy.Recipient) (i int, r *Route, err error) {
+	i, ok := tx.s.rules.route(to.Path, tx.s.l.gw.own, to.Relay || tx.s.relays())
 	if !ok {
 		return 0, nil, errRelay
 	}
@@ -154,7 +155,7 @@ func (tx *transaction) offerCandidate(ctx context.Context) error {
 	if r := tx.Rcpts[last]; r.AddedBy == "" && !tx.s.l.Routing && strings.ContainsAny(r.Path.Local, routingMarks) && !tx.s.relays() {
 		return errRouting
 	}
-	err := tx.offer(ctx, tx.Rcpts[last].Recipient)
+	err := tx.offer(ctx, tx.Rcpts[last])
 	if _, ok := errors.AsType[*smtp.Reply](err); !ok || tx.Rcpts[last].AddedBy == "" {
 		return err
 	}
@@ -166,12 +167,12 @@ func (tx *transaction) offerCandidate(ctx context.Context) error {
 		return err
 	}
 	tx.Rcpts = append(tx.Rcpts[:last:last], own)
-	return tx.offer(ctx, own.Recipient)
+	return tx.offer(ctx, own)
 }
 
 // offer asks the backend about a recipient. Without a store a message has one backend.
-func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
-	i, route, err := tx.route(to.Path)
+func (tx *transaction) offer(ctx context.Context, to policy.Recipient) error {
+	i, route, err := tx.route(to)
 	if err != nil {
 		return err
 	}
@@ -191,7 +192,7 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 	}
 	if other || route.Queue && keeper != nil {
 		if check == nil && !route.Recipients.Accept {
-			return tx.ask(ctx, route, to)
+			return tx.ask(ctx, route, to.Recipient)
 		}
 		return nil
 	}
@@ -199,7 +200,7 @@ func (tx *transaction) offer(ctx context.Context, to smtp.Recipient) error {
 		h := tx.back
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if err := h.offer(ctx, tx.s.l.gw.opts.Relay, route.Backend, tx.Sender, tx.client(), to); err != nil {
+		if err := h.offer(ctx, tx.s.l.gw.opts.Relay, route.Backend, tx.Sender, tx.client(), to.Recipient); err != nil {
 			return err
 		}
 	}
@@ -443,7 +444,7 @@ func (tx *transaction) replay(ctx context.Context) error {
 	kept := make([]policy.Recipient, 0, len(tx.Rcpts))
 	var refusals []error
 	for _, r := range tx.Rcpts {
-		refused, err := tx.offerAgain(ctx, r.Recipient)
+		refused, err := tx.offerAgain(ctx, r)
 		if refused != nil && r.AddedBy != "" {
 			r, refused, err = tx.overlook(ctx, r, refused)
 		}
@@ -491,7 +492,7 @@ func agree(refusals []error) bool {
 func (tx *transaction) chooseBackend() string {
 	first := ""
 	for _, r := range tx.Rcpts {
-		_, route, err := tx.route(r.Path)
+		_, route, err := tx.route(r)
 		switch {
 		case err != nil:
 		case route.Backend == tx.backend:
@@ -505,8 +506,8 @@ func (tx *transaction) chooseBackend() string {
 
 // offerAgain holds one recipient against the listener's rules and asks the backend.
 // refused is the answer about this recipient; err means that the backend is gone.
-func (tx *transaction) offerAgain(ctx context.Context, to smtp.Recipient) (refused, err error) {
-	_, route, err := tx.route(to.Path)
+func (tx *transaction) offerAgain(ctx context.Context, to policy.Recipient) (refused, err error) {
+	_, route, err := tx.route(to)
 	if err != nil {
 		return err, nil
 	}
@@ -514,7 +515,7 @@ func (tx *transaction) offerAgain(ctx context.Context, to smtp.Recipient) (refus
 		return smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "recipient needs another backend than the rest of the message"), nil
 	}
 	h := tx.back
-	err = h.offer(ctx, tx.s.l.gw.opts.Relay, tx.backend, tx.Sender, tx.client(), to)
+	err = h.offer(ctx, tx.s.l.gw.opts.Relay, tx.backend, tx.Sender, tx.client(), to.Recipient)
 	if err != nil && h.tr != nil {
 		return err, nil
 	}
@@ -535,7 +536,7 @@ func (tx *transaction) overlook(ctx context.Context, r policy.Recipient, refused
 	if !ok {
 		return policy.Recipient{}, nil, nil
 	}
-	refused, err = tx.offerAgain(ctx, own.Recipient)
+	refused, err = tx.offerAgain(ctx, own)
 	return own, refused, err
 }
 

@@ -23,6 +23,8 @@ type Link struct {
 	// MayAccept lets the filter end the asking at a stage with Accept. At StageAuth, where
 	// Accept means something else, it does not count.
 	MayAccept bool
+	// MayRelay takes recipients that the filter names for which the client may not relay.
+	MayRelay bool
 }
 
 // Chain is a list of filters. It is immutable and safe for concurrent use. The nil
@@ -196,7 +198,7 @@ func (r *Run) askAll(ctx context.Context, event Event) Decision {
 func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Verdict {
 	asked := r.event.Time
 	r.step = Step{Filter: l.name, Stage: stage}
-	r.edits.begin(l.name, stage, r.session, tx)
+	r.edits.begin(l.place, stage, r.session, tx)
 	permit := l.Breaker.ask(stage, asked)
 	if permit == denied {
 		r.step.Verdict, r.step.Err = standIn(l.onBroken[stage], stage), ErrBroken
@@ -214,7 +216,7 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 	}
 	if err != nil {
 		v = r.fail(ctx, l, permit, err)
-		r.edits.begin(l.name, stage, r.session, tx)
+		r.edits.begin(l.place, stage, r.session, tx)
 	} else {
 		if permit == probing {
 			l.Breaker.passed(stage, time.Now())

@@ -114,6 +114,7 @@ func (e Edit) text() string {
 // Edits takes no edit.
 type Edits struct {
 	filter  string
+	relay   bool // it may name whom the client may not relay to
 	stage   Stage
 	session *Session
 	tx      *Transaction // the base; nil outside a transaction
@@ -133,8 +134,8 @@ type Edits struct {
 }
 
 // begin makes e an empty log on tx, keeping the memory of the last one.
-func (e *Edits) begin(filter string, stage Stage, s *Session, tx *Transaction) {
-	*e = Edits{filter: filter, stage: stage, session: s, tx: tx, log: e.log[:0]}
+func (e *Edits) begin(p *place, stage Stage, s *Session, tx *Transaction) {
+	*e = Edits{filter: p.name, relay: p.MayRelay, stage: stage, session: s, tx: tx, log: e.log[:0]}
 	if tx != nil {
 		e.message, e.sender, e.rcpts = tx.Message, tx.Sender, tx.Rcpts
 	}
@@ -185,9 +186,46 @@ func (e *Edits) setHeader(h message.Header, done Edit) {
 }
 
 // protected tells whether a field is part of the trace that loops and faults are found
-// by.
-func protected(name []byte) bool {
-	return strings.EqualFold(strings.TrimSpace(string(name)), "Received")
+// by, or says in our name what was found out about the mail.
+func (e *Edits) protected(name, value string) bool {
+	switch name = strings.TrimSpace(name); {
+	case strings.EqualFold(name, "Received"):
+		return true
+	case strings.EqualFold(name, "Authentication-Results"):
+		return e.session != nil && e.session.Host != "" && strings.EqualFold(authServID(value), e.session.Host)
+	}
+	return false
+}
+
+// authServID returns the name of who wrote an Authentication-Results field, which stands
+// first in it (RFC 8601, Section 2.2), comments and quotes taken away.
+func authServID(value string) string {
+	var id strings.Builder
+	depth, quoted := 0, false
+	for i := 0; i < len(value); i++ {
+		c := value[i]
+		switch {
+		case c == '\\' && (quoted || depth > 0) && i+1 < len(value):
+			if i++; depth == 0 {
+				id.WriteByte(value[i])
+			}
+		case c == '"' && depth == 0:
+			quoted = !quoted
+		case quoted:
+			id.WriteByte(c)
+		case c == '(':
+			depth++
+		case c == ')' && depth > 0:
+			depth--
+		case depth > 0:
+		case strings.IndexByte(" \t\r\n", c) >= 0 && id.Len() == 0:
+		case strings.IndexByte(" \t\r\n;", c) >= 0:
+			return strings.TrimSuffix(id.String(), ".")
+		default:
+			id.WriteByte(c)
+		}
+	}
+	return strings.TrimSuffix(id.String(), ".")
 }
 
 // AddHeader puts a new field at index at; 0 is the top, a negative number or the number
@@ -199,7 +237,7 @@ func (e *Edits) AddHeader(at int, name, value string) error {
 	if n := e.message.Header.Len(); at < 0 || at > n {
 		at = n
 	}
-	if protected([]byte(name)) {
+	if e.protected(name, value) {
 		return ErrProtected
 	}
 	f, err := e.newField(name, value)
@@ -220,6 +258,9 @@ func (e *Edits) SetHeader(i int, value string) error {
 		return err
 	}
 	name := string(old.Name())
+	if e.protected(name, value) {
+		return ErrProtected
+	}
 	f, err := e.newField(name, value)
 	if err != nil {
 		return err
@@ -246,7 +287,7 @@ func (e *Edits) field(i int) (message.Field, error) {
 		return message.Field{}, ErrRange
 	}
 	f := e.message.Header.Field(i)
-	if protected(f.Name()) {
+	if e.protected(string(f.Name()), string(f.Value())) {
 		return message.Field{}, ErrProtected
 	}
 	return f, nil
@@ -345,7 +386,7 @@ func (e *Edits) AddRecipient(p smtp.Path) error {
 	if e.added++; e.added > maxAddedRcpts {
 		return fmt.Errorf("%w: recipients", ErrTooMuch)
 	}
-	r := Recipient{Recipient: smtp.Recipient{Path: p}, AddedBy: e.filter}
+	r := Recipient{Recipient: smtp.Recipient{Path: p}, AddedBy: e.filter, Relay: e.relay}
 	at := len(e.rcpts)
 	if e.stage == StageRcpt && at > 0 {
 		at--
@@ -370,7 +411,7 @@ func (e *Edits) SetRecipient(i int, p smtp.Path) error {
 		return err
 	}
 	old := e.rcpts[i].Path
-	e.rcpts[i].Path, e.rcpts[i].AddedBy = p, e.filter
+	e.rcpts[i].Path, e.rcpts[i].AddedBy, e.rcpts[i].Relay = p, e.filter, e.relay
 	e.log = append(e.log, Edit{Kind: EditRcptSet, Index: i, Old: old.String(), Value: p.String()})
 	return nil
 }

@@ -94,6 +94,12 @@ func TestEdits(t *testing.T) {
 		{func(e *Edits) error { return e.AddHeader(0, "X:", "y") }, "", "", "", message.ErrFieldName, "not a name"},
 		{func(e *Edits) error { return e.AddHeader(0, "reCeived", "y") }, "", "", "", ErrProtected, "trace"},
 		{func(e *Edits) error { return e.AddHeader(0, "Received ", "y") }, "", "", "", ErrProtected, "trace in disguise"},
+		{func(e *Edits) error { return e.AddHeader(0, "Authentication-Results", "other.test; none") }, `"Received`, `"Authentication-Results: other.test; none\r\nReceived`, "added Authentication-Results: other.test; none", nil, "somebody else's results"},
+		{func(e *Edits) error { return e.AddHeader(0, "authentication-results", "MX.test; spf=pass") }, "", "", "", ErrProtected, "results in our name"},
+		{func(e *Edits) error {
+			return e.AddHeader(0, "Authentication-Results", "(a \\) (b)) \"mx.\\test\" 1; spf=pass")
+		}, "", "", "", ErrProtected, "results in our name, dressed up"},
+		{func(e *Edits) error { return e.AddHeader(0, "Authentication-Results ", " \tmx.test.(x); spf=pass") }, "", "", "", ErrProtected, "results in our name, with a dot"},
 		{func(e *Edits) error { return e.SetHeader(2, "two") }, "one", "two", "set Subject: two", nil, "set"},
 		{func(e *Edits) error { return e.SetHeader(0, "two") }, "", "", "", ErrProtected, "trace"},
 		{func(e *Edits) error { return e.SetHeader(2, "two\r\n") }, "", "", "", message.ErrFieldValue, "a line end"},

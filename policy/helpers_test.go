@@ -89,7 +89,7 @@ func runOne(stage Stage, tx *Transaction, f func(e *Edits)) (Decision, []Edit) {
 		f(e.Edits)
 		return Verdict{}, nil
 	})})
-	r := chain.Open(new(Session), func(s Step) { log = append([]Edit(nil), s.Edits...) })
+	r := chain.Open(&Session{Host: "mx.test"}, func(s Step) { log = append([]Edit(nil), s.Edits...) })
 	return r.Decide(context.Background(), stage, tx), log
 }
 

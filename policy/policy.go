@@ -123,6 +123,8 @@ type Session struct {
 	ID string
 	// Number counts connections since the start, from 1.
 	Number uint64
+	// Host is our own name, as we write it into header fields.
+	Host string
 	// Listener is the name of the listener.
 	Listener string
 	// Remote is the client's address, Local ours; the zero value for a local socket.
@@ -187,6 +189,8 @@ type Recipient struct {
 	smtp.Recipient
 	// AddedBy names the filter that added or changed it, empty if the client named it.
 	AddedBy string
+	// Relay tells that this filter may name whom the client may not relay to.
+	Relay bool
 	// Held, if not empty, is why a filter wants a person to look at the message before
 	// this recipient gets it.
 	Held string

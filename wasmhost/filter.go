@@ -51,6 +51,8 @@ type FilterOptions struct {
 	// Ready is how many instances are made ahead. Default 4, at most 1000; negative makes
 	// none.
 	Ready int
+	// Grants are what it may do beside answering. Default nothing.
+	Grants guest.Grants
 	// Log gets what the guest says. Default the runtime's.
 	Log *slog.Logger
 	// Wrap, if not nil, is called once for each session, and for a start, and returns what
@@ -110,6 +112,7 @@ type Filter struct {
 	stages   policy.Stages
 	mailbox  mailbox
 	start    time.Time
+	told     guest.Told
 	snapshot *snapshot // nil if each instance has to boot
 
 	rate  atomic.Int64 // nanoseconds that 1024 units of fuel are worth
@@ -244,6 +247,7 @@ func (f *Filter) boot(ctx context.Context) (*instance, *guest.Env, mailbox, erro
 // newEnv returns the host's side of a session or of a start, for which o has what differs.
 func (f *Filter) newEnv(o guest.Options) (*guest.Env, guest.Host) {
 	o.Name, o.Config, o.Log, o.Metrics, o.Start = f.opts.Name, f.opts.Config, f.opts.Log, f.module.rt.opts.Metrics, f.start
+	o.Grants, o.Told = f.opts.Grants, &f.told
 	env := guest.NewEnv(o)
 	if f.opts.Wrap != nil {
 		return env, f.opts.Wrap(env)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -22,6 +23,7 @@ func testGoGuest(t *testing.T) {
 	}
 	filter := func(t *testing.T, mode string, o wasmhost.FilterOptions) *wasmhost.Filter {
 		t.Helper()
+		o.Grants = guest.Everything()
 		o.Config = fmt.Appendf(nil, `{"mode": %q}`, mode)
 		f, err := m.Filter(t.Context(), o)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -33,6 +34,7 @@ func newRuntime(t testing.TB) *wasmhost.Runtime {
 // load returns a filter that ends with the test.
 func load(t testing.TB, wasm []byte, o wasmhost.FilterOptions) *wasmhost.Filter {
 	t.Helper()
+	o.Grants = guest.Everything()
 	m, err := newRuntime(t).Load(t.Context(), "test", wasm)
 	if err != nil {
 		t.Fatal(err)

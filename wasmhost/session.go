@@ -71,7 +71,7 @@ func (s *session) decide(ctx context.Context, e *policy.Event) (v policy.Verdict
 func (s *session) ask(ctx context.Context, e *policy.Event, hook abi.Hook) (_ policy.Verdict, err error) {
 	defer panicked(&err)
 	b := s.budgetAt(e)
-	s.env.Begin(hook, e)
+	s.env.Begin(ctx, hook, e)
 	defer s.env.End()
 	s.env.SetBudget(min(b.cpu, b.rest))
 	v, used, err := s.in.call(ctx, s, hook, b)

@@ -192,6 +192,8 @@ type Link struct {
 	Module  string `json:"module"`
 	Digest  string `json:"digest"` // of the module that runs
 	OnError string `json:"on_error"`
+	// Grants are the capabilities that the operator granted to it.
+	Grants []string `json:"grants,omitempty"`
 }
 
 // Certificate is a certificate that is shown to clients.
@@ -226,6 +228,8 @@ type Filter struct {
 	// file was changed beside the API.
 	Chains  []string `json:"chains"`
 	Running string   `json:"running,omitempty"`
+	// Asks are the capabilities that its manifest asks for.
+	Asks []string `json:"asks,omitempty"`
 	// Versions are kept for a rollback, the newest first.
 	Versions []Version `json:"versions"`
 }

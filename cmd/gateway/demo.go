@@ -25,6 +25,7 @@ import (
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -182,11 +183,14 @@ func (d *demo) listen(tlsConfig *tls.Config, transport *delivery.Transport, rule
 }
 
 // demoFilters is the chain of the demo.
-var demoFilters = []struct{ name, config, about string }{
-	{"helocheck", `{"our_names": ["localhost"]}`, "refuses clients that call themselves by our name"},
-	{"rcptguard", `{"blocked": ["nobody@example.com"]}`, "refuses recipients on a list"},
-	{"headertag", `{"rules": [{"add": "X-Scanned-By", "value": "Penstock demo"}]}`, "adds a header field"},
-	{"bodymatch", `{"rules": [{"name": "lottery", "texts": ["lottery winner"], "reply": "no lotteries, please"}]}`, "refuses messages by their words"},
+var demoFilters = []struct {
+	name, config, about string
+	grants              guest.Grants
+}{
+	{"helocheck", `{"our_names": ["localhost"]}`, "refuses clients that call themselves by our name", guest.Grants{}},
+	{"rcptguard", `{"blocked": ["nobody@example.com"]}`, "refuses recipients on a list", guest.Grants{}},
+	{"headertag", `{"rules": [{"add": "X-Scanned-By", "value": "Penstock demo"}]}`, "adds a header field", guest.Grants{}},
+	{"bodymatch", `{"rules": [{"name": "lottery", "texts": ["lottery winner"], "reply": "no lotteries, please"}]}`, "may read bodies, and refuses some by their words", guest.Grants{BodyRead: true}},
 }
 
 func (d *demo) chain(ctx context.Context, rt *wasmhost.Runtime, cache string) (*policy.Chain, func(), error) {
@@ -198,7 +202,7 @@ func (d *demo) chain(ctx context.Context, rt *wasmhost.Runtime, cache string) (*
 		if err != nil {
 			return nil, nil, err
 		}
-		f, err := set.boot(ctx, rt, wasm, df.name, wasmhost.FilterOptions{Config: []byte(df.config)})
+		f, err := set.boot(ctx, rt, wasm, df.name, wasmhost.FilterOptions{Config: []byte(df.config), Grants: df.grants})
 		if err != nil {
 			set.close()
 			return nil, nil, err

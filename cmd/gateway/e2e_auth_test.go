@@ -255,7 +255,7 @@ filters:
   dir: FOLDER
   chains:
     outbound:
-      - {module: app-password, config: {digests: {alice: "DIGEST"}}}
+      - {module: app-password, grant: {auth_data: true}, config: {digests: {alice: "DIGEST"}}}
 `
 
 // TestLoginByFilter: the example that decides about logins does so.

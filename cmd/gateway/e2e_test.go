@@ -38,7 +38,7 @@ filters:
     inbound:
       - {module: "builtin:helocheck", config: {our_names: [mx.example.org]}}
       - {module: "builtin:rcptguard", config: {blocked: ["blocked@example.org"]}}
-      - {module: "builtin:bodymatch", config: {rules: [{name: refuse, texts: ["X-REFUSE-THIS-BODY"]}]}}
+      - {module: "builtin:bodymatch", grant: {body_read: true}, config: {rules: [{name: refuse, texts: ["X-REFUSE-THIS-BODY"]}]}}
 certificates:
   dir: $DIR/certificates
   files: [{cert: CERT, key: KEY}]

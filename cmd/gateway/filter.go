@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock/guest-sdk/manifest"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -35,7 +37,8 @@ func newFilterInspect() *cobra.Command {
 		Use:   "inspect FILE.wasm",
 		Short: "Say what a filter is, and whether it would be taken",
 		Long: `Checks the module as serve does, starts it once with the configuration given, and prints
-what it imports, what it exports and at which stages it wants to be asked.`,
+what it imports, what it exports, what it asks the operator for and at which stages it wants
+to be asked.`,
 		Example: `  gateway filter inspect greet.wasm
   gateway filter inspect rcptguard.wasm --config '{"blocked": ["spam.example"]}'`,
 		Args: rangeArgs(1, 1),
@@ -60,7 +63,15 @@ func inspect(ctx context.Context, file, configText string, stdout, stderr io.Wri
 		fmt.Fprintf(stdout, ", at most %d KiB", info.MemoryMax*64)
 	}
 	fmt.Fprintf(stdout, "\nimports  %s\nexports  %s\n", printable(strings.Join(info.Imports, " ")), printable(strings.Join(info.Exports, " ")))
-	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(configText), Ready: -1})
+	m, err := manifest.Parse(info.Manifest)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "asks for %s\n", capabilityList(m.Capabilities))
+	if len(m.Optional) > 0 {
+		fmt.Fprintf(stdout, "may use  %s\n", capabilityList(m.Optional))
+	}
+	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(configText), Ready: -1, Grants: guest.Everything()})
 	if err != nil {
 		return err
 	}
@@ -92,7 +103,7 @@ func newFilterNew() *cobra.Command {
 	return &cobra.Command{
 		Use:   "new DIR",
 		Short: "Begin a filter: a folder with a first filter, its test and the SDK",
-		Long: `Makes DIR with main.go, a test, go.mod, a sample message and, under .penstock, the SDK's
+		Long: `Makes DIR with main.go, a test, go.mod, a manifest, a sample message and, under .penstock, the SDK's
 sources, so that it builds without network. The test reaches one module of Go's project
 (golang.org/x/net), which the first go test fetches if it is not there.`,
 		Example: `  gateway filter new greet
@@ -109,7 +120,8 @@ func newFilterBuild() *cobra.Command {
 		Short: "Compile a filter written in Go",
 		Long: `Compiles the package main in DIR (default: here) with the Go toolchain, as
   GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared
-does, and checks the result. A folder without go.mod gets one. The SDK's sources are put
+does, and checks the result. What filter.json says in DIR becomes the module's manifest: the
+capabilities that it asks the operator for, above all. A folder without go.mod gets one. The SDK's sources are put
 beside it under .penstock, so that no network is needed.`,
 		Example: `  gateway filter build
   gateway filter build greet -o /etc/penstock/filters/greet.wasm`,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/guest-sdk/manifest"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/smtp"
@@ -342,5 +343,51 @@ func TestStuckFilter(t *testing.T) {
 	}
 	if code := g.cmd.ProcessState.ExitCode(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, g.log())
+	}
+}
+
+// TestCheckNamesWhatIsNotGranted: check warns of what a manifest asks for and the
+// configuration does not grant, and says what to write; inspect shows it too.
+func TestCheckNamesWhatIsNotGranted(t *testing.T) {
+	dir := t.TempDir()
+	wasm, err := manifest.Append(wasmtest.Guest{Hooks: 1 << abi.HookMail}.Bytes(), []byte(`{"capabilities": ["kv", "http", "secret", "discard", "body_edit"], "optional": ["dns"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml := `hostname: mx.example.org
+listeners: [{name: mx, address: "127.0.0.1:0", chain: c}]
+routes: [{domains: [example.org], backend: b}]
+backends: {b: {addresses: ["smtp://127.0.0.1:9"]}}
+filters:
+  chains:
+    c:
+      - {module: a.wasm, name: first}
+      - {module: a.wasm, name: second, grant: {kv: {}, http: {hosts: [a.test]}, secret: [s], discard: true, body_edit: true}}
+  secrets: {s: "file:a.wasm"}
+store: {driver: embedded}
+`
+	for name, b := range map[string][]byte{"penstock.yaml": []byte(yaml), "a.wasm": wasm} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, errs, code := gatewayRun(t, dir, nil, "check")
+	for _, want := range []string{
+		"penstock.yaml:8: warning: filters.chains.c[0]: filter first asks for kv: add grant: {kv: {}}, or it gets EPERM",
+		"filter first asks for http: add grant: {http: {hosts: [HOST]}}, or it gets EPERM",
+		"filter first asks for secret: add grant: {secret: [NAME]}, or it gets EPERM",
+		"filter first asks for discard: add grant: {discard: true}, or it gets EPERM",
+		"filter first asks for body_edit: add grant: {body_edit: true}, or it gets EPERM",
+	} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("not said: %s\n%s", want, errs)
+		}
+	}
+	if code != 0 || strings.Contains(errs, "second") || strings.Contains(errs, "dns") {
+		t.Errorf("exit code %d, %s", code, errs)
+	}
+	out, _, code := gatewayRun(t, dir, nil, "filter", "inspect", "a.wasm")
+	if code != 0 || !strings.Contains(out, "asks for body_edit discard http kv secret\nmay use  dns\n") {
+		t.Errorf("inspect: exit code %d, %s", code, out)
 	}
 }

@@ -33,7 +33,8 @@ type chainSet struct {
 // place is a filter's place in a chain.
 type place struct {
 	config.Filter
-	digest digest // of the binary that runs
+	digest digest   // of the binary that runs
+	asks   []string // by its manifest
 	filter *shared[*wasmhost.Filter]
 	link   policy.Link
 }
@@ -90,10 +91,12 @@ func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*c
 			if f.Module == (config.Module{}) {
 				continue // see readFilters
 			}
+			key := fmt.Sprintf("filters.chains.%s[%d]", name, i)
 			if err := set.load(ctx, rt, name, f); err != nil {
-				key := fmt.Sprintf("filters.chains.%s[%d]", name, i)
 				problems = append(problems, c.Problem(key, oneLine(err)))
+				continue
 			}
+			problems = append(problems, ungranted(c, key, f, set.places[name][len(set.places[name])-1].asks)...)
 		}
 	}
 	if problems.Err() != nil {
@@ -181,12 +184,14 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 			Memory: int64(f.Limits.Memory), CPU: f.Limits.CPU, CPUMessage: f.Limits.CPUMessage, CPUPerMiB: f.Limits.CPUPerMiB,
 			CPUSession: f.Limits.CPUSession, Wall: f.Limits.Wall,
 		},
+		Grants: grantsOf(f.Grant),
 	})
 	if err != nil {
 		return err
 	}
-	link.Filter = filter.value
-	set.places[chain] = append(set.places[chain], place{f, sha256.Sum256(wasm), filter, link})
+	link.Filter, link.MayAccept = filter.value, f.Grant.AcceptFinal == config.True
+	link.MayRelay = f.Grant.Envelope.Given && f.Grant.Envelope.Relay == config.True
+	set.places[chain] = append(set.places[chain], place{f, sha256.Sum256(wasm), manifestOf(wasm).Capabilities, filter, link})
 	return nil
 }
 

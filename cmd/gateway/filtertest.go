@@ -15,8 +15,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -27,6 +29,7 @@ type trial struct {
 	user, password         string
 	rcpts                  []string
 	tls, out               bool
+	deny                   []string
 }
 
 func newFilterTest() *cobra.Command {
@@ -53,6 +56,7 @@ answer with the changes it made. Exits 0 whatever the filter says, 1 if it fails
 	f.StringArrayVar(&t.rcpts, "rcpt", []string{"bob@example.com"}, "a recipient; may be given more than once")
 	f.StringVar(&t.user, "user", "", "log in as that `name`, with PLAIN, before the mail")
 	f.StringVar(&t.password, "password", "", "the `password` of the login, which the filter sees as with users: filter; others on this machine may see it too")
+	f.StringSliceVar(&t.deny, "deny", nil, "a `capability` that is not granted, such as body_read; all others are. May be given more than once")
 	f.BoolVar(&t.tls, "tls", false, "as over TLS 1.3")
 	f.BoolVar(&t.out, "show", false, "print the message as it comes out")
 	return cmd
@@ -68,7 +72,11 @@ func (t trial) run(ctx context.Context, file, eml string, stdout, stderr io.Writ
 		return err
 	}
 	defer rt.Close(ctx)
-	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(t.config), Ready: -1})
+	grants, err := t.grants()
+	if err != nil {
+		return err
+	}
+	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(t.config), Ready: -1, Grants: grants})
 	if err != nil {
 		return err
 	}
@@ -78,7 +86,7 @@ func (t trial) run(ctx context.Context, file, eml string, stdout, stderr io.Writ
 		return err
 	}
 	var failure error
-	run := policy.NewChain(policy.Link{Filter: f}).Open(s, func(step policy.Step) {
+	run := policy.NewChain(policy.Link{Filter: f, MayAccept: grants.AcceptFinal}).Open(s, func(step policy.Step) {
 		printStep(stdout, step)
 		failure = errors.Join(failure, step.Err)
 	})
@@ -94,6 +102,17 @@ func (t trial) run(ctx context.Context, file, eml string, stdout, stderr io.Writ
 		return fmt.Errorf("%s failed; see above", filepath.Base(file))
 	}
 	return nil
+}
+
+// grants is everything but what the flags deny.
+func (t trial) grants() (guest.Grants, error) {
+	g := guest.Everything()
+	for _, c := range t.deny {
+		if !g.Deny(c) {
+			return g, usageError{fmt.Errorf("--deny %s: want one of %s", c, strings.Join(abi.Capabilities(), ", "))}
+		}
+	}
+	return g, nil
 }
 
 // session makes the facts of the flags.

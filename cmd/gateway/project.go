@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/penstock/penstock"
+	"github.com/penstock/penstock/guest-sdk/manifest"
 )
 
 // project.go: an author's filter project. The SDK travels with the gateway: its sources
@@ -64,6 +65,10 @@ func TestNobody(t *testing.T) {
 }
 `
 
+// firstManifest asks for nothing: the first filter looks at recipients and writes a field.
+const firstManifest = `{"name": "NAME", "version": "0", "capabilities": []}
+`
+
 const sampleMessage = "From: Alice <alice@example.org>\r\nTo: Bob <bob@example.com>\r\nSubject: A first message\r\n" +
 	"Date: Sat, 21 Nov 2026 09:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n\r\nHello Bob,\r\nthis is a message.\r\n"
 
@@ -82,6 +87,7 @@ func newProject(dir string, stdout io.Writer) error {
 	err = errors.Join(
 		os.WriteFile(filepath.Join(dir, "main.go"), named(firstFilter), 0o644),
 		os.WriteFile(filepath.Join(dir, "main_test.go"), named(firstTest), 0o644),
+		os.WriteFile(filepath.Join(dir, manifest.File), named(firstManifest), 0o644),
 		os.WriteFile(filepath.Join(dir, "sample.eml"), []byte(sampleMessage), 0o644),
 		prepareProject(dir, name),
 	)
@@ -201,10 +207,32 @@ func compileGuest(ctx context.Context, dir, out string, check func(built string)
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("go build in %s: %w", dir, err)
 	}
+	if err := addManifest(built, dir); err != nil {
+		return err
+	}
 	if check != nil {
 		if err := check(built); err != nil {
 			return err
 		}
 	}
 	return os.Rename(built, out)
+}
+
+// addManifest puts the manifest beside the sources into the module, if there is one.
+func addManifest(built, dir string) error {
+	path := filepath.Join(dir, manifest.File)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	wasm, err := os.ReadFile(built)
+	if err != nil {
+		return err
+	}
+	if wasm, err = manifest.Append(wasm, text); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return os.WriteFile(built, wasm, 0o644)
 }

@@ -321,7 +321,7 @@ func known(list map[string]*api.Filter, dir string, m config.Module) *api.Filter
 	}
 	f := &api.Filter{Name: m.Name, Source: source, Chains: []string{}, Versions: []api.Version{}}
 	if wasm, err := moduleBytes(m); err == nil {
-		f.Digest, f.Size = digestOf(wasm), int64(len(wasm))
+		f.Digest, f.Size, f.Asks = digestOf(wasm), int64(len(wasm)), manifestOf(wasm).Capabilities
 	}
 	list[key] = f
 	return f

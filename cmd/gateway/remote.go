@@ -336,7 +336,7 @@ func newFilterList() *cobra.Command {
 }
 
 func printFilters(w io.Writer, list []api.Filter) {
-	fmt.Fprintln(w, "NAME\tFROM\tDIGEST\tSIZE\tVERSIONS\tCHAINS")
+	fmt.Fprintln(w, "NAME\tFROM\tDIGEST\tSIZE\tVERSIONS\tASKS FOR\tCHAINS")
 	for _, f := range list {
 		chains := "-"
 		if len(f.Chains) > 0 {
@@ -345,6 +345,6 @@ func printFilters(w io.Writer, list []api.Filter) {
 		if f.Running != "" && f.Running != f.Digest {
 			chains += " (running " + shortDigest(f.Running) + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", printable(f.Name), printable(f.Source), printable(shortDigest(f.Digest)), f.Size, len(f.Versions), printable(chains))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", printable(f.Name), printable(f.Source), printable(shortDigest(f.Digest)), f.Size, len(f.Versions), capabilityList(f.Asks), printable(chains))
 	}
 }

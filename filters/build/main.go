@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 
 	"github.com/penstock/penstock/filters"
+	"github.com/penstock/penstock/guest-sdk/manifest"
 )
 
 func main() {
@@ -46,5 +48,26 @@ func build(name, file string) error {
 		"github.com/penstock/penstock/filters/"+name)
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
+	if err := cmd.Run(); err != nil {
+		return err
+	}
+	return addManifest(name, file)
+}
+
+// addManifest puts into the module what the filter says of itself, if it does.
+func addManifest(name, file string) error {
+	text, err := os.ReadFile(filepath.Join("filters", name, manifest.File))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	wasm, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if wasm, err = manifest.Append(wasm, text); err != nil {
+		return err
+	}
+	return os.WriteFile(file, wasm, 0o644)
 }

@@ -43,6 +43,7 @@ func document(t *testing.T) []byte {
 	documentFields(&b)
 	documentActions(&b)
 	documentImports(t, &b)
+	documentCapabilities(&b)
 	documentErrnos(&b)
 	documentLimits(&b)
 	return b.Bytes()
@@ -148,6 +149,15 @@ func whenNames(w Hooks) []string {
 		}
 	}
 	return names
+}
+
+func documentCapabilities(b *bytes.Buffer) {
+	b.WriteString("\n## Capabilities\n\nWhat the operator grants to a filter. The manifest asks for it, in the list `capabilities`; " +
+		"what is not granted answers EPERM, and an action that is not granted is the filter's failure. All else is always granted.\n\n" +
+		"| name | meaning |\n|---|---|\n")
+	for _, c := range CapabilityTable() {
+		fmt.Fprintf(b, "| %s | %s |\n", c.Name, c.Doc)
+	}
 }
 
 func documentErrnos(b *bytes.Buffer) {

@@ -42,6 +42,9 @@ func contract() []string {
 	for _, a := range ActionTable() {
 		add("action %d %s", a.Action, a.Name)
 	}
+	for _, c := range CapabilityTable() {
+		add("capability %s", c.Name)
+	}
 	for _, e := range Errnos {
 		add("errno %d %s", e.Errno, e.Name)
 	}
@@ -184,6 +187,12 @@ func TestTablesAreWhole(t *testing.T) {
 		unique("import", f.Name)
 		if f.Doc == "" || f.When == 0 || f.Since > Minor {
 			t.Errorf("import %s: when %#x, since %d, doc %q", f.Name, f.When, f.Since, f.Doc)
+		}
+	}
+	for i, c := range CapabilityTable() {
+		unique("capability", c.Name)
+		if c.Doc == "" || c.Name != Capabilities()[i] {
+			t.Errorf("capability %s: doc %q, in the list %s", c.Name, c.Doc, Capabilities()[i])
 		}
 	}
 	for _, e := range Errnos {

@@ -171,7 +171,7 @@ func FieldTable() []FieldInfo {
 		{FieldAuthMechanism, "auth_mechanism", KindBytes, "The SASL mechanism of a login, as in PLAIN; like the other fields of a login at hook auth alone."},
 		{FieldAuthLogin, "auth_login", KindBytes, "Who the client claims to be."},
 		{FieldAuthAuthz, "auth_authz", KindBytes, "Who the client wants to act as; missing if it does not say."},
-		{FieldAuthPassword, "auth_password", KindBytes, "The password, with PLAIN and LOGIN. Only get has it, and only where the operator leaves logins to filters."},
+		{FieldAuthPassword, "auth_password", KindBytes, "The password, with PLAIN and LOGIN. Only get has it, and only where the operator leaves logins to filters; needs the grant auth_data."},
 		{FieldAuthToken, "auth_token", KindBytes, "The token, with XOAUTH2 and OAUTHBEARER; as auth_password."},
 		{FieldTLSVerified, "tls_verified", KindInt, "1 if the client's certificate was issued by an authority that the listener trusts; else missing."},
 		{FieldTLSFingerprint, "tls_fingerprint", KindBytes, "The SHA-256 of the client's certificate, 64 lower-case hexadecimal digits; missing if it sent none, or if a proxy has ended TLS."},
@@ -192,14 +192,55 @@ type ActionInfo struct {
 func ActionTable() []ActionInfo {
 	return []ActionInfo{
 		{ActContinue, "continue", "No objection; the next filter is asked."},
-		{ActAccept, "accept", "The rest of the chain is not asked at this hook; needs a grant. At hook auth: the credentials are right."},
+		{ActAccept, "accept", "The rest of the chain is not asked at this hook; needs the grant accept_final. At hook auth: the credentials are right; needs the grant auth_data."},
 		{ActReject, "reject", "A reply 5xx, 550 5.7.1 by default; at hook auth 535 5.7.8."},
 		{ActTempfail, "tempfail", "A reply 4xx, 451 4.7.1 by default; at hook auth 454 4.7.0."},
-		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone."},
+		{ActDiscard, "discard", "The client hears 250, the mail is dropped; at hook rcpt for this recipient alone. Needs the grant discard."},
 		{ActQuarantine, "quarantine", "The mail is held for a person, and the client hears 250. Without a store it hears 451 4.3.0 at DATA or after the message, and keeps the mail."},
 		{ActDisconnect, "disconnect", "The reply (421 or 5xx), and the end of the connection."},
 		{ActSkip, "skip", "No objection, and no more calls until the transaction ends (said outside one: until the session ends). At hook chunk: no more pieces of this message."},
 	}
+}
+
+// Names of capabilities: what an operator grants to a filter, and a filter's manifest asks
+// for. What is not granted answers EPERM.
+const (
+	CapBodyRead    = "body_read"
+	CapBodyEdit    = "body_edit"
+	CapEnvelope    = "envelope"
+	CapDiscard     = "discard"
+	CapAcceptFinal = "accept_final"
+	CapAuthData    = "auth_data"
+	CapKV          = "kv"
+	CapDNS         = "dns"
+	CapHTTP        = "http"
+	CapDSN         = "dsn"
+	CapSecret      = "secret"
+)
+
+// CapabilityInfo describes a capability.
+type CapabilityInfo struct{ Name, Doc string }
+
+// CapabilityTable returns every capability.
+func CapabilityTable() []CapabilityInfo {
+	return []CapabilityInfo{
+		{CapBodyRead, "Read the body and its parts, search and hash them. Without it a filter sees the header section."},
+		{CapBodyEdit, "Change the body."},
+		{CapEnvelope, "Change the sender, and add, change and take out recipients. Whether it may name those for whom the client may not relay is a parameter."},
+		{CapDiscard, "The action discard."},
+		{CapAcceptFinal, "The action accept, at all hooks but auth."},
+		{CapAuthData, "The fields auth_password and auth_token, and the action accept at hook auth."},
+		{CapKV, "Keep values beyond the session."},
+		{CapDNS, "Look names up."},
+		{CapHTTP, "Fetch from web servers that the operator lists."},
+		{CapDSN, "Send notifications."},
+		{CapSecret, "Read secrets that the operator lists."},
+	}
+}
+
+// Capabilities returns the names of all capabilities.
+func Capabilities() []string {
+	return []string{CapBodyRead, CapBodyEdit, CapEnvelope, CapDiscard, CapAcceptFinal, CapAuthData, CapKV, CapDNS, CapHTTP, CapDSN, CapSecret}
 }
 
 // ErrnoInfo describes an error number.

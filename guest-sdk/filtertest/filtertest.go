@@ -50,6 +50,13 @@ type Options struct {
 	OnError policy.OnError
 	// MayAccept lets the filter say Accept.
 	MayAccept bool
+	// Grants are what the filter may do. Nil is guest.Everything, so that a test need not
+	// speak of it; to see what the filter does without a grant, take it away:
+	//
+	//	g := guest.Everything()
+	//	g.Deny("body_read")
+	//	o.Grants = &g
+	Grants *guest.Grants
 	// Client is who connects.
 	Client Client
 	// Now is the filter's clock. Default time.Now.
@@ -151,7 +158,11 @@ func load(t testing.TB, o Options, log slog.Handler) policy.Filter {
 	if o.Filter == nil {
 		t.Fatal("filtertest: Options have neither Filter nor Policy")
 	}
-	f, err := Load(o.Filter, guest.Options{Config: configText(t, o.Config), Log: slog.New(log), Now: o.Now, Rand: o.Rand})
+	grants := guest.Everything()
+	if o.Grants != nil {
+		grants = *o.Grants
+	}
+	f, err := Load(o.Filter, guest.Options{Config: configText(t, o.Config), Log: slog.New(log), Now: o.Now, Rand: o.Rand, Grants: grants})
 	if err != nil {
 		t.Fatal(err)
 	}

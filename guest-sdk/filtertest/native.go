@@ -14,7 +14,7 @@ import (
 
 // Load reads the filter's configuration and returns the filter as the gateway's chain
 // takes it. The error is the one that would keep the filter from being loaded. o.Name
-// defaults to the filter's own name.
+// defaults to the filter's own name; o.Grants are what the filter may do.
 //
 // In WebAssembly every session has a copy of the filter's variables. Natively all
 // sessions share them: what a handler keeps in a variable, instead of in Event.Session,
@@ -29,6 +29,9 @@ func Load(f *filter.Filter, o guest.Options) (policy.Filter, error) {
 		return nil, fmt.Errorf("filtertest: load %s: %w", o.Name, err)
 	}
 	o.Setup = env.Setup()
+	if o.Told == nil {
+		o.Told = new(guest.Told)
+	}
 	return &native{f, o, env.Hooks()}, nil
 }
 
@@ -59,8 +62,8 @@ type instance struct {
 	mailbox []byte
 }
 
-func (i *instance) Decide(_ context.Context, e *policy.Event) (policy.Verdict, error) {
-	i.env.Begin(abi.Hook(e.Stage), e)
+func (i *instance) Decide(ctx context.Context, e *policy.Event) (policy.Verdict, error) {
+	i.env.Begin(ctx, abi.Hook(e.Stage), e)
 	defer i.env.End()
 	n := i.env.Frame(i.mailbox)
 	return i.env.Verdict(abi.Verdict(i.filter.Hook(i.env, uint32(e.Stage), i.mailbox[:n])))

@@ -7,6 +7,7 @@ import (
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/guest-sdk/tck"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -22,7 +23,7 @@ func load(t *testing.T, wasm []byte) func([]byte, *slog.Logger) (policy.Filter, 
 		t.Fatal(err)
 	}
 	return func(config []byte, log *slog.Logger) (policy.Filter, error) {
-		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log})
+		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log, Grants: guest.Everything()})
 		if err != nil {
 			return nil, err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 	"github.com/penstock/penstock/wasmhost/wasmtest"
 )
@@ -154,7 +155,7 @@ func chainOf(s setup, log *slog.Logger) (*policy.Chain, error) {
 		if err != nil {
 			return nil, err
 		}
-		f, err := m.Filter(ctx, wasmhost.FilterOptions{Name: fmt.Sprintf("%s%d", name, i), Config: []byte(configs[name])})
+		f, err := m.Filter(ctx, wasmhost.FilterOptions{Name: fmt.Sprintf("%s%d", name, i), Config: []byte(configs[name]), Grants: guest.Everything()})
 		if err != nil {
 			return nil, err
 		}

@@ -533,6 +533,9 @@ func (c *Config) needsStore() string {
 			if f.OnBroken.has(OnErrorQuarantine) {
 				return child(at, "on_broken")
 			}
+			if f.Grant.DSN.Given {
+				return child(item(child("filters.chains", name), i), "grant.dsn")
+			}
 		}
 	}
 	return ""
@@ -623,6 +626,7 @@ func (k *checker) filter(at string, f Filter) {
 	if m := f.Module; m.Name != "" && !m.Builtin && m.File == "" {
 		k.errorf(child(at, "module"), "%s would be in filters.dir, which is not set", quote(m.Name))
 	}
+	k.grant(child(at, "grant"), f.Grant)
 	if m := f.Limits.Memory; m != 0 && (m < wasmPage || m > wasmMemory) {
 		k.errorf(child(at, "limits.memory"), "%s is not between %s and %s", m, wasmPage, wasmMemory)
 	}

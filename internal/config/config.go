@@ -236,9 +236,10 @@ type Resolver struct {
 
 // Filters names where filters are and the chains they form.
 type Filters struct {
-	Dir    Path                `key:"dir" doc:"Folder of *.wasm files that a chain can name without their ending."`
-	Cache  Path                `key:"cache" default:"./data/compiled" doc:"Folder for compiled filters, so that the next start is quick. It holds native code: nobody else may write to it."`
-	Chains map[string][]Filter `key:"chains" doc:"Chains by name, each a list of filters that are asked in order."`
+	Dir     Path                    `key:"dir" doc:"Folder of *.wasm files that a chain can name without their ending."`
+	Cache   Path                    `key:"cache" default:"./data/compiled" doc:"Folder for compiled filters, so that the next start is quick. It holds native code: nobody else may write to it."`
+	Secrets map[string]SecretSource `key:"secrets" doc:"Secrets by name, as in a key for a web server: file:PATH of a file that holds it alone, or env:NAME of a variable. A filter reads those that it is granted."`
+	Chains  map[string][]Filter     `key:"chains" doc:"Chains by name, each a list of filters that are asked in order."`
 }
 
 // A Filter is one filter of a chain and how it is run.
@@ -246,6 +247,7 @@ type Filter struct {
 	Module   Module          `key:"module" required:"true" doc:"builtin:NAME for one that ships with us, NAME for NAME.wasm in filters.dir, or a path that ends in .wasm."`
 	Name     string          `key:"name" doc:"Its name in the log; by default the module's."`
 	Config   json.RawMessage `key:"config" doc:"Handed to the filter as JSON, keys sorted."`
+	Grant    Grant           `key:"grant" doc:"What it may do beside judging, and writing header fields. Nothing is granted unless it is written here; gateway check says what a filter asks for."`
 	Limits   FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
 	Instance Instance        `key:"instance" default:"session" doc:"How long the memory of a guest belongs to one session: session, from the first call to the end; hook, for each call, so that sessions which wait for their client cost no memory of guests, and the filter keeps what it needs with sess_set; shared, for ever and by all, for filters that you trust and that keep something for all sessions."`
 	OnError  OnErrors        `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554, quarantine holds the message in the store for a person to look at. By hook it is a mapping, as in {default: tempfail, connect: accept}; the hooks are connect, secure, helo, auth, mail, rcpt, data, headers, chunk and message."`

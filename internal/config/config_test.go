@@ -100,6 +100,7 @@ delivery:
 filters:
   dir: filters
   cache: compiled
+  secrets: {token: "file:token", other: "env:OTHER"}
   chains:
     inbound:
       - module: builtin:rcptguard
@@ -107,6 +108,18 @@ filters:
         config: {blocked: [spam.example], "1": 0x10, b: 1.5, a: true, none: ~, day: 2026-01-02, tag: <b>}
         instance: hook
         limits: {memory: 1MiB, cpu: 1ms, cpu_message: 2ms, cpu_per_mib: 3ms, cpu_session: 4ms, wall: 1s}
+        grant:
+          body_read: true
+          body_edit: true
+          envelope: {relay: true}
+          discard: true
+          accept_final: true
+          auth_data: true
+          kv: {quota: 1MiB}
+          dns: {types: [A, TXT], max_per_hook: 3}
+          http: {hosts: ["*.Rbl.example:8443", "http://[2001:DB8::1]"], private: [10.0.0.0/8], methods: [GET], max_response: 2KiB, timeout: 1s}
+          dsn: {rate: 5/1m}
+          secret: [token]
         on_error: accept
         on_broken: {default: reject, connect: tempfail}
       - module: sub/second.wasm
@@ -134,6 +147,9 @@ func fullConfig() *Config {
 		AuthDelay: Pause(time.Second),
 	}
 	callout := Callout{time.Hour, 5 * time.Minute, 10 * time.Second, 24 * time.Hour, 50000}
+	nothing := Grant{BodyRead: False, BodyEdit: False, Envelope: EnvelopeGrant{Relay: False}, Discard: False, AcceptFinal: False, AuthData: False,
+		KV: KVGrant{Quota: 16 << 20}, DNS: DNSGrant{MaxPerHook: 32}, HTTP: HTTPGrant{MaxResponse: 1 << 20, Timeout: 2 * time.Second},
+		DSN: DSNGrant{Rate: Rate{10, time.Hour}}}
 	return &Config{
 		Hostname: "mx1.xn--bcher-kva.example",
 		Listeners: []Listener{{
@@ -199,16 +215,21 @@ func fullConfig() *Config {
 		Overload: Overload{1, 64 << 20, 50 << 20},
 		Store:    Store{StorePostgres, "/etc/p/s", "postgres://db", "/etc/p/k", 4 * time.Second},
 		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}, Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}, 6 * time.Second},
-		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Chains: map[string][]Filter{"inbound": {
+		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Secrets: map[string]SecretSource{"token": {File: "/etc/p/token"}, "other": {Env: "OTHER"}}, Chains: map[string][]Filter{"inbound": {
 			{
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrors{"default": OnErrorAccept},
 				OnBroken: OnErrors{"default": OnErrorReject, "connect": OnErrorTempfail},
 				Config:   json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
 				Instance: InstanceHook,
 				Limits:   FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second},
+				Grant: Grant{BodyRead: True, BodyEdit: True, Envelope: EnvelopeGrant{true, True}, Discard: True, AcceptFinal: True, AuthData: True,
+					KV: KVGrant{true, 1 << 20}, DNS: DNSGrant{true, []DNSType{"A", "TXT"}, 3},
+					HTTP: HTTPGrant{true, []WebHost{{"https", "*.rbl.example", 8443}, {"http", "2001:db8::1", 0}},
+						Networks{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}, []HTTPMethod{"GET"}, 2 << 10, time.Second},
+					DSN: DSNGrant{true, Rate{5, time.Minute}}, Secret: []string{"token"}},
 			},
-			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits},
-			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits},
+			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits, Grant: nothing},
+			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits, Grant: nothing},
 		}}},
 		Certificates: Certificates{
 			Files: []CertificateFile{{"/etc/tls/cert.pem", "/etc/p/key.pem"}}, Dir: "/etc/p/certs", MinVersion: TLS13,

@@ -419,6 +419,9 @@ func (d *decoder) value(v reflect.Value, raw any, s *schema, path string) {
 }
 
 func (d *decoder) mapping(v reflect.Value, m map[string]any, s *schema, path string) {
+	if g, ok := v.Addr().Interface().(interface{ give() }); ok && m != nil {
+		g.give()
+	}
 	for _, f := range s.fields {
 		fv, at := v.Field(f.index), child(path, f.key)
 		d.value(fv, m[f.key], f.schema, at)

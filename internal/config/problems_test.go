@@ -363,6 +363,26 @@ penstock.yaml:6: filters.chains.c[0].limits.wall: 2m0s is more than 1m0s`},
 penstock.yaml:6: filters.chains.c[0].limits.cpu_per_mib: gives a message of 50MiB, which listeners[0].limits.message_size allows, 20.02s with cpu_message, but no call gets more than 10s: lower cpu_per_mib or message_size`},
 		{"filter: no CPU time to look at a message", filter("module: a.wasm\nlimits: {cpu_message: 1ms, cpu_per_mib: 20us}"), `
 penstock.yaml:6: filters.chains.c[0].limits.cpu_per_mib: leaves 2ms for a message of 50MiB, which listeners[0].limits.message_size allows, and no filter can look at it in that: raise cpu_per_mib, or lower message_size`},
+		{"filter: grants", filter("module: a.wasm\ngrant:\n  kv: {}\n  http: {timeout: 2h, max_response: 1GiB, private: [unix]}\n  dns: {types: [A, HINFO], max_per_hook: 33}\n  secret: [tokne]\n  body_read: yes\n  envelope: true") + "  secrets: {token: hunter2, other: env:X}\nstore: {driver: none}\n", `
+penstock.yaml:7: warning: filters.chains.c[0].grant.kv: there is no store: what the filter keeps is lost at a restart
+penstock.yaml:8: filters.chains.c[0].grant.http.hosts: is required: name the hosts that it may ask
+penstock.yaml:8: filters.chains.c[0].grant.http.timeout: 2h0m0s is not between 0 and 1m0s
+penstock.yaml:8: filters.chains.c[0].grant.http.max_response: 1GiB is more than 16MiB
+penstock.yaml:8: filters.chains.c[0].grant.http.private[0]: is no network of addresses
+penstock.yaml:9: filters.chains.c[0].grant.dns.types[1]: must be A, AAAA, TXT, MX, PTR, CNAME, NS or SRV, not "HINFO"
+penstock.yaml:9: filters.chains.c[0].grant.dns.max_per_hook: 33 is not between 1 and 32
+penstock.yaml:10: filters.chains.c[0].grant.secret[0]: there is no secret "tokne" in filters.secrets; did you mean "token"?
+penstock.yaml:11: filters.chains.c[0].grant.body_read: must be true or false, not "yes"
+penstock.yaml:12: filters.chains.c[0].grant.envelope: must be a mapping with keys such as relay, not "true"
+penstock.yaml:13: filters.secrets.token: is not a place: write file:PATH or env:NAME, not the secret`},
+		{"filter: hosts to ask", filter("module: a.wasm\ngrant: {http: {hosts: ['ftp://a.test', 'a.test:0', '*.*.test', 'http://*', 'a.test/x', '*.']}, dsn: {rate: off}}") + "store: {driver: none}\n", `
+penstock.yaml:6: filters.chains.c[0].grant.http.hosts[0]: "ftp://a.test" is not a host to ask: write [https://]host[:port] or http://host[:port], with *.example.com for every name below, or *
+penstock.yaml:6: filters.chains.c[0].grant.http.hosts[1]: "a.test:0" is not a host to ask: write [https://]host[:port] or http://host[:port], with *.example.com for every name below, or *
+penstock.yaml:6: filters.chains.c[0].grant.http.hosts[2]: "*.*.test" is not a host to ask: write [https://]host[:port] or http://host[:port], with *.example.com for every name below, or *
+penstock.yaml:6: filters.chains.c[0].grant.http.hosts[4]: "a.test/x" is not a host to ask: write [https://]host[:port] or http://host[:port], with *.example.com for every name below, or *
+penstock.yaml:6: filters.chains.c[0].grant.http.hosts[5]: "*." is not a host to ask: write [https://]host[:port] or http://host[:port], with *.example.com for every name below, or *
+penstock.yaml:6: filters.chains.c[0].grant.dsn: needs a store, and store.driver is none
+penstock.yaml:6: filters.chains.c[0].grant.dsn.rate: must be 1 to 1000 in at most 24h0m0s`},
 		{"filter: same name", filter("module: a.wasm") + "      - module: b/a.wasm\n      - {module: b/a.wasm, name: b}\n", `
 penstock.yaml:6: warning: filters.chains.c[1]: is called "a" in the log, as filters.chains.c[0] is; give it a name`},
 		{"filter: label", filter("module: a.wasm\nname: 'a b'"), `

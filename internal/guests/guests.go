@@ -35,7 +35,7 @@ func (load Load) Must(t testing.TB, config string) policy.Filter {
 // takes a filter of its own from newFilter.
 func Native(newFilter func() *filter.Filter) Load {
 	return func(config string) (policy.Filter, error) {
-		return filtertest.Load(newFilter(), guest.Options{Config: []byte(config)})
+		return filtertest.Load(newFilter(), guest.Options{Config: []byte(config), Grants: guest.Everything()})
 	}
 }
 
@@ -76,7 +76,7 @@ func Loader(t testing.TB, name string, wasm []byte) Load {
 		t.Fatal(err)
 	}
 	return func(config string) (policy.Filter, error) {
-		f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(config), Ready: -1})
+		f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(config), Ready: -1, Grants: guest.Everything()})
 		if err != nil {
 			return nil, err
 		}

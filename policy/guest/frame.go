@@ -81,6 +81,8 @@ func (g *Env) Get(field, index int32, buf []byte) int32 {
 	}
 	value, kind := g.field(abi.Field(field))
 	switch {
+	case kind == 0 && g.concealed(abi.Field(field)):
+		return int32(abi.EPERM)
 	case kind == 0:
 		return int32(abi.ENOENT)
 	case kind != abi.KindList && index > 0:
@@ -95,6 +97,18 @@ func (g *Env) Get(field, index int32, buf []byte) int32 {
 		return int32(abi.ENOENT)
 	}
 	return fill(buf, value[4:4+binary.LittleEndian.Uint32(value)])
+}
+
+// concealed tells whether a field is there and is kept from the filter.
+func (g *Env) concealed(f abi.Field) bool {
+	if f == abi.FieldChunk {
+		return g.event.Chunk != nil && !g.opts.Grants.BodyRead
+	}
+	a := g.event.Auth
+	if a == nil || !a.Reveal || g.opts.Grants.AuthData {
+		return false
+	}
+	return f == abi.FieldAuthPassword && a.Password != "" || f == abi.FieldAuthToken && a.Token != ""
 }
 
 // field returns a field's payload; kind 0 means that the event has no such field. The
@@ -129,7 +143,7 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 	case abi.FieldAuthMechanism, abi.FieldAuthLogin, abi.FieldAuthAuthz, abi.FieldAuthPassword, abi.FieldAuthToken:
 		return g.authField(f)
 	case abi.FieldChunk:
-		if c := g.event.Chunk; c != nil {
+		if c := g.event.Chunk; c != nil && g.may(abi.CapBodyRead) {
 			return c.Data, abi.KindBytes
 		}
 		return nil, 0
@@ -216,9 +230,9 @@ func (g *Env) authField(f abi.Field) ([]byte, abi.Kind) {
 	case abi.FieldAuthAuthz:
 		return g.text(a.Authz, a.Authz != "")
 	case abi.FieldAuthPassword:
-		return g.text(a.Password, a.Reveal && a.Password != "")
+		return g.text(a.Password, a.Reveal && a.Password != "" && g.may(abi.CapAuthData))
 	default:
-		return g.text(a.Token, a.Reveal && a.Token != "")
+		return g.text(a.Token, a.Reveal && a.Token != "" && g.may(abi.CapAuthData))
 	}
 }
 

@@ -53,6 +53,10 @@ type Options struct {
 	Name string
 	// Config is the filter's configuration, a JSON text. Default "{}".
 	Config []byte
+	// Grants are what the filter may do. Default nothing.
+	Grants Grants
+	// Told keeps what was said once about the filter, for all its Envs. Default a new one.
+	Told *Told
 	// Log takes the guest's own lines. Nil discards.
 	Log *slog.Logger
 	// Now is the clock. Default time.Now.
@@ -85,7 +89,8 @@ type Env struct {
 	opts  Options
 	start time.Time
 
-	hook  abi.Hook // 0 during mg1_init
+	ctx   context.Context // of the hook; nil outside of one
+	hook  abi.Hook        // 0 during mg1_init
 	event *policy.Event
 	setup Setup
 	sets  int           // how many sets of patterns were asked for
@@ -120,6 +125,9 @@ func NewEnv(o Options) *Env {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	if o.Told == nil {
+		o.Told = new(Told)
+	}
 	if o.Start.IsZero() {
 		o.Start = o.Now()
 	}
@@ -130,9 +138,10 @@ func NewEnv(o Options) *Env {
 	return g
 }
 
-// Begin makes e the event that the Host speaks of. hook is one of abi.HookTable.
-func (g *Env) Begin(hook abi.Hook, e *policy.Event) {
-	g.hook, g.event = hook, e
+// Begin makes e the event that the Host speaks of. hook is one of abi.HookTable. What the
+// guest waits for ends with ctx.
+func (g *Env) Begin(ctx context.Context, hook abi.Hook, e *policy.Event) {
+	g.ctx, g.hook, g.event = ctx, hook, e
 	g.reply, g.hasReply = "", false
 	g.lines, g.writing, g.cpu = 0, false, 0
 }
@@ -150,7 +159,7 @@ func (g *Env) End() {
 	if g.hook == abi.HookAuth {
 		clear(g.scratch[:cap(g.scratch)]) // a password may have passed through it
 	}
-	g.hook, g.event = 0, nil
+	g.ctx, g.hook, g.event = nil, 0, nil
 	g.raw.of, g.mime = nil, structure{}
 	g.newBody = small(g.newBody)
 	g.scratch, g.raw.b = small(g.scratch), small(g.raw.b)
@@ -185,6 +194,9 @@ func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
 	if v.HasText() && !g.hasReply {
 		return policy.Verdict{}, errors.New("guest: its verdict speaks of a text that was not given")
 	}
+	if need := g.needs(v.Action()); need != "" && !g.may(need) {
+		return policy.Verdict{}, fmt.Errorf("guest: its verdict needs the grant %s, which it does not have", need)
+	}
 	out := g.unpack(v)
 	if out.Action == policy.Quarantine {
 		out.Reason = g.reason()
@@ -203,6 +215,19 @@ func (g *Env) unpack(v abi.Verdict) policy.Verdict {
 		}
 	}
 	return out
+}
+
+// needs is the capability that an action takes; empty if it takes none.
+func (g *Env) needs(a abi.Action) string {
+	switch {
+	case a == abi.ActDiscard:
+		return abi.CapDiscard
+	case a == abi.ActAccept && g.hook == abi.HookAuth:
+		return abi.CapAuthData
+	case a == abi.ActAccept:
+		return abi.CapAcceptFinal
+	}
+	return ""
 }
 
 // reason is the value of the last tag called "reason".

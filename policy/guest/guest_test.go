@@ -61,10 +61,11 @@ func transaction() *policy.Transaction {
 	}
 }
 
-// ask calls f with an Env that is at a hook, in a chain as the gateway runs it, and
-// returns the transaction as it was left. An error of f drops the edits.
+// ask calls f with an Env that may do everything and is at a hook, in a chain as the
+// gateway runs it, and returns the transaction as it was left. An error of f drops the edits.
 func ask(t testing.TB, hook abi.Hook, o guest.Options, f func(g *guest.Env, e *policy.Event) error) *policy.Transaction {
 	t.Helper()
+	o.Grants = guest.Everything()
 	return askEnv(t, guest.NewEnv(o), hook, f)
 }
 
@@ -76,10 +77,10 @@ func askEnv(t testing.TB, g *guest.Env, hook abi.Hook, f func(g *guest.Env, e *p
 		tx.Message = nil
 	}
 	called := false
-	fn := policy.Func("f", policy.StagesOf(stage), func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
+	fn := policy.Func("f", policy.StagesOf(stage), func(ctx context.Context, e *policy.Event) (policy.Verdict, error) {
 		called = true
 		e.Time = at
-		g.Begin(hook, e)
+		g.Begin(ctx, hook, e)
 		defer g.End()
 		return policy.Verdict{}, f(g, e)
 	})
@@ -159,7 +160,7 @@ var calls = map[string]func(h guest.Host) int64{
 // booted is what a guest chose that has one of each.
 func booted(t testing.TB) *guest.Setup {
 	t.Helper()
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	if id := g.Metric([]byte("hits"), 0); id != 0 {
 		t.Fatalf("metric: %d", id)
 	}
@@ -190,7 +191,7 @@ func TestPhases(t *testing.T) {
 				t.Errorf("%s at %s: got %v, want it to work", imp.Name, where, abi.Errno(got))
 			}
 		}
-		check("init", imp.When.Has(0), call(guest.NewEnv(guest.Options{})))
+		check("init", imp.When.Has(0), call(guest.NewEnv(guest.Options{Grants: guest.Everything()})))
 		for _, h := range abi.HookTable() {
 			ask(t, h.Hook, guest.Options{Setup: booted(t)}, func(g *guest.Env, _ *policy.Event) error {
 				check(h.Name, imp.When.Has(h.Hook), call(g))
@@ -199,7 +200,7 @@ func TestPhases(t *testing.T) {
 		}
 	}
 	// After the last hook, and between hooks, it is as in mg1_init for what reads no event.
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	askEnv(t, g, abi.HookMail, func(*guest.Env, *policy.Event) error { return nil })
 	for _, imp := range table {
 		if got := calls[imp.Name](g); !imp.When.Has(0) && got != int64(abi.EPHASE) {
@@ -223,9 +224,9 @@ func judge(h guest.Host, i int32, a abi.Action, code int, text string) int64 {
 // it, and that there is none elsewhere.
 func TestChunk(t *testing.T) {
 	piece := bytes.Repeat([]byte("0123456789abcdef"), abi.MaxChunk/16)
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	fn := policy.Func("f", policy.StagesOf(policy.StageChunk), func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
-		g.Begin(abi.HookChunk, e)
+		g.Begin(context.Background(), abi.HookChunk, e)
 		defer g.End()
 		if n := g.Get(int32(abi.FieldChunk), 0, nil); n != abi.MaxChunk {
 			t.Errorf("get: got %d, want %d", n, abi.MaxChunk)
@@ -492,7 +493,7 @@ func last(n int, f func() int32) int64 {
 
 // A source that fails (random octets, the spool) is EUNAVAIL, not a wrong answer.
 func TestUnavailable(t *testing.T) {
-	o := guest.Options{Rand: iotest.ErrReader(io.ErrUnexpectedEOF)}
+	o := guest.Options{Grants: guest.Everything(), Rand: iotest.ErrReader(io.ErrUnexpectedEOF)}
 	ask(t, abi.HookMessage, o, func(g *guest.Env, e *policy.Event) error {
 		if got := g.Random(make([]byte, 8)); got != int32(abi.EUNAVAIL) {
 			t.Errorf("random without a source: got %d, want EUNAVAIL", got)
@@ -503,7 +504,7 @@ func TestUnavailable(t *testing.T) {
 	tx.Message.Body = policy.FileBody(strings.NewReader("short"), 0, 100)
 	fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
 		g := guest.NewEnv(o)
-		g.Begin(abi.HookMessage, e)
+		g.Begin(context.Background(), abi.HookMessage, e)
 		defer g.End()
 		if got := g.BodyRead(0, make([]byte, 50)); got != int32(abi.EUNAVAIL) {
 			t.Errorf("body of a spool that is too short: got %d, want EUNAVAIL", got)
@@ -629,9 +630,9 @@ func TestAuthFields(t *testing.T) {
 		{"not a text", &policy.Auth{Mechanism: "PLAIN", User: "u\xff", Password: "p\x00\n", Reveal: true}, [5]string{"PLAIN", "u\xff", "-", "p\x00\n", "-"}},
 		{"longer than a mailbox", &policy.Auth{Mechanism: "PLAIN", User: string(big(5000)), Reveal: true}, [5]string{"PLAIN", string(big(5000)), "-", "-", "-"}},
 	} {
-		g := guest.NewEnv(guest.Options{})
+		g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
-			g.Begin(abi.Hook(e.Stage), e)
+			g.Begin(context.Background(), abi.Hook(e.Stage), e)
 			defer g.End()
 			frame := make([]byte, abi.MinMailbox)
 			frame = frame[:g.Frame(frame)]
@@ -691,9 +692,9 @@ func TestParams(t *testing.T) {
 			"MT-PRIORITY=-3|BY=120;RT|HOLDFOR=60", ""},
 		{smtp.Sender{By: smtp.DeliverBy{Mode: smtp.ByNotify}, HoldUntil: time.Unix(0, 0)}, smtp.Recipient{}, "BY=0;N|HOLDUNTIL=1970-01-01T00:00:00Z", ""},
 	} {
-		g := guest.NewEnv(guest.Options{})
+		g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
-			g.Begin(abi.Hook(e.Stage), e)
+			g.Begin(context.Background(), abi.Hook(e.Stage), e)
 			defer g.End()
 			if mail, rcpt := list(g, abi.FieldMailParams), list(g, abi.FieldRcptParams); mail != tt.mail || rcpt != tt.rcpt {
 				t.Errorf("got %q and %q, want %q and %q", mail, rcpt, tt.mail, tt.rcpt)
@@ -707,11 +708,11 @@ func TestParams(t *testing.T) {
 
 // TestMissingFields has a session of which nothing is known: a local socket in clear.
 func TestMissingFields(t *testing.T) {
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	s := &policy.Session{ID: "c1"}
 	for _, hook := range abi.HookTable() {
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
-			g.Begin(hook.Hook, e)
+			g.Begin(context.Background(), hook.Hook, e)
 			defer g.End()
 			for _, f := range abi.FieldTable() {
 				got := g.Get(int32(f.Field), 0, nil)
@@ -986,7 +987,7 @@ func TestVerdict(t *testing.T) {
 		return nil
 	})
 	// The text of one hook is not that of the next.
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	askEnv(t, g, abi.HookMail, func(g *guest.Env, _ *policy.Event) error { g.Reply([]byte("x")); g.BodyNew(); return nil })
 	askEnv(t, g, abi.HookMessage, func(g *guest.Env, _ *policy.Event) error {
 		if _, err := g.Verdict(abi.NewVerdict(abi.ActReject, 550, 5, 7, 1, true)); err == nil {
@@ -998,7 +999,7 @@ func TestVerdict(t *testing.T) {
 
 // Subscribe adds up, refuses what is no hook, and counts in mg1_init alone.
 func TestSubscribe(t *testing.T) {
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	for _, bad := range []uint64{1, 1 << 13, 1 << 63, 1<<5 | 1<<13} {
 		if got := g.Subscribe(bad); got != int32(abi.EINVAL) {
 			t.Errorf("mask %#x: got %d, want EINVAL", bad, got)
@@ -1050,7 +1051,7 @@ func TestLog(t *testing.T) {
 
 // Standard error keeps its beginning and its end.
 func TestStderr(t *testing.T) {
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	g.Stderr([]byte("panic: "))
 	g.Stderr([]byte("at the disco\n"))
 	if got := g.StderrTail(); got != "panic: at the disco\n" || g.StderrTail() != "" {
@@ -1075,18 +1076,18 @@ func (w writer) Write(p []byte) (int, error) { w.h.Stderr(p); return len(p), nil
 // The clock is the Options' clock; mono never stands at zero and never goes back.
 func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := guest.NewEnv(guest.Options{})
+		g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 		start, mono := g.Now(), g.Mono()
 		<-time.After(3 * time.Second)
 		if got := g.Now() - start; got != 3e9 || g.Mono()-mono != 3e9 || mono <= 0 {
 			t.Errorf("after 3 s: now %d, mono %d from %d", got, g.Mono(), mono)
 		}
-		clone := guest.NewEnv(guest.Options{Start: time.Now().Add(-time.Hour)})
+		clone := guest.NewEnv(guest.Options{Grants: guest.Everything(), Start: time.Now().Add(-time.Hour)})
 		if got := clone.Mono(); got < int64(time.Hour) {
 			t.Errorf("mono of what started an hour ago: %d", got)
 		}
 	})
-	fixed := guest.NewEnv(guest.Options{Now: func() time.Time { return at }, Rand: strings.NewReader("abcdefgh")})
+	fixed := guest.NewEnv(guest.Options{Grants: guest.Everything(), Now: func() time.Time { return at }, Rand: strings.NewReader("abcdefgh")})
 	b := make([]byte, 8)
 	if fixed.Now() != at.UnixNano() || fixed.Random(b) != 8 || string(b) != "abcdefgh" {
 		t.Errorf("clock and random octets of the Options: got %d, %q", fixed.Now(), b)
@@ -1100,7 +1101,7 @@ func (c counted) Add(filter, metric string, n int64) { c[filter+"."+metric] += n
 
 // A metric is named once, in mg1_init; copies of the guest count with the number it got.
 func TestMetrics(t *testing.T) {
-	g := guest.NewEnv(guest.Options{})
+	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
 	for _, tt := range []struct {
 		name string
 		kind int32

@@ -183,6 +183,9 @@ func (g *Env) BodyLen() int64 {
 	if !ok {
 		return int64(abi.EPHASE)
 	}
+	if !g.may(abi.CapBodyRead) {
+		return int64(abi.EPERM)
+	}
 	return b.Size()
 }
 
@@ -191,6 +194,9 @@ func (g *Env) BodyRead(off int64, buf []byte) int32 {
 	b, ok := g.body()
 	if !ok {
 		return int32(abi.EPHASE)
+	}
+	if !g.may(abi.CapBodyRead) {
+		return int32(abi.EPERM)
 	}
 	if off < 0 {
 		return int32(abi.EINVAL)
@@ -216,6 +222,9 @@ func (g *Env) BodySplice(off, del int64, data []byte) int32 {
 	if _, ok := g.body(); !ok {
 		return int32(abi.EPHASE)
 	}
+	if !g.may(abi.CapBodyEdit) {
+		return int32(abi.EPERM)
+	}
 	if off < 0 || del < 0 {
 		return int32(abi.EINVAL)
 	}
@@ -230,13 +239,22 @@ func (g *Env) BodyNew() int32 {
 	if _, ok := g.body(); !ok {
 		return int32(abi.EPHASE)
 	}
+	if !g.may(abi.CapBodyEdit) {
+		return int32(abi.EPERM)
+	}
 	g.newBody, g.writing = g.newBody[:0], true
 	return 0
 }
 
 // BodyWrite implements Host.
 func (g *Env) BodyWrite(p []byte) int32 {
-	if _, ok := g.body(); !ok || !g.writing {
+	if _, ok := g.body(); !ok {
+		return int32(abi.EPHASE)
+	}
+	if !g.may(abi.CapBodyEdit) {
+		return int32(abi.EPERM)
+	}
+	if !g.writing {
 		return int32(abi.EPHASE)
 	}
 	// The same bound as for splices; what does not pass it here would fail at the
@@ -254,7 +272,13 @@ func (g *Env) BodyWrite(p []byte) int32 {
 // BodyCommit implements Host.
 func (g *Env) BodyCommit() int32 {
 	b, ok := g.body()
-	if !ok || !g.writing {
+	if !ok {
+		return int32(abi.EPHASE)
+	}
+	if !g.may(abi.CapBodyEdit) {
+		return int32(abi.EPERM)
+	}
+	if !g.writing {
 		return int32(abi.EPHASE)
 	}
 	if !g.charge(int64(len(g.newBody))) {
@@ -281,6 +305,9 @@ func address(addr []byte, null bool) (smtp.Path, bool) {
 func (g *Env) EnvFrom(addr []byte) int32 {
 	if !g.at(abi.WithSender) {
 		return int32(abi.EPHASE)
+	}
+	if !g.may(abi.CapEnvelope) {
+		return int32(abi.EPERM)
 	}
 	p, ok := address(addr, true)
 	if !ok {
@@ -314,6 +341,9 @@ func (g *Env) RcptAdd(addr []byte) int32 {
 	if !g.at(abi.EditingRcpts) {
 		return int32(abi.EPHASE)
 	}
+	if !g.may(abi.CapEnvelope) {
+		return int32(abi.EPERM)
+	}
 	p, ok := address(addr, false)
 	if !ok {
 		return int32(abi.EINVAL)
@@ -325,6 +355,9 @@ func (g *Env) RcptAdd(addr []byte) int32 {
 func (g *Env) RcptSet(i int32, addr []byte) int32 {
 	if !g.at(abi.EditingRcpts) {
 		return int32(abi.EPHASE)
+	}
+	if !g.may(abi.CapEnvelope) {
+		return int32(abi.EPERM)
 	}
 	p, ok := address(addr, false)
 	if !ok {
@@ -338,6 +371,9 @@ func (g *Env) RcptDel(i int32) int32 {
 	if !g.at(abi.EditingRcpts) {
 		return int32(abi.EPHASE)
 	}
+	if !g.may(abi.CapEnvelope) {
+		return int32(abi.EPERM)
+	}
 	return errnoOf(g.event.Edits.DeleteRecipient(int(i)))
 }
 
@@ -349,6 +385,9 @@ func (g *Env) RcptVerdict(i int32, verdict int64) int32 {
 	v := abi.Verdict(verdict)
 	if v&abi.ErrorBit != 0 || v.Unknown() != 0 || v.HasText() && !g.hasReply {
 		return int32(abi.EINVAL)
+	}
+	if need := g.needs(v.Action()); need != "" && !g.may(need) {
+		return int32(abi.EPERM)
 	}
 	out := g.unpack(v)
 	if out.Action == policy.Quarantine && out.Reply != nil && out.Reply.Code == 0 && out.Reply.Enh == (smtp.Enhanced{}) {

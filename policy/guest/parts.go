@@ -34,6 +34,9 @@ func (g *Env) parts() ([]parts.Part, abi.Errno) {
 	if !ok {
 		return nil, abi.EPHASE
 	}
+	if !g.may(abi.CapBodyRead) {
+		return nil, abi.EPERM
+	}
 	header := g.event.Edits.Message().Header
 	var b strings.Builder
 	for _, name := range typeFields {

@@ -95,6 +95,9 @@ func (g *Env) scannable(part int32) (io.ReaderAt, abi.Errno) {
 		if !ok {
 			return nil, abi.EPHASE
 		}
+		if !g.may(abi.CapBodyRead) {
+			return nil, abi.EPERM
+		}
 		return body, 0
 	case abi.ScanHeader:
 		if _, ok := g.body(); !ok {

@@ -42,7 +42,11 @@ func (g *Env) charge(n int64) bool { return g.opts.Charge == nil || g.opts.Charg
 // outside runs f, which waits for something outside.
 func (g *Env) outside(f func(ctx context.Context)) {
 	if g.opts.Outside == nil {
-		f(context.Background())
+		ctx := g.ctx
+		if ctx == nil { // in mg1_init
+			ctx = context.Background()
+		}
+		f(ctx)
 		return
 	}
 	g.opts.Outside(f)
