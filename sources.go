@@ -26,7 +26,7 @@ import (
 
 //go:embed go.mod go.sum
 //go:embed guest-sdk/abi/*.go guest-sdk/filter/*.go guest-sdk/filtertest/*.go
-//go:embed mail/smtp/*.go mail/message/*.go policy/*.go policy/guest/*.go
+//go:embed internal/match/*.go mail/smtp/*.go mail/message/*.go mail/parts/*.go policy/*.go policy/guest/*.go
 var sources embed.FS
 
 // Module is the path of the module that WriteModule writes.

@@ -118,8 +118,7 @@ func (e Event) Tag(key, value string) error {
 // Session returns the values that the filter keeps for the session.
 func (e Event) Session() Values { return Values{e.call.host} }
 
-// Random fills p with random octets fit for secrets. Do not use a generator that was
-// seeded when the program started: all sessions begin with a copy of its state.
+// Random fills p with random octets fit for secrets. For numbers see [Event.Rand].
 func (e Event) Random(p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), abi.MaxRandom)

@@ -40,7 +40,7 @@
 // moment is frozen, and every session begins with a copy of it. What handlers put in
 // variables is therefore seen by the same session alone, and is lost if the gateway
 // moves the session to another instance: what must last belongs in [Event.Session].
-// Goroutines do not run between calls.
+// Goroutines do not run between calls. Random numbers: see [Event.Rand].
 //
 // # Handlers
 //
@@ -48,6 +48,24 @@
 // is given (events, headers, bodies) is valid until it returns. A handler that panics has
 // failed: its changes are dropped, and the gateway answers what the operator chose for
 // that, by default "try again later".
+//
+// # What the gateway does better
+//
+// A filter computes slower than the gateway, and what it looks at has to be copied to it. So
+// the gateway finds and decodes the MIME parts of a message ([Message.Parts]), looks for
+// patterns, ten thousand as well as one ([Config.MatchSet]), and makes checksums ([Part.Hash]):
+//
+//	f.OnData(func(w filter.Reply, m *filter.Message) {
+//		for p := range m.Parts() {
+//			if hits, _ := p.Match(words, 0); len(hits) > 0 {
+//				_ = m.Score("spam", 1500*int64(len(hits)))
+//				_ = m.Count(matched, 1)
+//			}
+//		}
+//	})
+//
+// Scores are added up by all filters of a chain ([Event.Score]); metrics are numbers that the
+// gateway shows to its operator ([Filter.Metric]).
 //
 // The package imports little on purpose: a filter that uses package fmt, time or
 // encoding/json pays for it with up to a megabyte of code. So times are in nanoseconds

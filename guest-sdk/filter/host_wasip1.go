@@ -30,6 +30,7 @@ func exportInit(int32) int64 {
 	if abi.Hooks(mask).Has(abi.HookChunk) {
 		mailbox = make([]byte, abi.ChunkMailbox)
 	}
+	lookForRand()
 	return int64(uintptr(ptr(mailbox)))<<32 | int64(len(mailbox))
 }
 
@@ -38,6 +39,7 @@ func exportHook(hook, length int32) int64 {
 	if length < 0 || int(length) > len(mailbox) {
 		return int64(uint64(abi.Failed(failFrame)))
 	}
+	seedRand()
 	return int64(uint64(served.hook(host{}, uint32(hook), mailbox[:length])))
 }
 
