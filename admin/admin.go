@@ -45,6 +45,8 @@ type Gateway interface {
 	// Status returns what runs. It is called by several goroutines at once, and does not
 	// wait for anything.
 	Status() api.Status
+	// Accounts returns what filters do. Like Status.
+	Accounts() api.Accounts
 	// Ready tells whether mail is taken: every listener is open, and no shutdown has
 	// begun. Like Status.
 	Ready() bool

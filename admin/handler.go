@@ -27,6 +27,7 @@ type route struct {
 func (s *Server) routes() []route {
 	routes := []route{
 		{http.MethodGet, "/v1/status", api.RoleRead, false, s.status},
+		{http.MethodGet, "/v1/accounts", api.RoleRead, false, s.accounts},
 		{http.MethodGet, "/v1/filters", api.RoleRead, false, s.filters},
 		{http.MethodPost, "/v1/filters/{name}", api.RoleUpload, true, s.push},
 		{http.MethodPost, "/v1/filters/{name}/rollback", api.RoleUpload, true, s.rollback},
@@ -209,6 +210,11 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 	answer(w, http.StatusOK, s.opts.Gateway.Status())
+	return nil
+}
+
+func (s *Server) accounts(w http.ResponseWriter, _ *http.Request) error {
+	answer(w, http.StatusOK, s.opts.Gateway.Accounts())
 	return nil
 }
 

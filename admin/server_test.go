@@ -41,7 +41,10 @@ type pushed struct {
 }
 
 func (f *fake) Status() api.Status { return api.Status{Hostname: "mx.example.org", Ready: f.Ready()} }
-func (f *fake) Ready() bool        { return f.ready.Load() }
+func (f *fake) Accounts() api.Accounts {
+	return api.Accounts{Filters: []api.FilterAccount{{Name: "greet"}}}
+}
+func (f *fake) Ready() bool { return f.ready.Load() }
 
 func (f *fake) List(context.Context) ([]api.Filter, error) { return nil, f.err }
 
@@ -189,6 +192,7 @@ func TestRequests(t *testing.T) {
 		{"GET", "/v1/none", api.RoleRead, "", 404, api.CodeNotFound},
 		{"GET", "/", api.RoleRead, "", 404, api.CodeNotFound},
 		{"GET", "/metrics", api.RoleRead, "", 200, ""},
+		{"GET", "/v1/accounts", api.RoleRead, "", 200, ""},
 		{"GET", "/v1/filters", api.RoleOperate, "", 200, ""},
 		{"GET", "/v1/filters", api.RoleUpload, "", 200, ""},
 		{"GET", "/v1/filters/a", api.RoleUpload, "", 405, api.CodeMethod},
@@ -410,6 +414,9 @@ func TestClient(t *testing.T) {
 		}
 		if text, err := c.Metrics(t.Context()); err != nil || string(text) != "figures 1\n" {
 			t.Errorf("metrics: %q %v", text, err)
+		}
+		if a, err := c.Accounts(t.Context()); err != nil || len(a.Filters) != 1 || a.Filters[0].Name != "greet" {
+			t.Errorf("%+v %v", a, err)
 		}
 		if list, err := c.Filters(t.Context()); err != nil || list == nil {
 			t.Errorf("filters: %v %v", list, err)

@@ -54,6 +54,7 @@ func (p *pipes) dial() net.Conn {
 type nothing struct{}
 
 func (nothing) Status() api.Status                         { return api.Status{} }
+func (nothing) Accounts() api.Accounts                     { return api.Accounts{} }
 func (nothing) Ready() bool                                { return true }
 func (nothing) List(context.Context) ([]api.Filter, error) { return nil, nil }
 func (nothing) Push(context.Context, string, []byte, api.Condition) (api.Change, error) {

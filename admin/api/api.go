@@ -9,6 +9,7 @@
 //	GET  /readyz                       200 while mail is taken, else 503; no token
 //	GET  /metrics                      Prometheus' text form; role read
 //	GET  /v1/status                    Status; role read
+//	GET  /v1/accounts                  Accounts; role read
 //	GET  /v1/filters                   Filters; role read
 //	POST /v1/filters/{name}            the body is the module; Change; role upload
 //	POST /v1/filters/{name}/rollback   the body is empty or a Rollback; Change; role upload

@@ -113,6 +113,13 @@ func (c *Client) Status(ctx context.Context) (api.Status, error) {
 	return s, err
 }
 
+// Accounts returns what filters do and what it costs.
+func (c *Client) Accounts(ctx context.Context) (api.Accounts, error) {
+	var a api.Accounts
+	err := c.ask(ctx, "/v1/accounts", &a)
+	return a, err
+}
+
 // Filters returns all modules.
 func (c *Client) Filters(ctx context.Context) ([]api.Filter, error) {
 	var f api.Filters

@@ -32,7 +32,6 @@ func (n *node) newAdmin() error {
 	}
 	if a.Metrics == config.True {
 		registry := metrics.New()
-		n.filters = newFilterStats()
 		if err := registry.Add(n.families()...); err != nil {
 			return err
 		}
@@ -97,6 +96,9 @@ func (w watch) Status() api.Status {
 	}
 	return s
 }
+
+// Accounts implements admin.Gateway.
+func (w watch) Accounts() api.Accounts { return w.n.ledger.accounts() }
 
 func (w watch) counts() api.Counts {
 	s := &w.n.gw.Stats

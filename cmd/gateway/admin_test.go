@@ -25,7 +25,6 @@ import (
 	"github.com/penstock/penstock/admin/client"
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/mail/smtp"
-	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/wasmhost/wasmtest"
 )
 
@@ -312,24 +311,7 @@ func oneSession(ctx context.Context, addr string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	c, err := smtp.NewClient(ctx, nc, smtp.ClientOptions{LocalName: "client.example.net"})
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	from, _ := smtp.ParseAddress("alice@example.net")
-	to, _ := smtp.ParseAddress("bob@example.org")
-	rcpts, err := c.Envelope(ctx, smtp.Sender{Path: from}, []smtp.Recipient{{Path: to}})
-	if err == nil && len(rcpts) == 1 {
-		err = rcpts[0]
-	}
-	if err == nil {
-		return 250, nil
-	}
-	if r, ok := errors.AsType[*smtp.Reply](err); ok && r.Cause == nil {
-		return r.Code, nil
-	}
-	return 0, err
+	return askOn(ctx, nc)
 }
 
 // TestRolesAndStrangers: who may do what, and what others are told.
@@ -438,6 +420,8 @@ func TestMetrics(t *testing.T) {
 		{"penstock_gateway_load_limit", "resource=sessions", 10000},
 		{"penstock_policy_calls_total", "filter=gate stage=rcpt verdict=reject", 2},
 		{"penstock_policy_call_seconds", "filter=gate stage=rcpt", 2},
+		{"penstock_policy_broken_stages", "filter=gate", 0},
+		{"penstock_policy_version_info", "filter=gate version=" + shortDigest(digestOf(rejects(550))), 1},
 		{"penstock_delivery_backend_up", "backend=store", 1},
 		{"penstock_gateway_bad_proxy_total", "", 0},
 		{"penstock_gateway_turned_away_total", "listener=mx", 0},
@@ -648,40 +632,4 @@ func TestVersionsAreBounded(t *testing.T) {
 	if after, err := v.list(); err != nil || len(after) != maxVersions-1 {
 		t.Errorf("%d after forget, %v", len(after), err)
 	}
-}
-
-// BenchmarkObserveFilter is what the figures of filters add to each answer of a filter.
-func BenchmarkObserveFilter(b *testing.B) {
-	s := newFilterStats()
-	step := policy.Step{Filter: "rcptguard", Stage: policy.StageRcpt, Duration: 3 * time.Microsecond}
-	b.Run("alone", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			s.observe(nil, step)
-		}
-	})
-	b.Run("all cores at the same counters", func(b *testing.B) {
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				s.observe(nil, step)
-			}
-		})
-	})
-}
-
-// TestFilterStatsAreBounded: names beyond the most that are told apart are counted as one.
-func TestFilterStatsAreBounded(t *testing.T) {
-	s := newFilterStats()
-	for i := range maxFilterNames + 50 {
-		s.observe(nil, policy.Step{Filter: fmt.Sprint(i), Stage: policy.StageMail})
-	}
-	all := *s.byName.Load()
-	if len(all) != maxFilterNames+1 {
-		t.Errorf("%d names", len(all))
-	}
-	if n := all[otherFilters][policy.StageMail].verdicts[policy.Continue].Load(); n != 50 {
-		t.Errorf("%d calls of others, want 50", n)
-	}
-	s.observe(nil, policy.Step{Filter: "x", Stage: 99, Verdict: policy.Verdict{Action: 99}}) // must not panic
 }

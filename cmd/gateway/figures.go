@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/penstock/penstock/internal/metrics"
+	"github.com/penstock/penstock/policy/account"
 )
 
 // figures.go counts the metrics that filters name themselves. The names come from modules,
@@ -17,7 +18,7 @@ const maxFigures = 1000
 // figure is a metric of a filter.
 type figure struct{ filter, name string }
 
-var otherFigures = figure{otherFilters, otherFilters}
+var otherFigures = figure{account.Others, account.Others}
 
 // filterFigures counts the metrics of all filters. It implements guest.Metrics. The zero
 // value is ready, and safe for concurrent use: an addition is one look into a map that is

@@ -24,10 +24,11 @@ func newFilter() *cobra.Command {
   gateway filter build greet                      compile it to greet/greet.wasm
   gateway filter inspect greet/greet.wasm         what is in it?
   gateway filter test greet/greet.wasm mail.eml   what would it say to this message?
-  gateway filter push greet/greet.wasm            let the running gateway use it`,
+  gateway filter push greet/greet.wasm            let the running gateway use it
+  gateway filter show greet                       what does it do there, and what does it cost?`,
 	})
 	cmd.AddCommand(newFilterNew(), newFilterBuild(), newFilterInspect(), newFilterTest(),
-		newFilterPush(), newFilterRollback(), newFilterList())
+		newFilterPush(), newFilterRollback(), newFilterList(), newFilterShow())
 	return cmd
 }
 

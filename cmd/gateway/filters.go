@@ -24,6 +24,7 @@ import (
 // chainSet is the chains of one configuration and what they hold. Once made it is not
 // changed, so what it is made of may be read at any time.
 type chainSet struct {
+	ledger  *ledger
 	chains  map[string]*policy.Chain
 	places  map[string][]place // of the chains, in order
 	filters []*shared[*wasmhost.Filter]
@@ -82,8 +83,8 @@ func (s *shared[T]) release() {
 
 // loadChains compiles and boots every filter of c. The problems are all there are; with
 // an error among them nothing is left running.
-func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*chainSet, config.Problems) {
-	set := newChainSet()
+func loadChains(ctx context.Context, rt *wasmhost.Runtime, l *ledger, c *config.Config) (*chainSet, config.Problems) {
+	set := newChainSet(l)
 	var problems config.Problems
 	for name, list := range c.Filters.Chains {
 		set.places[name] = nil
@@ -107,8 +108,8 @@ func loadChains(ctx context.Context, rt *wasmhost.Runtime, c *config.Config) (*c
 	return set, problems
 }
 
-func newChainSet() *chainSet {
-	return &chainSet{chains: make(map[string]*policy.Chain), places: make(map[string][]place)}
+func newChainSet(l *ledger) *chainSet {
+	return &chainSet{ledger: l, chains: make(map[string]*policy.Chain), places: make(map[string][]place)}
 }
 
 // link makes the chains of the places.
@@ -129,7 +130,7 @@ var errGone = errors.New("the gateway ends")
 // set: the same filters with the instances they have made ahead. It also returns the chains
 // that have a new filter. With an error nothing of it is left running.
 func (set *chainSet) with(ctx context.Context, rt *wasmhost.Runtime, file string, wasm []byte) (_ *chainSet, changed []string, err error) {
-	next := newChainSet()
+	next := newChainSet(set.ledger)
 	defer func() {
 		if err != nil {
 			next.close()
@@ -191,7 +192,13 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 	}
 	link.Filter, link.MayAccept = filter.value, f.Grant.AcceptFinal == config.True
 	link.MayRelay = f.Grant.Envelope.Given && f.Grant.Envelope.Relay == config.True
-	set.places[chain] = append(set.places[chain], place{f, sha256.Sum256(wasm), manifestOf(wasm).Capabilities, filter, link})
+	sum := sha256.Sum256(wasm)
+	end, leave := filter.end, set.ledger.enter(chain, sum, &link, hostOf(filter.value))
+	filter.end = func() {
+		end()
+		leave()
+	}
+	set.places[chain] = append(set.places[chain], place{f, sum, manifestOf(wasm).Capabilities, filter, link})
 	return nil
 }
 

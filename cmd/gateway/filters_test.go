@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -36,7 +37,8 @@ func TestSharedFilters(t *testing.T) {
 		list = append(list, config.Filter{Module: config.Module{Name: name, File: file}})
 	}
 	cfg := &config.Config{Filters: config.Filters{Dir: config.Path(dir), Chains: map[string][]config.Filter{"one": list, "two": list[1:], "none": nil}}}
-	first, problems := loadChains(ctx, rt, cfg)
+	l := newLedger(slog.New(slog.DiscardHandler), true)
+	first, problems := loadChains(ctx, rt, l, cfg)
 	if first == nil {
 		t.Fatal(problems)
 	}

@@ -4,27 +4,24 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/metrics"
-	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
 )
 
-// metrics.go is the table of the figures: what each is called, and where it is read. All but
-// those of the filters are counted anyway.
+// metrics.go is the table of the figures: what each is called, and where it is read. All of
+// them are counted anyway. Those of the filters are in ledger.go and figures.go.
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.filters.families(), n.figures.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.ledger.families(), n.figures.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
@@ -338,126 +335,6 @@ func (n *node) deliveryFamilies() []metrics.Family {
 				o.Value(float64(b.Waited), b.Name, "waited")
 				o.Value(float64(b.Refused), b.Name, "refused")
 			}
-		},
-	}}
-}
-
-// filterStats counts the calls of filters. It is asked at every answer of every filter, so
-// a call finds its counters by one look into a map that is never changed, and adds.
-type filterStats struct {
-	byName atomic.Pointer[map[string]*filterCounts]
-	mu     sync.Mutex // held to replace the map
-}
-
-// filterCounts are those of one filter. The zero value is ready.
-type filterCounts [lastStage + 1]stageCounts
-
-type stageCounts struct {
-	verdicts [lastAction + 1]atomic.Uint64
-	failures atomic.Uint64
-	took     metrics.Histogram
-}
-
-const (
-	lastStage  = policy.StageClose
-	lastAction = policy.Skip
-)
-
-// maxFilterNames is how many filters are told apart. Their names come from configurations,
-// of which a long life has many; the rest is counted as one.
-const (
-	maxFilterNames = 500
-	otherFilters   = "(others)" // no filter can be called so
-)
-
-func newFilterStats() *filterStats {
-	s := &filterStats{}
-	s.byName.Store(&map[string]*filterCounts{})
-	return s
-}
-
-// observer is what the gateway calls; nil for a nil s.
-func (s *filterStats) observer() func(*policy.Session, policy.Step) {
-	if s == nil {
-		return nil
-	}
-	return s.observe
-}
-
-func (s *filterStats) observe(_ *policy.Session, step policy.Step) {
-	c, ok := (*s.byName.Load())[step.Filter]
-	if !ok {
-		c = s.add(step.Filter)
-	}
-	if step.Stage > lastStage || step.Verdict.Action > lastAction {
-		return // a stage that this table does not know yet
-	}
-	sc := &c[step.Stage]
-	sc.verdicts[step.Verdict.Action].Add(1)
-	if step.Err != nil {
-		sc.failures.Add(1)
-	}
-	sc.took.Observe(step.Duration)
-}
-
-// add makes room for a filter that was not seen before.
-func (s *filterStats) add(name string) *filterCounts {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := *s.byName.Load()
-	if len(old) >= maxFilterNames && old[name] == nil {
-		name = otherFilters
-	}
-	if c, ok := old[name]; ok {
-		return c
-	}
-	next := maps.Clone(old)
-	next[name] = new(filterCounts)
-	s.byName.Store(&next)
-	return next[name]
-}
-
-func (s *filterStats) families() []metrics.Family {
-	each := func(yield func(filter string, stage policy.Stage, c *stageCounts)) {
-		for name, c := range *s.byName.Load() {
-			for i := range c {
-				if stage := policy.Stage(i); stage.String() != "unknown" {
-					yield(name, stage, &c[i])
-				}
-			}
-		}
-	}
-	return []metrics.Family{{
-		Name: "penstock_policy_calls_total", Labels: []string{"filter", "stage", "verdict"},
-		Help: "Answers of filters; for one that failed, what on_error made of it.",
-		Collect: func(o *metrics.Out) {
-			each(func(filter string, stage policy.Stage, c *stageCounts) {
-				for a := range c.verdicts {
-					if v := c.verdicts[a].Load(); v > 0 {
-						o.Value(float64(v), filter, stage.String(), policy.Action(a).String())
-					}
-				}
-			})
-		},
-	}, {
-		Name: "penstock_policy_failures_total", Labels: []string{"filter", "stage"},
-		Help: "Calls of filters that failed.",
-		Collect: func(o *metrics.Out) {
-			each(func(filter string, stage policy.Stage, c *stageCounts) {
-				if v := c.failures.Load(); v > 0 {
-					o.Value(float64(v), filter, stage.String())
-				}
-			})
-		},
-	}, {
-		Name: "penstock_policy_call_seconds", Kind: metrics.Durations, Labels: []string{"filter", "stage"},
-		Help: "How long the calls of filters took.",
-		Collect: func(o *metrics.Out) {
-			each(func(filter string, stage policy.Stage, c *stageCounts) {
-				if !c.took.Empty() {
-					o.Histogram(&c.took, filter, stage.String())
-				}
-			})
 		},
 	}}
 }

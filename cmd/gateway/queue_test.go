@@ -24,8 +24,9 @@ import (
 // nobody shows nothing and changes nothing, but what waits.
 type nobody struct{ admin.Filters }
 
-func (nobody) Status() api.Status { return api.Status{} }
-func (nobody) Ready() bool        { return true }
+func (nobody) Status() api.Status     { return api.Status{} }
+func (nobody) Accounts() api.Accounts { return api.Accounts{} }
+func (nobody) Ready() bool            { return true }
 
 // queueRig is an admin API with a queue.
 type queueRig struct {

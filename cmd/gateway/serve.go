@@ -121,7 +121,7 @@ type node struct {
 	sockets   *gateway.Sockets
 	gw        *gateway.Gateway
 	admin     *admin.Server // nil if it is off
-	filters   *filterStats  // nil if nobody looks
+	ledger    *ledger
 	figures   filterFigures
 
 	// What run looks at for changes.
@@ -158,7 +158,7 @@ func (n *node) change(ctx context.Context) (done func(), err error) {
 // newNode builds everything and opens the listeners. With an error among the problems the
 // node is nil and nothing is left open.
 func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, problems config.Problems) {
-	n := &node{cfg: cfg, log: log, started: time.Now(), turn: make(chan struct{}, 1)}
+	n := &node{cfg: cfg, log: log, ledger: newLedger(log, cfg.Admin.Tokens != ""), started: time.Now(), turn: make(chan struct{}, 1)}
 	n.turn <- struct{}{}
 	ok := false
 	defer func() {
@@ -196,7 +196,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if n.sockets, err = gateway.TakeSockets(); err != nil {
 		fail("listeners", err)
 	}
-	set, more := loadChains(ctx, n.wasm, cfg)
+	set, more := loadChains(ctx, n.wasm, n.ledger, cfg)
 	problems = append(problems, more...)
 	rules := rulesOf(cfg, set)
 	bo, more := backends(cfg)
@@ -238,7 +238,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	o := gateway.Options{
 		Hostname: string(cfg.Hostname), Listeners: lo, Relay: relay,
-		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Observe: n.filters.observer(), Log: log,
+		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Log: log,
 		Overload: gateway.Overload{Sessions: cfg.Overload.Sessions, Memory: int64(cfg.Overload.Memory), Spool: int64(cfg.Overload.Spool)},
 	}
 	if n.names != nil {
@@ -351,7 +351,7 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 		n.logProblems("configuration is not taken over", problems)
 		return
 	}
-	set, more := loadChains(ctx, n.wasm, cfg)
+	set, more := loadChains(ctx, n.wasm, n.ledger, cfg)
 	rules := rulesOf(cfg, set)
 	bo, moreStill := backends(cfg)
 	co, evenMore := certOptions(cfg, n.log)

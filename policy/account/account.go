@@ -137,6 +137,7 @@ type counts struct {
 	failures []atomic.Uint64               // by cause, in the order of causes
 	edits    atomic.Uint64
 	notAsked atomic.Uint64
+	broke    atomic.Uint64
 }
 
 // stageCounts is one counts for each shard.
@@ -245,6 +246,7 @@ func (c *counts) merge(o *counts) {
 	}
 	c.edits.Add(o.edits.Load())
 	c.notAsked.Add(o.notAsked.Load())
+	c.broke.Add(o.broke.Load())
 }
 
 // host is what the hosts know, together. The Book's lock is held.
@@ -286,6 +288,9 @@ func (a *Account) Note(s *policy.Session, step *policy.Step) {
 	}
 }
 
+// Broke counts that the filter was found broken at a stage.
+func (a *Account) Broke(stage policy.Stage) { (*a.at(stage))[0].broke.Add(1) }
+
 // failed counts a failure, and tells whether there was a call.
 func (c *counts) failed(step *policy.Step) bool {
 	if step.Err == policy.ErrBroken {
@@ -306,8 +311,9 @@ type Stage struct {
 	// Failures are those calls that failed, by cause, with what failed after the filter had
 	// returned.
 	Failures map[string]uint64
-	// NotAsked is how often the filter was passed over, for it was broken.
-	NotAsked uint64
+	// Broke is how often it was found broken, and NotAsked how often it was passed over
+	// since it was.
+	Broke, NotAsked uint64
 	// Edits are the changes that it made.
 	Edits uint64
 	// Took is how long the calls took.
@@ -400,7 +406,7 @@ func (all *stageCounts) read(stage policy.Stage, cpu time.Duration) Stage {
 		sum.merge(&(*all)[i])
 	}
 	s := Stage{Stage: stage, Verdicts: make(map[policy.Action]uint64), Failures: make(map[string]uint64),
-		Calls: sum.took.Count(), NotAsked: sum.notAsked.Load(), Edits: sum.edits.Load(), Took: &sum.took, CPU: cpu}
+		Calls: sum.took.Count(), Broke: sum.broke.Load(), NotAsked: sum.notAsked.Load(), Edits: sum.edits.Load(), Took: &sum.took, CPU: cpu}
 	rest := s.Calls
 	for i := range sum.verdicts {
 		// Of a call that is under way the time may be counted, and not yet the verdict.

@@ -50,6 +50,7 @@ func TestWhatIsCounted(t *testing.T) {
 	note(policy.Step{Stage: policy.StageRcpt, Verdict: policy.Verdict{Action: policy.Tempfail}, Err: errors.New("late"), Late: true})
 	note(policy.Step{Stage: policy.StageRcpt, Verdict: policy.Verdict{Action: policy.Reject}, Err: policy.ErrBroken})
 	note(policy.Step{Stage: policy.StageClose})
+	s.Broke(policy.StageRcpt)
 	s.Note(session(1), &policy.Step{Stage: 99, Verdict: policy.Verdict{Action: 99}}) // must not panic
 
 	f := b.Filters()[0]
@@ -58,7 +59,7 @@ func TestWhatIsCounted(t *testing.T) {
 	}
 	for _, v := range []Version{f.Total, f.Versions[0]} {
 		r := v.Stages[0]
-		if r.Stage != policy.StageRcpt || r.Calls != 30 || r.Edits != 30 || r.NotAsked != 10 || r.CPU != 7 || r.Failed() != 20 ||
+		if r.Stage != policy.StageRcpt || r.Calls != 30 || r.Edits != 30 || r.NotAsked != 10 || r.Broke != 1 || r.CPU != 7 || r.Failed() != 20 ||
 			!maps.Equal(r.Verdicts, map[policy.Action]uint64{policy.Continue: 10, policy.Reject: 10, policy.Tempfail: 10}) ||
 			!maps.Equal(r.Failures, map[string]uint64{policy.CauseVerdict: 10, policy.CauseOther: 10}) {
 			t.Errorf("%+v", r)
