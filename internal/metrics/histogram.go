@@ -57,9 +57,9 @@ func bound(i int) time.Duration {
 	return finest<<doubling + time.Duration(part+1)*(finest<<doubling/parts)
 }
 
-// snapshot returns the count, the sum in seconds and the counts up to each bound that is
+// Snapshot returns the count, the sum in seconds and the counts up to each bound that is
 // given out. What is observed meanwhile may be in the one and not yet in the other.
-func (h *Histogram) snapshot() (count uint64, sum float64, upTo map[float64]uint64) {
+func (h *Histogram) Snapshot() (count uint64, sum float64, upTo map[float64]uint64) {
 	upTo = make(map[float64]uint64, doubled+1)
 	for i := range buckets {
 		count += h.counts[i].Load()

@@ -73,9 +73,16 @@ func (o *Out) Value(v float64, labels ...string) {
 	o.send(m, err)
 }
 
+// Counted is a Histogram, or what shows one.
+type Counted interface {
+	// Snapshot returns how many there are, their sum in seconds, and how many are not above
+	// each of some bounds in seconds.
+	Snapshot() (count uint64, sum float64, upTo map[float64]uint64)
+}
+
 // Histogram gives out a series of Durations.
-func (o *Out) Histogram(h *Histogram, labels ...string) {
-	count, sum, buckets := h.snapshot()
+func (o *Out) Histogram(h Counted, labels ...string) {
+	count, sum, buckets := h.Snapshot()
 	m, err := prometheus.NewConstHistogram(o.desc, count, sum, buckets, clean(labels)...)
 	o.send(m, err)
 }

@@ -141,7 +141,7 @@ func TestBuckets(t *testing.T) {
 		}
 		var h Histogram
 		h.Observe(d)
-		count, _, upTo := h.snapshot()
+		count, _, upTo := h.Snapshot()
 		for n := range doubled + 1 {
 			b := time.Microsecond << n
 			if in, ok := upTo[b.Seconds()]; !ok || (in == 1) != (at <= b) {

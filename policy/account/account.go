@@ -317,9 +317,28 @@ type Stage struct {
 	// Edits are the changes that it made.
 	Edits uint64
 	// Took is how long the calls took.
-	Took *metrics.Histogram
+	Took Durations
 	// CPU is what the filter computed; 0 if nobody knows.
 	CPU time.Duration
+}
+
+// Durations are those of calls, counted in buckets. The zero Durations is of no use.
+type Durations struct{ of *counts }
+
+// Count returns how many there are.
+func (d Durations) Count() uint64 { return d.of.took.Count() }
+
+// Sum returns their sum.
+func (d Durations) Sum() time.Duration { return d.of.took.Sum() }
+
+// Quantile returns the duration that the share q of all, from 0 to 1, does not exceed, to
+// about an eighth.
+func (d Durations) Quantile(q float64) time.Duration { return d.of.took.Quantile(q) }
+
+// Snapshot returns how many there are, their sum in seconds, and how many are not above each
+// of some bounds in seconds, which double from 1 µs on.
+func (d Durations) Snapshot() (count uint64, sum float64, upTo map[float64]uint64) {
+	return d.of.took.Snapshot()
 }
 
 // Failed returns the number of failures of all causes.
@@ -406,7 +425,7 @@ func (all *stageCounts) read(stage policy.Stage, cpu time.Duration) Stage {
 		sum.merge(&(*all)[i])
 	}
 	s := Stage{Stage: stage, Verdicts: make(map[policy.Action]uint64), Failures: make(map[string]uint64),
-		Calls: sum.took.Count(), Broke: sum.broke.Load(), NotAsked: sum.notAsked.Load(), Edits: sum.edits.Load(), Took: &sum.took, CPU: cpu}
+		Calls: sum.took.Count(), Broke: sum.broke.Load(), NotAsked: sum.notAsked.Load(), Edits: sum.edits.Load(), Took: Durations{sum}, CPU: cpu}
 	rest := s.Calls
 	for i := range sum.verdicts {
 		// Of a call that is under way the time may be counted, and not yet the verdict.
