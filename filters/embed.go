@@ -16,7 +16,9 @@ import "embed"
 var modules embed.FS
 
 // Names returns the names of the filters that ship with Penstock, built or not, sorted.
-func Names() []string { return []string{"bodymatch", "headertag", "helocheck", "rcptguard"} }
+func Names() []string {
+	return []string{"attachments", "bodymatch", "headertag", "helocheck", "rcptguard"}
+}
 
 // Builtin returns the module of a filter. ok is false if there is no such filter, or if it
 // was not built when the program was. The octets are the caller's.

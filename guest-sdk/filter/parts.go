@@ -139,3 +139,14 @@ func (p *Part) open(form abi.PartForm) *Content {
 	}
 	return &Content{reader{src: source{p.host, int32(p.index), form}, size: -1, room: room}}
 }
+
+// PartCount returns how many parts Parts goes through, one at least. The error says that the
+// gateway cannot tell now; Parts has none then, which must not be taken for a message without
+// any.
+func (m *Message) PartCount() (int, error) {
+	n := m.call.host.PartCount()
+	if err := check("count parts", n); err != nil {
+		return 0, err
+	}
+	return int(n), nil
+}

@@ -85,6 +85,7 @@ func TestScan(t *testing.T) {
 			"multipart/mixed\n  text/plain \"\"\n  text/plain \"one\"\n"},
 		{"a message in a message", mixed + "--x\nContent-Type: message/rfc822\n\nSubject: y\nContent-Type: multipart/mixed; boundary=y\n\n--y\n\none\n--y--\n--x--\n",
 			"multipart/mixed\n  message/rfc822 \"Subject: y\\nContent-Type: multipart/mixed; boundary=y\\n\\n--y\\n\\none\\n--y--\"\n    multipart/mixed\n      text/plain \"one\"\n"},
+		{"a message and nothing else", "Content-Type: message/rfc822\n\nContent-Type: text/html\n\none\n", "message/rfc822 \"Content-Type: text/html\\n\\none\\n\"\n  text/html \"one\\n\"\n"},
 		{"a message under an encoding", mixed + "--x\nContent-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\nU3ViamVjdDogeAoKeQ==\n--x--\n",
 			"multipart/mixed\n  message/rfc822 flags 0x8 \"Subject: x\\n\\ny\"\n"},
 		{"a multipart that says it is encoded", "Content-Transfer-Encoding: base64\n" + mixed + "--x\n\none\n--x--\n", "multipart/mixed\n  text/plain \"one\"\n"},

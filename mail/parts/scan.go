@@ -91,7 +91,7 @@ func (s *scanner) enter(pos int64) (int64, error) {
 		p := &s.parts[i]
 		p.Off = pos
 		switch {
-		case i == 0 || !p.isMessage():
+		case !p.isMessage():
 			return pos, nil
 		case p.Encoding != Identity:
 			p.Flags |= Opaque
