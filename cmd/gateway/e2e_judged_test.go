@@ -30,7 +30,7 @@ backends:
 filters:
   cache: $CACHE
   dir: FOLDER
-  chains: {in: [{module: judge}]}
+  chains: {in: [{module: judge, grant: {discard: true}}]}
 `
 
 // TestRecipientVerdicts: with LMTP each recipient hears its answer. With SMTP Postfix is asked to
