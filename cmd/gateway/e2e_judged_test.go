@@ -30,7 +30,7 @@ backends:
 filters:
   cache: $CACHE
   dir: FOLDER
-  chains: {in: [{module: judge, grant: {discard: true}}]}
+  chains: {in: [{module: judge, grant: {body_read: true, discard: true}}]}
 `
 
 // TestRecipientVerdicts: with LMTP each recipient hears its answer. With SMTP Postfix is asked to

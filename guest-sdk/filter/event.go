@@ -243,7 +243,8 @@ func (e RcptEvent) Rcpt() Address { return Address{e.text(abi.FieldRcpt)} }
 // RcptParams returns the parameters of RCPT, in the same way.
 func (e RcptEvent) RcptParams() Params { return e.list(abi.FieldRcptParams) }
 
-// Bytes returns the piece, of up to 64 KiB. It is valid until the handler returns.
+// Bytes returns the piece, of up to 64 KiB. It is valid until the handler returns. There are
+// no empty pieces: nil says that the operator did not grant body_read.
 func (e ChunkEvent) Bytes() []byte { return e.bytes(abi.FieldChunk, abi.KindBytes) }
 
 // Offset returns where the piece begins in the body. It is the end of the piece before, and
