@@ -8,7 +8,8 @@ import (
 
 // cause.go: why filters fail, in words that can be counted.
 
-// The causes of failures. An error names its own with a method Cause() string.
+// The causes of failures. An error names its own with a method
+// FailureCause() string.
 const (
 	CauseTrap    = "trap"    // the guest trapped, or the Go function panicked
 	CauseCPU     = "cpu"     // it computed for too long
@@ -33,9 +34,9 @@ func Causes() []string { return slices.Clone(causes) }
 func CauseOf(err error) string {
 	if c, ok := errors.AsType[interface {
 		error
-		Cause() string
+		FailureCause() string
 	}](err); ok {
-		if i := slices.Index(causes, c.Cause()); i >= 0 {
+		if i := slices.Index(causes, c.FailureCause()); i >= 0 {
 			return causes[i]
 		}
 	}
@@ -58,8 +59,8 @@ type caused struct {
 	cause string
 }
 
-func (c caused) Cause() string { return c.cause }
-func (c caused) Unwrap() error { return c.error }
+func (c caused) FailureCause() string { return c.cause }
+func (c caused) Unwrap() error        { return c.error }
 
 // panicked is the error of a Go filter that panicked.
 func panicked(filter string, p any, stack []byte) error {

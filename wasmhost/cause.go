@@ -47,6 +47,9 @@ func (e *Error) Error() string {
 // Unwrap returns what is behind it.
 func (e *Error) Unwrap() error { return e.Err }
 
+// FailureCause is what package policy counts it by.
+func (e *Error) FailureCause() string { return e.Cause }
+
 // Cause returns the word to count a failure by, one of the constants: also of a verdict
 // that package policy refuses. It is empty if err is no failure of a guest.
 func Cause(err error) string {

@@ -42,8 +42,10 @@ func newLedger(log *slog.Logger, asked bool) *ledger {
 	return l
 }
 
-// hostOf returns what reads the figures that the host of a filter has; nil for none.
-func hostOf(*wasmhost.Filter) func() account.Host { return nil }
+// hostOf returns what reads the figures that the host of a filter has.
+func hostOf(f *wasmhost.Filter) func() account.Host {
+	return func() account.Host { return account.Host(f.Stats()) }
+}
 
 // enter gives the link of a filter a breaker and an account. leave is called when the filter
 // runs no more.

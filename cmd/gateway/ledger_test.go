@@ -85,12 +85,18 @@ func TestBrokenFilter(t *testing.T) {
 			l["stage"] == "rcpt" && l["level"] == "ERROR" && strings.Contains(fmt.Sprint(l["err"]), "unreachable")
 	})
 	f := account("gate")
-	if len(f.Broken) != 1 || f.Broken[0].Chain != "inbound" || f.Broken[0].Hook != "rcpt" || f.Broken[0].Networks < 5 || !strings.Contains(f.Broken[0].Error, "unreachable") {
+	if len(f.Broken) != 1 || f.Broken[0].Chain != "inbound" || f.Broken[0].Hook != "rcpt" || f.Broken[0].Networks < 5 || f.Broken[0].Cause != "trap" || !strings.Contains(f.Broken[0].Error, "unreachable") {
 		t.Errorf("broken: %+v", f.Broken)
 	}
 	h := f.Versions[0].Hooks[0]
 	if h.Hook != "rcpt" || h.Broke != 1 || h.NotAsked < 40 || h.Calls+h.NotAsked != 140 || f.Versions[0].Failed != h.Calls || h.P99 <= 0 || h.P99 < h.P50 {
 		t.Errorf("%+v", h)
+	}
+	if v := f.Versions[0]; h.Failures["trap"] != h.Calls || v.Memory == 0 || v.Boot <= 0 || v.Made == 0 {
+		t.Errorf("figures of the host: %+v", v)
+	}
+	if v := account("helocheck").Total; v.CPU <= 0 || v.Boot <= 0 || v.Hooks[0].Hook != "mail" || v.Hooks[0].CPU != v.CPU || v.Hooks[0].Calls < 140 {
+		t.Errorf("figures of helocheck: %+v", v)
 	}
 	if len(f.Versions) != 2 || f.Versions[1].Ended == nil || f.Versions[1].Hooks[0].Verdicts["reject"] != 1 {
 		t.Errorf("versions: %+v", f.Versions)
@@ -100,7 +106,7 @@ func TestBrokenFilter(t *testing.T) {
 		t.Errorf("filter show:\n%s", out)
 	}
 	out = a.must("read", "filter", "show", "gate")
-	for _, want := range []string{"broken at rcpt in chain inbound since ", f.Versions[0].Digest[:len(digestPrefix)+12] + ", since", ", runs", ", until ", "tempfail ", "reject 1"} {
+	for _, want := range []string{"broken at rcpt in chain inbound since ", f.Versions[0].Digest[:len(digestPrefix)+12] + ", since", ", runs", ", until ", "tempfail ", "reject 1", "trap "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("filter show gate lacks %q:\n%s", want, out)
 		}
