@@ -280,7 +280,7 @@ type PartFlag uint32
 
 // The flags of parts.
 const (
-	PartBroken          PartFlag = 1 << 0 // a multipart without parts or end, or nearly a delimiter in it; a type that is none
+	PartBroken          PartFlag = 1 << 0 // a multipart without parts or end, or nearly a delimiter in it; a type that is none; a line among header fields that is none
 	PartAmbiguous       PartFlag = 1 << 1 // a field or parameter is there twice: readers differ in which one counts
 	PartDeep            PartFlag = 1 << 2 // not opened: too deep
 	PartOpaque          PartFlag = 1 << 3 // a message under a transfer encoding, not opened

@@ -34,7 +34,7 @@ func (p *Part) describe(h message.Header, deflt string) {
 	}
 	disposition, more := p.field(h, "Content-Disposition")
 	p.Disposition = clean(lower(disposition))
-	for _, name := range append(p.values(more, "filename"), p.values(params, "name")...) {
+	for _, name := range slices.Concat(p.values(more, "filename"), p.values(params, "name"), p.values(params, "filename"), p.values(params, "file")) {
 		if name = clean(decodeWords(name)); name != "" && len(p.Names) < maxNames && !slices.Contains(p.Names, name) {
 			p.Names = append(p.Names, name)
 		}

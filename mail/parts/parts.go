@@ -45,7 +45,8 @@ type Flag uint32
 // The flags. Numbers are those of the filter ABI.
 const (
 	// Broken: a multipart without a boundary or parts, one that does not end, or that has a
-	// line that is nearly a delimiter; a type that makes no sense.
+	// line that is nearly a delimiter; a type that makes no sense; a line in the header section
+	// that is no field, at which the content begins here and for other readers does not.
 	Broken Flag = 1 << 0
 	// Ambiguous: a field or parameter is there twice.
 	Ambiguous Flag = 1 << 1

@@ -63,7 +63,7 @@ func TestScan(t *testing.T) {
 			"multipart/mixed\n  text/plain \"one\"\n  text/html \"two\"\n"},
 		{"a delimiter first of all", mixed + "--x\n\none\n--x--\n", "multipart/mixed\n  text/plain \"one\"\n"},
 		{"white space behind a delimiter", mixed + "--x \t\n\none\n--x-- \n", "multipart/mixed\n  text/plain \"one\"\n"},
-		{"a part without header or empty line", mixed + "--x\nno field\n--x--\n", "multipart/mixed\n  text/plain \"no field\"\n"},
+		{"a part without header or empty line", mixed + "--x\nno field\n--x--\n", "multipart/mixed\n  text/plain flags 0x1 \"no field\"\n"},
 		{"an empty part", mixed + "--x\n--x\n\n--x--\n", "multipart/mixed\n  text/plain \"\"\n  text/plain \"\"\n"},
 		{"a header without a body", mixed + "--x\nContent-Type: text/html\n--x--\n", "multipart/mixed\n  text/html \"\"\n"},
 		{"base64", mixed + "--x\nContent-Type: application/zip; name=a.zip\nContent-Transfer-Encoding: BASE64\n\naGVs\nbG8=\n--x--\n",
@@ -98,7 +98,7 @@ func TestScan(t *testing.T) {
 		{"an attachment", "Content-Disposition: attachment; filename=\"a b.exe\"\nContent-Type: application/x; name=other.txt\n\n",
 			"application/x attachment [\"a b.exe\" \"other.txt\"] \"\"\n"},
 		{"a long line that is no field", mixed + "--x\n" + strings.Repeat("z", 10_000) + "\n--x--\n",
-			"multipart/mixed\n  text/plain \"" + strings.Repeat("z", 200) + "\"\n"},
+			"multipart/mixed\n  text/plain flags 0x1 \"" + strings.Repeat("z", 200) + "\"\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			crlf := tree(t, strings.ReplaceAll(tt.raw, "\n", "\r\n"))

@@ -113,27 +113,25 @@ func (s *scanner) enter(pos int64) (int64, error) {
 // begin reads a header section at pos and opens the part that it describes, in part parent.
 // It returns where the content begins.
 func (s *scanner) begin(parent int, pos int64, deflt string) (int64, error) {
-	header, end, long, err := s.header(pos)
+	header, end, flags, err := s.header(pos)
 	if err != nil {
 		return pos, err
 	}
-	p := Part{Parent: parent, Depth: s.parts[parent].Depth + 1, HeaderOff: pos, Off: end}
-	if long {
-		p.Flags |= LongHeader
-	}
+	p := Part{Parent: parent, Depth: s.parts[parent].Depth + 1, HeaderOff: pos, Off: end, Flags: flags}
 	h, _ := message.Parse(header)
 	p.describe(h, deflt)
 	s.push(p)
 	return end, nil
 }
 
-// header reads the header section at pos: its octets as far as they are read, and where it
-// ends. A line that is no field ends it, and so does a delimiter.
-func (s *scanner) header(pos int64) (header []byte, end int64, long bool, err error) {
+// header reads the header section at pos: its octets as far as they are read, where it ends,
+// and what is not as it should be. A delimiter ends it, and so does a line that is no field,
+// which other readers skip.
+func (s *scanner) header(pos int64) (header []byte, end int64, flags Flag, err error) {
 	for start := pos; pos < s.size; {
 		line, next, err := s.line(pos)
 		if err != nil {
-			return nil, 0, false, err
+			return nil, 0, 0, err
 		}
 		if k, _ := s.match(line); k >= 0 {
 			break
@@ -148,16 +146,20 @@ func (s *scanner) header(pos int64) (header []byte, end int64, long bool, err er
 		}
 		continued := pos > start && (line[0] == ' ' || line[0] == '\t')
 		if _, ended := message.End(line); ended && !continued {
-			break // a line of the content
+			flags |= Broken
+			break
 		}
-		if long = long || cut; len(header)+len(line) > maxHeader {
-			long = true
+		if cut {
+			flags |= LongHeader
+		}
+		if len(header)+len(line) > maxHeader {
+			flags |= LongHeader
 		} else {
 			header = append(header, line...)
 		}
 		pos = next
 	}
-	return header, pos, long, nil
+	return header, pos, flags, nil
 }
 
 // next finds the next delimiter from pos on, the beginning of a line, and does what it says.
