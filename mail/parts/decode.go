@@ -2,6 +2,7 @@ package parts
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 )
 
@@ -178,20 +179,46 @@ var digits = func() (t [256]byte) {
 	return t
 }()
 
+// shifted are the digits at their places in a quad; a bit above 24 says that it is none.
+var shifted = func() (t [4][256]uint32) {
+	for place := range t {
+		for c, v := range digits {
+			t[place][c] = 1 << 31
+			if v < 64 {
+				t[place][c] = uint32(v) << (18 - 6*place)
+			}
+		}
+	}
+	return t
+}()
+
+// wholeQuads appends what src decodes to up to an octet that is no digit, in quads, and
+// returns how many octets that took. dst has room for what src decodes to and 4 octets.
+func wholeQuads(dst, src []byte) (_ []byte, used int) {
+	n := len(dst)
+	out := dst[:cap(dst)]
+	for len(src) >= 4 && n+4 <= len(out) {
+		v := shifted[0][src[0]] | shifted[1][src[1]] | shifted[2][src[2]] | shifted[3][src[3]]
+		if v >= 1<<24 {
+			break
+		}
+		binary.BigEndian.PutUint32(out[n:n+4], v<<8)
+		src = src[4:]
+		n, used = n+3, used+4
+	}
+	return out[:n], used
+}
+
 // base64 appends what src decodes to. Octets that are no digits are ignored; behind padding
 // it goes on, since readers do that to texts that were encoded in pieces.
 func (m *mark) base64(dst, src []byte, last bool) []byte {
 	for i := 0; i < len(src); {
-		for m.n == 0 && i+4 <= len(src) {
-			a, b, c, d := digits[src[i]], digits[src[i+1]], digits[src[i+2]], digits[src[i+3]]
-			if a|b|c|d >= 64 {
+		if m.n == 0 {
+			var n int
+			dst, n = wholeQuads(dst, src[i:])
+			if i += n; i == len(src) {
 				break
 			}
-			dst = append(dst, a<<2|b>>4, b<<4|c>>2, c<<6|d)
-			i += 4
-		}
-		if i == len(src) {
-			break
 		}
 		v := digits[src[i]]
 		i++
