@@ -53,6 +53,8 @@ type FilterOptions struct {
 	Ready int
 	// Grants are what it may do beside answering. Default nothing.
 	Grants guest.Grants
+	// Services are whom its calls that leave the session reach. Default nobody.
+	Services guest.Services
 	// Log gets what the guest says. Default the runtime's.
 	Log *slog.Logger
 	// Wrap, if not nil, is called once for each session, and for a start, and returns what
@@ -247,7 +249,7 @@ func (f *Filter) boot(ctx context.Context) (*instance, *guest.Env, mailbox, erro
 // newEnv returns the host's side of a session or of a start, for which o has what differs.
 func (f *Filter) newEnv(o guest.Options) (*guest.Env, guest.Host) {
 	o.Name, o.Config, o.Log, o.Metrics, o.Start = f.opts.Name, f.opts.Config, f.opts.Log, f.module.rt.opts.Metrics, f.start
-	o.Grants, o.Told = f.opts.Grants, &f.told
+	o.Grants, o.Services, o.Told = f.opts.Grants, f.opts.Services, &f.told
 	env := guest.NewEnv(o)
 	if f.opts.Wrap != nil {
 		return env, f.opts.Wrap(env)

@@ -82,6 +82,17 @@ var functions = map[string]func(h guest.Host, c call) int64{
 	"rcpt_del":    func(h guest.Host, c call) int64 { return int64(h.RcptDel(c.i32(0))) },
 
 	"rcpt_verdict": func(h guest.Host, c call) int64 { return int64(h.RcptVerdict(c.i32(0), c.i64(1))) },
+	"kv_get":       func(h guest.Host, c call) int64 { return int64(h.KvGet(c.buf(0), c.buf(2))) },
+	"kv_set":       func(h guest.Host, c call) int64 { return int64(h.KvSet(c.buf(0), c.buf(2), c.i64(4))) },
+	"kv_incr":      func(h guest.Host, c call) int64 { return int64(h.KvIncr(c.buf(0), c.i64(2), c.i64(3), c.buf(4))) },
+	"kv_cas":       func(h guest.Host, c call) int64 { return int64(h.KvCas(c.buf(0), c.buf(2), c.buf(4), c.i64(6))) },
+	"kv_del":       func(h guest.Host, c call) int64 { return int64(h.KvDel(c.buf(0))) },
+	"dns":          func(h guest.Host, c call) int64 { return int64(h.Dns(c.i32(0), c.buf(1), c.buf(3))) },
+	"http":         func(h guest.Host, c call) int64 { return int64(h.Http(c.buf(0), c.buf(2))) },
+	"dsn":          func(h guest.Host, c call) int64 { return int64(h.Dsn(c.buf(0))) },
+	"submit":       func(h guest.Host, c call) int64 { return int64(h.Submit(c.i32(0), c.buf(1))) },
+	"wait":         func(h guest.Host, c call) int64 { return int64(h.Wait(c.i32(0), c.i32(1), c.buf(2))) },
+	"secret":       func(h guest.Host, c call) int64 { return int64(h.Secret(c.buf(0), c.buf(2))) },
 }
 
 // addImports makes mg1 known to the runtime, from the table of package abi.

@@ -60,6 +60,24 @@
 //
 // With the error bit the guest says that it failed; the low 32 bits are a number of its
 // own for the log.
+//
+// # Answers from outside
+//
+// What dns reads, in little endian; the octets of a record are those of the table of types:
+//
+//	 0         4            8
+//	┌─────────┬────────────┬──────────────────────────┐
+//	│ flags   │ seconds    │ u32 length, octets  × records
+//	└─────────┴────────────┴──────────────────────────┘
+//
+// The seconds are how long the answer holds; bit 0 of flags says that it was validated. A
+// request of http is a list, elements of a u32 length and that many octets: method, URL,
+// body, and then name and value of each header field. A response is
+//
+//	 0         4
+//	┌─────────┬──────────────────────────────────────────────┐
+//	│ status  │ a list: body, then name and value of each field
+//	└─────────┴──────────────────────────────────────────────┘
 package abi
 
 // Version of the contract. The major is in the name of the import module.
@@ -387,6 +405,18 @@ const (
 	MaxRandom     = 4 << 10  // octets of one call of random
 	MaxHeaderRaw  = 1 << 20  // octets of one call of hdr_raw
 	MaxBodyRead   = 1 << 20  // octets of one call of body_read
+
+	MaxKVKey       = 512       // octets of a key of kv
+	MaxKVValue     = 64 << 10  // octets of its value
+	MaxKV          = 128       // calls of kv at one hook
+	MaxDNS         = 32        // look-ups at one hook
+	MaxDNSName     = 1024      // octets of a name that is looked up
+	MaxHTTP        = 8         // requests at one hook
+	MaxHTTPRequest = 256 << 10 // octets of a request
+	MaxHTTPURL     = 8 << 10   // octets of its URL
+	MaxHTTPFields  = 64        // header fields of it
+	MaxDSN         = 64 << 10  // octets of a notification
+	MaxDSNs        = 4         // notifications at one hook
 
 	MaxScoreKey   = 64            // octets of a score's key
 	MaxScore      = 1_000_000_000 // thousandths of one addition

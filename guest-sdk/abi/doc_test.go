@@ -152,6 +152,10 @@ func whenNames(w Hooks) []string {
 }
 
 func documentCapabilities(b *bytes.Buffer) {
+	b.WriteString("\n## Types of records\n\n| type | name | octets of a record |\n|---|---|---|\n")
+	for _, d := range DNSTypes() {
+		fmt.Fprintf(b, "| %d | %s | %s |\n", d.Type, d.Name, d.Doc)
+	}
 	b.WriteString("\n## Capabilities\n\nWhat the operator grants to a filter. The manifest asks for it, in the list `capabilities`; " +
 		"what is not granted answers EPERM, and an action that is not granted is the filter's failure. All else is always granted.\n\n" +
 		"| name | meaning |\n|---|---|\n")

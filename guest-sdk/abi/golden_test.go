@@ -42,6 +42,12 @@ func contract() []string {
 	for _, a := range ActionTable() {
 		add("action %d %s", a.Action, a.Name)
 	}
+	for _, d := range DNSTypes() {
+		add("dns type %d %s", d.Type, d.Name)
+	}
+	add("dns secure %d", DNSSecure)
+	add("op dns %d", OpDNS)
+	add("op http %d", OpHTTP)
 	for _, c := range CapabilityTable() {
 		add("capability %s", c.Name)
 	}
@@ -86,6 +92,8 @@ var limits = []constant{
 	{"MinMailbox", MinMailbox}, {"MaxMailbox", MaxMailbox}, {"ChunkMailbox", ChunkMailbox}, {"MaxChunk", MaxChunk}, {"MaxReply", MaxReply}, {"MaxReplyLines", MaxReplyLines},
 	{"MaxLogLine", MaxLogLine}, {"MaxLogLines", MaxLogLines}, {"MaxSession", MaxSession}, {"MaxAddress", MaxAddress},
 	{"MaxRandom", MaxRandom}, {"MaxHeaderRaw", MaxHeaderRaw}, {"MaxBodyRead", MaxBodyRead},
+	{"MaxKVKey", MaxKVKey}, {"MaxKVValue", MaxKVValue}, {"MaxKV", MaxKV}, {"MaxDNS", MaxDNS}, {"MaxDNSName", MaxDNSName}, {"MaxHTTP", MaxHTTP},
+	{"MaxHTTPRequest", MaxHTTPRequest}, {"MaxHTTPURL", MaxHTTPURL}, {"MaxHTTPFields", MaxHTTPFields}, {"MaxDSN", MaxDSN}, {"MaxDSNs", MaxDSNs},
 	{"MaxScoreKey", MaxScoreKey}, {"MaxScore", MaxScore}, {"MaxMetrics", MaxMetrics}, {"MaxMetricName", MaxMetricName},
 	{"MaxParts", MaxParts}, {"MaxPartDepth", MaxPartDepth},
 	{"MaxMatchSets", MaxMatchSets}, {"MaxMatchText", MaxMatchText}, {"MaxPatterns", MaxPatterns}, {"MaxLiteral", MaxLiteral}, {"MaxRegexps", MaxRegexps},

@@ -48,4 +48,15 @@ type Host interface {
 	RcptSet(i int32, addr []byte) int32
 	RcptDel(i int32) int32
 	RcptVerdict(i int32, verdict int64) int32
+	KvGet(key, buf []byte) int32
+	KvSet(key, value []byte, ttlMs int64) int32
+	KvIncr(key []byte, delta, ttlMs int64, buf []byte) int32
+	KvCas(key, old, value []byte, ttlMs int64) int32
+	KvDel(key []byte) int32
+	Dns(typ int32, name, buf []byte) int32
+	Http(request, buf []byte) int32
+	Dsn(p []byte) int32
+	Submit(kind int32, p []byte) int32
+	Wait(h, timeoutMs int32, buf []byte) int32
+	Secret(name, buf []byte) int32
 }

@@ -42,7 +42,7 @@ func methodType(f Import) string {
 	for i := 0; i < len(f.Params); i++ {
 		p := f.Params[i]
 		switch p.Name {
-		case "p", "buf", "kp", "vp", "np":
+		case "p", "buf", "kp", "vp", "np", "op":
 			types = append(types, "[]uint8")
 			i++ // its length
 		default:

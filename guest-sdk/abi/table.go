@@ -101,6 +101,17 @@ func Imports() []Import {
 		{"rcpt_set", "envelope", i32("i", "p", "n"), I32, EditingRcpts, 0, "Changes recipient i."},
 		{"rcpt_del", "envelope", i32("i"), I32, EditingRcpts, 0, "Takes recipient i out; the candidate of hook rcpt is refused or discarded by a verdict instead."},
 		{"rcpt_verdict", "envelope", []Param{{"i", I32}, i64("verdict")}, I32, JudgingRcpts, 1, "Gives recipient i a verdict of its own while the message goes on for the others: reject, tempfail, discard or quarantine; continue takes it back. The text given with reply counts if the text bit is set, and stays for the next call; with quarantine it is the reason. A verdict that makes no sense is EINVAL."},
+		{"kv_get", "kv", i32("kp", "kn", "buf", "cap"), I32, InSession, 1, "Reads a value that the filter keeps beyond the session; filters of one name share their values. ENOENT if there is none. Like the others of this group it takes the grant kv."},
+		{"kv_set", "kv", append(i32("kp", "kn", "vp", "vn"), i64("ttl_ms")), I32, InSession, 1, "Keeps a value, which is not empty, for a time in milliseconds; 0 is for ever. ELIMIT beyond the filter's quota."},
+		{"kv_incr", "kv", []Param{{"kp", I32}, {"kn", I32}, i64("delta"), i64("ttl_ms"), {"buf", I32}, {"cap", I32}}, I32, InSession, 1, "Adds to a number, which begins at 0, and writes the sum, an int64 of 8 octets. kv_get reads it as decimal digits. The time counts from where the number begins. EINVAL if the value is no number, or becomes too large."},
+		{"kv_cas", "kv", append(i32("kp", "kn", "op", "on", "vp", "vn"), i64("ttl_ms")), I32, InSession, 1, "Is kv_set if the value is the old one at that moment; an old one of no octets means that there is none. Returns 1 if it was, else 0."},
+		{"kv_del", "kv", i32("kp", "kn"), I32, InSession, 1, "Forgets a value. It is no error if there is none."},
+		{"dns", "io", i32("type", "np", "nn", "buf", "cap"), I32, InSession, 1, "Looks records up, by the number of their type, and reads them as \"Answers from outside\" says. ENOENT if there are none, EUNAVAIL if that is not known. An answer above cap is kept: the same call with more room reads it. Takes the grant dns."},
+		{"http", "io", i32("p", "n", "buf", "cap"), I32, InSession, 1, "Makes a request and reads the response, as \"Answers from outside\" says. No redirect is followed. A response above the operator's limit is ELIMIT. An answer above cap is kept as by dns. Takes the grant http."},
+		{"dsn", "io", i32("p", "n"), I32, InSession, 1, "Sends a notification, with the null sender and the gateway's name: a list of recipient, subject and text. ENOENT if the gateway has no route for the recipient, ELIMIT above the operator's rate. Takes the grant dsn."},
+		{"submit", "io", i32("kind", "p", "n"), I32, InSession, 1, "Begins what dns (kind 1: the type, a u32, and the name behind it) or http (kind 2: the request) does, beside the guest. Returns a number for wait, or their error. What is not waited for ends with the hook."},
+		{"wait", "io", i32("h", "timeout_ms", "buf", "cap"), I32, InSession, 1, "Waits for what submit began, up to so many milliseconds, and reads what dns or http would; ETIME if it is not there yet, and it may be waited for again. An answer above cap is kept. ENOENT for what was read."},
+		{"secret", "secret", i32("np", "nn", "buf", "cap"), I32, Anytime, 1, "Reads a secret that the operator grants by name; EPERM for others."},
 	}
 }
 
@@ -242,6 +253,50 @@ func CapabilityTable() []CapabilityInfo {
 func Capabilities() []string {
 	return []string{CapBodyRead, CapBodyEdit, CapEnvelope, CapDiscard, CapAcceptFinal, CapAuthData, CapKV, CapDNS, CapHTTP, CapDSN, CapSecret}
 }
+
+// DNSType is the number of a type of records, as the DNS has it.
+type DNSType uint16
+
+// The types that dns looks up.
+const (
+	DNSA     DNSType = 1
+	DNSNS    DNSType = 2
+	DNSCNAME DNSType = 5
+	DNSPTR   DNSType = 12
+	DNSMX    DNSType = 15
+	DNSTXT   DNSType = 16
+	DNSAAAA  DNSType = 28
+	DNSSRV   DNSType = 33
+)
+
+// DNSSecure is set in the flags of an answer that was validated with DNSSEC, by somebody
+// whose word counts.
+const DNSSecure = 1 << 0
+
+// DNSTypeInfo describes a type of records.
+type DNSTypeInfo struct {
+	Type DNSType
+	Name string
+	Doc  string // of a record's octets
+}
+
+// DNSTypes returns every type that dns looks up.
+func DNSTypes() []DNSTypeInfo {
+	return []DNSTypeInfo{
+		{DNSA, "A", "4 octets"}, {DNSAAAA, "AAAA", "16 octets"}, {DNSTXT, "TXT", "the text, its strings joined"},
+		{DNSMX, "MX", "preference u16, then the host"}, {DNSPTR, "PTR", "the name"}, {DNSCNAME, "CNAME", "the name"},
+		{DNSNS, "NS", "the host"}, {DNSSRV, "SRV", "priority u16, weight u16, port u16, then the host"},
+	}
+}
+
+// Op is what submit begins.
+type Op int32
+
+// What submit begins.
+const (
+	OpDNS  Op = 1
+	OpHTTP Op = 2
+)
 
 // ErrnoInfo describes an error number.
 type ErrnoInfo struct {

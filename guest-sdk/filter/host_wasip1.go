@@ -99,6 +99,25 @@ func (host) RcptAdd(addr []byte) int32            { return rcptAdd(ptr(addr), si
 func (host) RcptSet(i int32, addr []byte) int32   { return rcptSet(i, ptr(addr), size(addr)) }
 func (host) RcptDel(i int32) int32                { return rcptDel(i) }
 func (host) RcptVerdict(i int32, v int64) int32   { return rcptVerdict(i, v) }
+func (host) KvGet(k, buf []byte) int32            { return kvGet(ptr(k), size(k), ptr(buf), size(buf)) }
+func (host) KvSet(k, v []byte, ttl int64) int32 {
+	return kvSet(ptr(k), size(k), ptr(v), size(v), ttl)
+}
+func (host) KvIncr(k []byte, delta, ttl int64, buf []byte) int32 {
+	return kvIncr(ptr(k), size(k), delta, ttl, ptr(buf), size(buf))
+}
+func (host) KvCas(k, old, v []byte, ttl int64) int32 {
+	return kvCas(ptr(k), size(k), ptr(old), size(old), ptr(v), size(v), ttl)
+}
+func (host) KvDel(k []byte) int32 { return kvDel(ptr(k), size(k)) }
+func (host) Dns(typ int32, n, buf []byte) int32 {
+	return dns(typ, ptr(n), size(n), ptr(buf), size(buf))
+}
+func (host) Http(req, buf []byte) int32            { return http(ptr(req), size(req), ptr(buf), size(buf)) }
+func (host) Dsn(p []byte) int32                    { return dsn(ptr(p), size(p)) }
+func (host) Submit(kind int32, p []byte) int32     { return submit(kind, ptr(p), size(p)) }
+func (host) Wait(h, timeout int32, b []byte) int32 { return wait(h, timeout, ptr(b), size(b)) }
+func (host) Secret(n, buf []byte) int32            { return secretOf(ptr(n), size(n), ptr(buf), size(buf)) }
 
 //go:wasmimport mg1 subscribe
 //go:noescape
@@ -271,3 +290,47 @@ func rcptDel(i int32) int32
 //go:wasmimport mg1 rcpt_verdict
 //go:noescape
 func rcptVerdict(i int32, verdict int64) int32
+
+//go:wasmimport mg1 kv_get
+//go:noescape
+func kvGet(kp unsafe.Pointer, kn int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 kv_set
+//go:noescape
+func kvSet(kp unsafe.Pointer, kn int32, vp unsafe.Pointer, vn int32, ttl int64) int32
+
+//go:wasmimport mg1 kv_incr
+//go:noescape
+func kvIncr(kp unsafe.Pointer, kn int32, delta, ttl int64, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 kv_cas
+//go:noescape
+func kvCas(kp unsafe.Pointer, kn int32, op unsafe.Pointer, on int32, vp unsafe.Pointer, vn int32, ttl int64) int32
+
+//go:wasmimport mg1 kv_del
+//go:noescape
+func kvDel(kp unsafe.Pointer, kn int32) int32
+
+//go:wasmimport mg1 dns
+//go:noescape
+func dns(typ int32, np unsafe.Pointer, nn int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 http
+//go:noescape
+func http(p unsafe.Pointer, n int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 dsn
+//go:noescape
+func dsn(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 submit
+//go:noescape
+func submit(kind int32, p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 wait
+//go:noescape
+func wait(h, timeout int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 secret
+//go:noescape
+func secretOf(np unsafe.Pointer, nn int32, buf unsafe.Pointer, cap int32) int32

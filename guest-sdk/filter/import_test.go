@@ -35,7 +35,7 @@ func signature(f abi.Import) string {
 	for _, p := range f.Params {
 		typ := goType[p.Type]
 		switch p.Name {
-		case "p", "buf", "kp", "vp", "np":
+		case "p", "buf", "kp", "vp", "np", "op":
 			typ = "unsafe.Pointer"
 		}
 		types = append(types, typ)

@@ -57,6 +57,9 @@ type Options struct {
 	//	g.Deny("body_read")
 	//	o.Grants = &g
 	Grants *guest.Grants
+	// World is what the filter finds outside: values, names, web servers and secrets. Nil is
+	// that the gateway can reach nothing now.
+	World *World
 	// Client is who connects.
 	Client Client
 	// Now is the filter's clock. Default time.Now.
@@ -158,11 +161,11 @@ func load(t testing.TB, o Options, log slog.Handler) policy.Filter {
 	if o.Filter == nil {
 		t.Fatal("filtertest: Options have neither Filter nor Policy")
 	}
-	grants := guest.Everything()
+	grants := o.World.grants()
 	if o.Grants != nil {
 		grants = *o.Grants
 	}
-	f, err := Load(o.Filter, guest.Options{Config: configText(t, o.Config), Log: slog.New(log), Now: o.Now, Rand: o.Rand, Grants: grants})
+	f, err := Load(o.Filter, guest.Options{Config: configText(t, o.Config), Log: slog.New(log), Now: o.Now, Rand: o.Rand, Grants: grants, Services: o.World.Services()})
 	if err != nil {
 		t.Fatal(err)
 	}

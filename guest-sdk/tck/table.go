@@ -186,7 +186,7 @@ func scenarios() []scenario {
 			at(rcpt, "metric_add", einval, 0, -5),
 			at(rcpt, "metric_add", enoent, 9, 5),
 		}, since: 1},
-		headerScenario(), headerReads(), bodyScenario(), bodyReplaced(), envelopeScenario(), recipientVerdicts(), parts(), scans(),
+		headerScenario(), headerReads(), bodyScenario(), bodyReplaced(), envelopeScenario(), outsideScenario(), recipientVerdicts(), parts(), scans(),
 	}
 }
 
@@ -416,4 +416,72 @@ func wantReply(stage policy.Stage, a policy.Action, want string) func(outcome) s
 // frameOf judges the frame of a hook: its head, and that every entry lies within it.
 func frameOf(h abi.Hook) func(a Answer) string {
 	return func(a Answer) string { return checkFrame(h, []byte(a.Buffer)) }
+}
+
+// elements is a list as the ABI has it.
+func elements(list ...string) string {
+	var b []byte
+	for _, e := range list {
+		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(e))), e...)
+	}
+	return string(b)
+}
+
+// outsideScenario asks for what is not the session's.
+func outsideScenario() scenario {
+	const eperm, elimit = int64(abi.EPERM), int64(abi.ELIMIT)
+	const txt, other = int(abi.DNSTXT), 99
+	get := elements("GET", "https://tck.test/", "")
+	answer := "\x00\x00\x00\x00\x3c\x00\x00\x00" + elements("text")
+	response := "\xc8\x00\x00\x00" + elements("hello")
+	return scenario{name: "outside", calls: []call{
+		at(mail, "kv_get", enoent, "k", Room(8)),
+		at(mail, "kv_set", 0, "k", "value", 60_000),
+		reads(rcpt, "kv_get", "value", "k", Room(8)),
+		at(rcpt, "kv_get", 5, "k", Room(0)),
+		at(rcpt, "kv_set", einval, "k", "", 0),
+		at(rcpt, "kv_set", einval, "k", "v", -1),
+		at(rcpt, "kv_set", einval, "", "v", 0),
+		at(rcpt, "kv_set", elimit, strings.Repeat("k", abi.MaxKVKey+1), "v", 0),
+		at(rcpt, "kv_cas", 0, "k", "", "new", 0),
+		at(rcpt, "kv_cas", 1, "k", "value", "new", 0),
+		at(rcpt, "kv_cas", 1, "l", "", "first", 0),
+		reads(message, "kv_get", "new", "k", Room(8)),
+		at(message, "kv_incr", einval, "k", 1, 0, Room(8)),
+		reads(message, "kv_incr", "\x05\x00\x00\x00\x00\x00\x00\x00", "n", 5, 0, Room(8)),
+		reads(message, "kv_incr", "\xfe\xff\xff\xff\xff\xff\xff\xff", "n", -7, 0, Room(8)),
+		reads(message, "kv_get", "-2", "n", Room(8)),
+		at(message, "kv_del", 0, "k"),
+		at(message, "kv_del", 0, "k"),
+		at(message, "kv_get", enoent, "k", Room(8)),
+
+		reads(message, "dns", answer, txt, "tck.test", Room(40)),
+		at(message, "dns", int64(len(answer)), txt, "tck.test", Room(0)),
+		reads(message, "dns", answer, txt, "tck.test", Room(40)),
+		at(message, "dns", enoent, txt, "nothing.test", Room(40)),
+		at(message, "dns", einval, other, "tck.test", Room(40)),
+		at(message, "dns", einval, txt, "", Room(40)),
+		reads(message, "http", response, get, Room(40)),
+		at(message, "http", einval, elements("GET", "https://tck.test/"), Room(40)),
+		at(message, "http", einval, elements("GET", "https://tck.test/", "", "X", "1\r\nY: 2"), Room(40)),
+		at(message, "http", einval, elements("GET", "https://tck.test/", "", "Host", "other.test"), Room(40)),
+		at(message, "http", einval, get+"\x01", Room(40)),
+		at(message, "http", eperm, elements("GET", "ftp://tck.test/", ""), Room(40)),
+		at(message, "http", eperm, elements("CONNECT", "https://tck.test/", ""), Room(40)),
+		at(message, "submit", 1, int(abi.OpDNS), "\x10\x00\x00\x00tck.test"),
+		at(message, "submit", 2, int(abi.OpHTTP), get),
+		at(message, "submit", einval, 3, "x"),
+		at(message, "submit", einval, int(abi.OpDNS), "\x10"),
+		reads(message, "wait", response, 2, 60_000, Room(40)),
+		at(message, "wait", int64(len(answer)), 1, 60_000, Room(0)),
+		reads(message, "wait", answer, 1, 0, Room(40)),
+		at(message, "wait", enoent, 1, 0, Room(40)),
+		at(message, "wait", enoent, 3, 0, Room(40)),
+		at(message, "wait", einval, 1, -1, Room(40)),
+		at(mail, "dsn", 0, elements("a@example.org", "subject", "text\n")),
+		at(mail, "dsn", einval, elements("a@example.org", "sub\r\nject", "text\n")),
+		at(mail, "dsn", einval, elements("a@example.org", "subject")),
+		reads(mail, "secret", "hush", "tck", Room(8)),
+		at(mail, "secret", eperm, "other", Room(8)),
+	}, after: wantMessage(messageText)}
 }

@@ -22,7 +22,10 @@ import (
 // Subject is what is held to the contract: a guest in a host.
 type Subject struct {
 	// Load makes a filter of the guest with a configuration. Lines that the guest logs
-	// go to log, as its attribute "line", whatever their level.
+	// go to log, as its attribute "line", whatever their level. Everything is granted to it.
+	// Outside it finds no values of kv; a record TXT of tck.test, "text", that holds for 60
+	// seconds; at https://tck.test/ the answer 200 "hello" without fields; and a secret tck,
+	// "hush". Its notifications may go anywhere.
 	Load func(config []byte, log *slog.Logger) (policy.Filter, error)
 	// Minor is the minor version that the guest was made for; what came later is not asked
 	// of it.

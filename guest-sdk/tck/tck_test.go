@@ -1,10 +1,12 @@
 package tck_test
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/guest-sdk/tck"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
@@ -23,7 +25,16 @@ func load(t *testing.T, wasm []byte) func([]byte, *slog.Logger) (policy.Filter, 
 		t.Fatal(err)
 	}
 	return func(config []byte, log *slog.Logger) (policy.Filter, error) {
-		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log, Grants: guest.Everything()})
+		world := filtertest.World{
+			DNS:     map[string][]guest.DNSRecord{"TXT tck.test": {{Text: "text"}}},
+			Secrets: map[string]string{"tck": "hush"},
+			HTTP: func(context.Context, guest.HTTPRequest) (guest.HTTPResponse, error) {
+				return guest.HTTPResponse{Status: 200, Body: []byte("hello")}, nil
+			},
+		}
+		grants := guest.Everything()
+		grants.Secrets = []string{"tck"}
+		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log, Grants: grants, Services: world.Services()})
 		if err != nil {
 			return nil, err
 		}

@@ -18,6 +18,8 @@ var needs = map[string]string{
 	"body_len":     abi.CapBodyRead, "body_read": abi.CapBodyRead,
 	"part_count": abi.CapBodyRead, "part_info": abi.CapBodyRead, "part_len": abi.CapBodyRead, "part_read": abi.CapBodyRead,
 	"match": abi.CapBodyRead, "hash": abi.CapBodyRead, // the test looks at the body
+	"kv_get": abi.CapKV, "kv_set": abi.CapKV, "kv_incr": abi.CapKV, "kv_cas": abi.CapKV, "kv_del": abi.CapKV,
+	"dns": abi.CapDNS, "http": abi.CapHTTP, "submit": abi.CapHTTP, "dsn": abi.CapDSN, "secret": abi.CapSecret,
 	"body_splice": abi.CapBodyEdit, "body_new": abi.CapBodyEdit, "body_write": abi.CapBodyEdit, "body_commit": abi.CapBodyEdit,
 	"env_from": abi.CapEnvelope, "rcpt_add": abi.CapEnvelope, "rcpt_set": abi.CapEnvelope, "rcpt_del": abi.CapEnvelope,
 }
@@ -28,7 +30,7 @@ var needs = map[string]string{
 func TestGrants(t *testing.T) {
 	for _, capability := range abi.Capabilities() {
 		var out bytes.Buffer
-		o := guest.Options{Name: "guard", Grants: guest.Everything(), Told: new(guest.Told), Log: slog.New(slog.NewTextHandler(&out, nil))}
+		o := guest.Options{Name: "guard", Grants: everything(), Services: world().Services(), Told: new(guest.Told), Log: slog.New(slog.NewTextHandler(&out, nil))}
 		if !o.Grants.Deny(capability) || o.Grants.Has(capability) {
 			t.Errorf("%s cannot be denied", capability)
 		}
@@ -69,7 +71,7 @@ func TestVerdictGrants(t *testing.T) {
 		{abi.ActAccept, abi.HookAuth, abi.CapAuthData},
 	} {
 		for _, capability := range abi.Capabilities() {
-			o := guest.Options{Grants: guest.Everything()}
+			o := guest.Options{Grants: everything()}
 			o.Grants.Deny(capability)
 			askEnv(t, guest.NewEnv(o), tt.hook, func(g *guest.Env, _ *policy.Event) error {
 				_, err := g.Verdict(abi.NewVerdict(tt.action, 0, 0, 0, 0, false))

@@ -55,6 +55,8 @@ type Options struct {
 	Config []byte
 	// Grants are what the filter may do. Default nothing.
 	Grants Grants
+	// Services are whom the guest's calls that leave the session reach. Default nobody.
+	Services Services
 	// Told keeps what was said once about the filter, for all its Envs. Default a new one.
 	Told *Told
 	// Log takes the guest's own lines. Nil discards.
@@ -99,6 +101,7 @@ type Env struct {
 	reply    string
 	hasReply bool
 	lines    int // log lines at this hook
+	away     away
 	newBody  []byte
 	writing  bool // between body_new and body_commit
 	scratch  []byte
@@ -159,6 +162,7 @@ func (g *Env) End() {
 	if g.hook == abi.HookAuth {
 		clear(g.scratch[:cap(g.scratch)]) // a password may have passed through it
 	}
+	g.endAway()
 	g.ctx, g.hook, g.event = nil, 0, nil
 	g.raw.of, g.mime = nil, structure{}
 	g.newBody = small(g.newBody)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
@@ -65,7 +66,7 @@ func transaction() *policy.Transaction {
 // gateway runs it, and returns the transaction as it was left. An error of f drops the edits.
 func ask(t testing.TB, hook abi.Hook, o guest.Options, f func(g *guest.Env, e *policy.Event) error) *policy.Transaction {
 	t.Helper()
-	o.Grants = guest.Everything()
+	o.Grants, o.Services = everything(), world().Services()
 	return askEnv(t, guest.NewEnv(o), hook, f)
 }
 
@@ -102,6 +103,24 @@ func askEnv(t testing.TB, g *guest.Env, hook abi.Hook, f func(g *guest.Env, e *p
 		t.Fatalf("the chain did not ask at %s", stage)
 	}
 	return tx
+}
+
+// everything is all grants, with those of world.
+func everything() guest.Grants {
+	g := guest.Everything()
+	g.Secrets = []string{"s"}
+	return g
+}
+
+// world has something of everything.
+func world() *filtertest.World {
+	return &filtertest.World{
+		KV: map[string]string{"n": "5", "k": "v"}, Secrets: map[string]string{"s": "hush"},
+		DNS: map[string][]guest.DNSRecord{"TXT a.test": {{Text: "t"}}},
+		HTTP: func(context.Context, guest.HTTPRequest) (guest.HTTPResponse, error) {
+			return guest.HTTPResponse{Status: 200, Body: []byte("ok")}, nil
+		},
+	}
 }
 
 var errDrop = errors.New("the filter failed")
@@ -147,10 +166,25 @@ var calls = map[string]func(h guest.Host) int64{
 	"hash":        func(h guest.Host) int64 { return int64(h.Hash(1, -1, make([]byte, 32))) },
 	"env_from":    func(h guest.Host) int64 { return int64(h.EnvFrom([]byte("x@example.org"))) },
 	"rcpt_count":  func(h guest.Host) int64 { return int64(h.RcptCount()) },
-	"rcpt_get":    func(h guest.Host) int64 { return int64(h.RcptGet(0, make([]byte, 80))) },
-	"rcpt_add":    func(h guest.Host) int64 { return int64(h.RcptAdd([]byte("x@example.org"))) },
-	"rcpt_set":    func(h guest.Host) int64 { return int64(h.RcptSet(0, []byte("x@example.org"))) },
-	"rcpt_del":    func(h guest.Host) int64 { return int64(h.RcptDel(0)) },
+	"kv_get":      func(h guest.Host) int64 { return int64(h.KvGet([]byte("k"), make([]byte, 8))) },
+	"kv_set":      func(h guest.Host) int64 { return int64(h.KvSet([]byte("k"), []byte("v"), 0)) },
+	"kv_incr":     func(h guest.Host) int64 { return int64(h.KvIncr([]byte("n"), 1, 0, make([]byte, 8))) },
+	"kv_cas":      func(h guest.Host) int64 { return int64(h.KvCas([]byte("k"), []byte("v"), []byte("w"), 0)) },
+	"kv_del":      func(h guest.Host) int64 { return int64(h.KvDel([]byte("k"))) },
+	"dns":         func(h guest.Host) int64 { return int64(h.Dns(int32(abi.DNSTXT), []byte("a.test"), make([]byte, 80))) },
+	"http":        func(h guest.Host) int64 { return int64(h.Http(list("GET", "https://a.test/", ""), make([]byte, 80))) },
+	"dsn":         func(h guest.Host) int64 { return int64(h.Dsn(list("a@example.org", "s", "t"))) },
+	"submit": func(h guest.Host) int64 {
+		return int64(h.Submit(int32(abi.OpHTTP), list("GET", "https://a.test/", "")))
+	},
+	"wait": func(h guest.Host) int64 {
+		return int64(h.Wait(h.Submit(int32(abi.OpDNS), append([]byte{16, 0, 0, 0}, "a.test"...)), 60_000, make([]byte, 80)))
+	},
+	"secret":   func(h guest.Host) int64 { return int64(h.Secret([]byte("s"), make([]byte, 8))) },
+	"rcpt_get": func(h guest.Host) int64 { return int64(h.RcptGet(0, make([]byte, 80))) },
+	"rcpt_add": func(h guest.Host) int64 { return int64(h.RcptAdd([]byte("x@example.org"))) },
+	"rcpt_set": func(h guest.Host) int64 { return int64(h.RcptSet(0, []byte("x@example.org"))) },
+	"rcpt_del": func(h guest.Host) int64 { return int64(h.RcptDel(0)) },
 
 	"rcpt_verdict": func(h guest.Host) int64 {
 		return int64(h.RcptVerdict(0, int64(abi.NewVerdict(abi.ActDiscard, 0, 0, 0, 0, false))))
@@ -160,7 +194,7 @@ var calls = map[string]func(h guest.Host) int64{
 // booted is what a guest chose that has one of each.
 func booted(t testing.TB) *guest.Setup {
 	t.Helper()
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	if id := g.Metric([]byte("hits"), 0); id != 0 {
 		t.Fatalf("metric: %d", id)
 	}
@@ -191,7 +225,7 @@ func TestPhases(t *testing.T) {
 				t.Errorf("%s at %s: got %v, want it to work", imp.Name, where, abi.Errno(got))
 			}
 		}
-		check("init", imp.When.Has(0), call(guest.NewEnv(guest.Options{Grants: guest.Everything()})))
+		check("init", imp.When.Has(0), call(guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})))
 		for _, h := range abi.HookTable() {
 			ask(t, h.Hook, guest.Options{Setup: booted(t)}, func(g *guest.Env, _ *policy.Event) error {
 				check(h.Name, imp.When.Has(h.Hook), call(g))
@@ -200,7 +234,7 @@ func TestPhases(t *testing.T) {
 		}
 	}
 	// After the last hook, and between hooks, it is as in mg1_init for what reads no event.
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	askEnv(t, g, abi.HookMail, func(*guest.Env, *policy.Event) error { return nil })
 	for _, imp := range table {
 		if got := calls[imp.Name](g); !imp.When.Has(0) && got != int64(abi.EPHASE) {
@@ -224,7 +258,7 @@ func judge(h guest.Host, i int32, a abi.Action, code int, text string) int64 {
 // it, and that there is none elsewhere.
 func TestChunk(t *testing.T) {
 	piece := bytes.Repeat([]byte("0123456789abcdef"), abi.MaxChunk/16)
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	fn := policy.Func("f", policy.StagesOf(policy.StageChunk), func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
 		g.Begin(context.Background(), abi.HookChunk, e)
 		defer g.End()
@@ -493,7 +527,7 @@ func last(n int, f func() int32) int64 {
 
 // A source that fails (random octets, the spool) is EUNAVAIL, not a wrong answer.
 func TestUnavailable(t *testing.T) {
-	o := guest.Options{Grants: guest.Everything(), Rand: iotest.ErrReader(io.ErrUnexpectedEOF)}
+	o := guest.Options{Grants: everything(), Services: world().Services(), Rand: iotest.ErrReader(io.ErrUnexpectedEOF)}
 	ask(t, abi.HookMessage, o, func(g *guest.Env, e *policy.Event) error {
 		if got := g.Random(make([]byte, 8)); got != int32(abi.EUNAVAIL) {
 			t.Errorf("random without a source: got %d, want EUNAVAIL", got)
@@ -630,7 +664,7 @@ func TestAuthFields(t *testing.T) {
 		{"not a text", &policy.Auth{Mechanism: "PLAIN", User: "u\xff", Password: "p\x00\n", Reveal: true}, [5]string{"PLAIN", "u\xff", "-", "p\x00\n", "-"}},
 		{"longer than a mailbox", &policy.Auth{Mechanism: "PLAIN", User: string(big(5000)), Reveal: true}, [5]string{"PLAIN", string(big(5000)), "-", "-", "-"}},
 	} {
-		g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+		g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
 			g.Begin(context.Background(), abi.Hook(e.Stage), e)
 			defer g.End()
@@ -692,7 +726,7 @@ func TestParams(t *testing.T) {
 			"MT-PRIORITY=-3|BY=120;RT|HOLDFOR=60", ""},
 		{smtp.Sender{By: smtp.DeliverBy{Mode: smtp.ByNotify}, HoldUntil: time.Unix(0, 0)}, smtp.Recipient{}, "BY=0;N|HOLDUNTIL=1970-01-01T00:00:00Z", ""},
 	} {
-		g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+		g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
 			g.Begin(context.Background(), abi.Hook(e.Stage), e)
 			defer g.End()
@@ -708,7 +742,7 @@ func TestParams(t *testing.T) {
 
 // TestMissingFields has a session of which nothing is known: a local socket in clear.
 func TestMissingFields(t *testing.T) {
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	s := &policy.Session{ID: "c1"}
 	for _, hook := range abi.HookTable() {
 		fn := policy.Func("f", policy.AllStages, func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
@@ -987,7 +1021,7 @@ func TestVerdict(t *testing.T) {
 		return nil
 	})
 	// The text of one hook is not that of the next.
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	askEnv(t, g, abi.HookMail, func(g *guest.Env, _ *policy.Event) error { g.Reply([]byte("x")); g.BodyNew(); return nil })
 	askEnv(t, g, abi.HookMessage, func(g *guest.Env, _ *policy.Event) error {
 		if _, err := g.Verdict(abi.NewVerdict(abi.ActReject, 550, 5, 7, 1, true)); err == nil {
@@ -999,7 +1033,7 @@ func TestVerdict(t *testing.T) {
 
 // Subscribe adds up, refuses what is no hook, and counts in mg1_init alone.
 func TestSubscribe(t *testing.T) {
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	for _, bad := range []uint64{1, 1 << 13, 1 << 63, 1<<5 | 1<<13} {
 		if got := g.Subscribe(bad); got != int32(abi.EINVAL) {
 			t.Errorf("mask %#x: got %d, want EINVAL", bad, got)
@@ -1051,7 +1085,7 @@ func TestLog(t *testing.T) {
 
 // Standard error keeps its beginning and its end.
 func TestStderr(t *testing.T) {
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	g.Stderr([]byte("panic: "))
 	g.Stderr([]byte("at the disco\n"))
 	if got := g.StderrTail(); got != "panic: at the disco\n" || g.StderrTail() != "" {
@@ -1076,18 +1110,18 @@ func (w writer) Write(p []byte) (int, error) { w.h.Stderr(p); return len(p), nil
 // The clock is the Options' clock; mono never stands at zero and never goes back.
 func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+		g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 		start, mono := g.Now(), g.Mono()
 		<-time.After(3 * time.Second)
 		if got := g.Now() - start; got != 3e9 || g.Mono()-mono != 3e9 || mono <= 0 {
 			t.Errorf("after 3 s: now %d, mono %d from %d", got, g.Mono(), mono)
 		}
-		clone := guest.NewEnv(guest.Options{Grants: guest.Everything(), Start: time.Now().Add(-time.Hour)})
+		clone := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services(), Start: time.Now().Add(-time.Hour)})
 		if got := clone.Mono(); got < int64(time.Hour) {
 			t.Errorf("mono of what started an hour ago: %d", got)
 		}
 	})
-	fixed := guest.NewEnv(guest.Options{Grants: guest.Everything(), Now: func() time.Time { return at }, Rand: strings.NewReader("abcdefgh")})
+	fixed := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services(), Now: func() time.Time { return at }, Rand: strings.NewReader("abcdefgh")})
 	b := make([]byte, 8)
 	if fixed.Now() != at.UnixNano() || fixed.Random(b) != 8 || string(b) != "abcdefgh" {
 		t.Errorf("clock and random octets of the Options: got %d, %q", fixed.Now(), b)
@@ -1101,7 +1135,7 @@ func (c counted) Add(filter, metric string, n int64) { c[filter+"."+metric] += n
 
 // A metric is named once, in mg1_init; copies of the guest count with the number it got.
 func TestMetrics(t *testing.T) {
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	for _, tt := range []struct {
 		name string
 		kind int32

@@ -23,7 +23,7 @@ func askMessage(t testing.TB, raw string, o guest.Options, f func(g *guest.Env, 
 	t.Helper()
 	tx := transaction()
 	tx.Message = policy.NewMessage([]byte(raw))
-	o.Grants = guest.Everything()
+	o.Grants, o.Services = everything(), world().Services()
 	g := guest.NewEnv(o)
 	fn := policy.Func("f", policy.StagesOf(policy.StageMessage), func(_ context.Context, e *policy.Event) (policy.Verdict, error) {
 		g.Begin(context.Background(), abi.HookMessage, e)

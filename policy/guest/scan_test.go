@@ -40,7 +40,7 @@ func found(g *guest.Env, set, part int32, off int64) string {
 }
 
 func TestMatch(t *testing.T) {
-	boot := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	boot := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	for i, set := range []struct {
 		kind  abi.MatchKind
 		texts []string
@@ -77,7 +77,7 @@ func TestMatch(t *testing.T) {
 }
 
 func TestMatchSetRefuses(t *testing.T) {
-	g := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	for _, tt := range []struct {
 		name string
 		kind int32
@@ -109,7 +109,7 @@ func TestMatchSetRefuses(t *testing.T) {
 		t.Errorf("one set too many: got %d", got)
 	}
 	// A guest that starts again gets the sets that it has, and no others.
-	again := guest.NewEnv(guest.Options{Grants: guest.Everything(), Setup: g.Setup()})
+	again := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services(), Setup: g.Setup()})
 	if got := again.MatchSet(0, list("a")); got != 0 {
 		t.Errorf("the first set again: got %d", got)
 	}
@@ -142,7 +142,7 @@ func TestHash(t *testing.T) {
 // BenchmarkScan is the cost of what the host does with a body of 8 MiB in the guest's stead.
 func BenchmarkScan(b *testing.B) {
 	text := "Subject: x\r\n\r\n" + strings.Repeat("the quick brown fox jumps over the lazy dog and then does it again\r\n", 8<<20/68)
-	boot := guest.NewEnv(guest.Options{Grants: guest.Everything()})
+	boot := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
 	var words []string
 	for i := range 100 {
 		words = append(words, fmt.Sprintf("wo%drd", i*i))
