@@ -194,10 +194,10 @@ type cpuTime struct {
 	waited time.Duration
 }
 
-// begin readies the instance for guest code.
-func (in *instance) begin(ctx context.Context, host guest.Host, b budget) {
+// begin readies the instance for guest code. asked is when somebody began to wait for it.
+func (in *instance) begin(ctx context.Context, host guest.Host, b budget, asked time.Time) {
 	in.ctx.Context, in.host, in.used = ctx, host, true
-	in.run = run{budget: b}
+	in.run = run{budget: b, at: asked.Sub(in.filter.module.rt.epoch)}
 	in.fuel.Set(uint64(in.slice()))
 }
 
@@ -216,11 +216,10 @@ func (in *instance) end() cpuTime {
 
 // slice returns the fuel until the next look at the clock: less if the budget ends before.
 func (in *instance) slice() int64 {
-	d := min(in.run.cpu, in.run.rest) - in.run.spent
-	if d >= sliceTime {
+	if d := min(in.run.cpu, in.run.rest) - in.run.spent; d >= 2*sliceTime {
 		in.run.given = in.filter.whole.Load()
-	} else {
-		in.run.given = fuelFor(d, in.filter.rate.Load())
+	} else { // the end is neared in smaller and smaller steps: what fuel is worth is a guess
+		in.run.given = fuelFor(d/2, in.filter.rate.Load())
 	}
 	return in.run.given
 }
@@ -255,14 +254,18 @@ func (in *instance) read(fuel int64) {
 	r := &in.run
 	units := r.given - fuel
 	used := in.worth(units)
+	wall := in.filter.module.rt.now() - r.at
+	given := r.given
 	r.given = fuel
 	if !r.clocked {
 		r.clocked = true
+		// Nobody may be stopped because of a guess that is wrong. Fuel beyond the slice is for
+		// work on memory at one go, of which little is known: the slice counts.
+		used = min(in.worth(min(units, given)), max(wall, 0))
 		r.spent, r.lapsed = r.spent+used, r.lapsed+used
 		return
 	}
 	cpu, thread := threadCPU()
-	wall := in.filter.module.rt.now() - r.at
 	switch {
 	case thread == 0: // there is no such clock
 		used = wall

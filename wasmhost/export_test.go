@@ -23,3 +23,50 @@ func (r *Runtime) NoMappings() { r.mappings = 0 }
 
 // Footprint is what a session keeps between two calls, in octets: itself and its Env.
 func Footprint() uintptr { return unsafe.Sizeof(session{}) + unsafe.Sizeof(guest.Env{}) }
+
+// Life is an instance in the hands of a benchmark.
+type Life struct {
+	s  *session
+	e  *policy.Event
+	in *instance // a second one
+}
+
+// NewLife takes an instance out of f's pool, for events like e.
+func NewLife(f *Filter, e *policy.Event) (*Life, error) {
+	in, err := f.Open(context.Background(), nil)
+	if err != nil {
+		return nil, err
+	}
+	l := &Life{s: in.(*session), e: e}
+	l.s.in, err = f.borrow(context.Background())
+	return l, err
+}
+
+// Hook calls the guest.
+func (l *Life) Hook(ctx context.Context) {
+	l.e.Tx.Seq++
+	if _, err := l.s.Decide(ctx, l.e); err != nil {
+		panic(err)
+	}
+}
+
+// Reset makes the instance as new.
+func (l *Life) Reset() {
+	if err := l.s.in.reset(); err != nil {
+		panic(err)
+	}
+}
+
+// Clone makes another instance, and Destroy destroys it.
+func (l *Life) Clone() {
+	var err error
+	if l.in, err = l.s.filter.clone(); err != nil {
+		panic(err)
+	}
+}
+
+// Destroy destroys it.
+func (l *Life) Destroy() { l.in.destroy() }
+
+// Close gives the first one back.
+func (l *Life) Close() { l.s.Close() }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strconv"
+	"time"
 
 	"github.com/tetratelabs/wazero/api"
 
@@ -162,7 +163,7 @@ func (in *instance) boot(ctx context.Context, env *guest.Env, host guest.Host) (
 		return mailbox{}, err
 	}
 	result := [1]uint64{abi.Minor}
-	in.begin(ctx, host, in.filter.bootBudget())
+	in.begin(ctx, host, in.filter.bootBudget(), time.Now())
 	err := in.enter(in.filter.module.start, nil)
 	if err == nil {
 		err = in.enter(abi.ExportInitialize, nil)
@@ -235,13 +236,13 @@ func (in *instance) snapshot() (*snapshot, error) {
 }
 
 // call calls mg1_hook. On an error the guest's state is unknown.
-func (in *instance) call(ctx context.Context, s *session, hook abi.Hook, b budget) (v abi.Verdict, cpu cpuTime, err error) {
+func (in *instance) call(ctx context.Context, s *session, hook abi.Hook, b budget, asked time.Time) (v abi.Verdict, cpu cpuTime, err error) {
 	box, ok := in.memory.Read(s.filter.mailbox.ptr, s.filter.mailbox.size)
 	if !ok {
 		return 0, cpuTime{}, errors.New("its mailbox is gone") // memory never shrinks
 	}
 	in.args = [2]uint64{uint64(hook), uint64(s.host.Frame(box))}
-	in.begin(ctx, s.host, b)
+	in.begin(ctx, s.host, b, asked)
 	err = in.explain(in.hook.CallWithStack(&in.ctx, in.args[:]))
 	return abi.Verdict(in.args[0]), in.end(), err
 }

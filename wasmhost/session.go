@@ -74,7 +74,7 @@ func (s *session) ask(ctx context.Context, e *policy.Event, hook abi.Hook) (_ po
 	s.env.Begin(ctx, hook, e)
 	defer s.env.End()
 	s.env.SetBudget(min(b.cpu, b.rest))
-	v, used, err := s.in.call(ctx, s, hook, b)
+	v, used, err := s.in.call(ctx, s, hook, b, e.Time)
 	s.purse.spent += used.spent
 	s.filter.count.add(e.Stage, used)
 	if err != nil {
