@@ -16,6 +16,7 @@ type body struct {
 	cost  uint64 // of the code outside of loops
 	heavy bool   // it cannot be light
 	bulk  bool   // it has bulk operations
+	tight []bool // for each loop in order: no loop, call or bulk operation is in it
 	// calls are the functions that it calls: a part of Module.calls. They are kept while
 	// it may be light.
 	calls []uint32
@@ -108,9 +109,16 @@ type walk struct {
 	m      *Module
 	b      *body
 	open   []byte // opcodes of the blocks that are open
-	loops  int    // of them, loops
+	loops  []int  // numbers of the loops that are open
 	blocks int
 	first  int // of its calls in Module.calls
+}
+
+// notTight notes that the innermost loop has something in it that takes long.
+func (w *walk) notTight() {
+	if n := len(w.loops); n > 0 {
+		w.b.tight[w.loops[n-1]] = false
+	}
 }
 
 // step takes the next instruction.
@@ -126,10 +134,10 @@ func (w *walk) step(f *reader, in instr) {
 		w.open[len(w.open)-1] = opElse
 	case opEnd:
 		if w.open[len(w.open)-1] == opLoop {
-			w.loops--
+			w.loops = w.loops[:len(w.loops)-1]
 		}
 		w.open = w.open[:len(w.open)-1]
-	case opBr, opBr + 1:
+	case opBr, opBrIf:
 		below(f, "label", in.a, len(w.open))
 	case opBrTable:
 		below(f, "label", in.b, len(w.open))
@@ -138,10 +146,12 @@ func (w *walk) step(f *reader, in instr) {
 			w.b.heavy = true
 		}
 		m.calls = append(m.calls, in.a)
+		w.notTight()
 	case opCallIndirect:
 		below(f, "type", in.a, len(m.types))
 		below(f, "table", in.b, len(m.tables))
 		w.b.heavy = true
+		w.notTight()
 	case opLocalGet, opLocalSet, opLocalTee:
 		if in.a >= w.b.locals {
 			below(f, "local", in.a, int(w.b.locals))
@@ -155,12 +165,13 @@ func (w *walk) step(f *reader, in instr) {
 		m.used.resetless = m.used.resetless || in.op == opTableSet
 	case opMemoryGrow:
 		w.b.heavy = true
+		w.notTight()
 	case opRefFunc:
 		w.reference(f, in)
 	case opPrefixFC:
 		w.bulk(f, in)
 	}
-	if w.loops == 0 {
+	if len(w.loops) == 0 {
 		w.b.cost += cost(in)
 	}
 }
@@ -182,7 +193,9 @@ func (w *walk) enter(f *reader, in instr) {
 		f.fail("more than %d blocks in one another", maxNesting)
 	}
 	if in.op == opLoop {
-		w.loops++
+		w.notTight()
+		w.loops = append(w.loops, len(w.b.tight))
+		w.b.tight = append(w.b.tight, true)
 		w.b.heavy = true
 	}
 	w.open = append(w.open, in.op)
@@ -221,6 +234,7 @@ func (w *walk) bulk(f *reader, in instr) {
 		return
 	}
 	w.b.heavy, w.b.bulk = true, true
+	w.notTight()
 	switch in.sub {
 	case fcMemoryInit, fcDataDrop:
 		below(f, "data segment", in.a, max(m.dataCount, 0))

@@ -1,5 +1,7 @@
 package meter
 
+import "slices"
+
 // code.go writes functions anew.
 
 // codeSection returns the code section.
@@ -7,55 +9,62 @@ func (w *rewriter) codeSection() []byte {
 	n := len(w.m.bodies) + 1
 	out := appendUint(make([]byte, 0, len(w.m.sections[secCode])*3/2+1024), uint32(n))
 	for i := range w.m.bodies {
-		out = w.rewriteFunction(out, i)
+		out = w.code(out, i)
 	}
 	return w.slowFunction(out)
 }
 
-// slowFunction appends the function that is called when there is no fuel or no stack left:
+// slowFunction appends the function that is called when there is no fuel or no stack left.
+// Whoever calls it goes back to where it paid, and so gets back what it paid:
 //
-//	(func (param $fuel i64) (result i64)
+//	(func (param $paid i64)
 //	  (if (i32.gt_s (global.get $depth) (i32.const MaxDepth))
 //	    (then (drop (call $tick (i64.const NoStack))) unreachable))
-//	  (if (i64.lt_s (local.get $fuel) (i64.const 0))
-//	    (then (local.set $fuel (call $tick (local.get $fuel)))))
-//	  local.get $fuel)
+//	  (if (i64.lt_s (global.get $fuel) (i64.const 0))
+//	    (then (global.set $fuel (call $tick (global.get $fuel)))))
+//	  (global.set $fuel (i64.add (global.get $fuel) (local.get $paid))))
 func (w *rewriter) slowFunction(out []byte) []byte {
 	tick := uint32(w.m.imports)
-	e := emitter{out: append([]byte(nil), 0)}
+	e := emitter{out: []byte{0}}
 	e.op(opGlobalGet, w.depth)
 	e.i32(MaxDepth)
-	e.out = append(e.out, opI32GtS, opIf, typeNone)
+	e.raw(opI32GtS, opIf, typeNone)
 	e.i64(NoStack)
 	e.op(opCall, tick)
-	e.out = append(e.out, 0x1a, opUnreachable, opEnd)
-	e.op(opLocalGet, 0)
+	e.raw(opDrop, opUnreachable, opEnd)
+	e.op(opGlobalGet, w.fuel)
 	e.i64(0)
-	e.out = append(e.out, opI64LtS, opIf, typeNone)
-	e.op(opLocalGet, 0)
+	e.raw(opI64LtS, opIf, typeNone)
+	e.op(opGlobalGet, w.fuel)
 	e.op(opCall, tick)
-	e.op(opLocalSet, 0)
-	e.out = append(e.out, opEnd)
+	e.op(opGlobalSet, w.fuel)
+	e.raw(opEnd)
+	e.op(opGlobalGet, w.fuel)
 	e.op(opLocalGet, 0)
-	e.out = append(e.out, opEnd)
+	e.raw(opI64Add)
+	e.op(opGlobalSet, w.fuel)
+	e.raw(opEnd)
 	return append(appendUint(out, uint32(len(e.out))), e.out...)
 }
 
 // emitter writes instructions.
 type emitter struct{ out []byte }
 
+func (e *emitter) raw(b ...byte)            { e.out = append(e.out, b...) }
 func (e *emitter) op(op byte, index uint32) { e.out = appendUint(append(e.out, op), index) }
 func (e *emitter) i32(v int32)              { e.out = appendInt(append(e.out, opI32Const), int64(v)) }
 func (e *emitter) i64(v int64)              { e.out = appendInt(append(e.out, opI64Const), v) }
 
-// rewriteFunction appends the code of a function.
-func (w *rewriter) rewriteFunction(out []byte, i int) []byte {
+// code appends the code of a function, with its size before it.
+func (w *rewriter) code(out []byte, i int) []byte {
 	b := &w.m.bodies[i]
 	at := len(out)
 	out = append(out, 0, 0, 0, 0, 0) // its size, when it is known
-	c := coder{emitter: emitter{out}, w: w, b: b, r: reader{b: b.code, p: b.begin}, copied: b.begin}
+	c := &w.coder
+	*c = coder{emitter: emitter{out}, w: w, b: b, r: reader{b: b.code, p: b.begin}, copied: b.begin,
+		open: c.open[:0], regions: c.regions[:0]}
 	if w.lights.state[i] == light {
-		c.out = append(c.out, b.code[:b.begin]...)
+		c.raw(b.code[:b.begin]...)
 		c.light()
 	} else {
 		c.heavy()
@@ -73,19 +82,20 @@ type coder struct {
 	copied int // how far code was copied
 
 	fuel, length uint32   // locals of ours
+	loops        int      // that were seen
 	open         []int    // for each block that is open, its region
 	regions      []region // of the function and its loops
 }
 
 // region is a function or a loop without the loops in it.
 type region struct {
-	at   int // of its cost in out: five octets
 	cost uint64
+	at   [2]int // where it is written in out: five octets each
 }
 
 // upTo copies code up to a place.
 func (c *coder) upTo(at int) {
-	c.out = append(c.out, c.b.code[c.copied:at]...)
+	c.raw(c.b.code[c.copied:at]...)
 	c.copied = c.r.p
 }
 
@@ -110,102 +120,161 @@ func (c *coder) reference(f uint32) {
 	c.op(opTableGet, c.w.refTable)
 }
 
-// heavy writes a function with checks.
+// heavy writes a function with checks:
 //
-//	(local $fuel i64) (local $length i32)
-//	entry
+//	depth += frame
+//	check
 //	block (result ...)
 //	  code, in which return is a branch to the end of this block
 //	end
-//	exit
+//	depth -= frame
 func (c *coder) heavy() {
-	b := c.b
-	c.fuel, c.length = b.locals, b.locals+1
-	groups := b.groups + 1
-	if b.bulk {
-		groups++
-	}
-	c.out = append(appendUint(c.out, uint32(groups)), b.code[b.decls:b.begin]...)
-	c.out = append(c.out, 1, typeI64)
-	if b.bulk {
-		c.out = append(c.out, 1, typeI32)
-	}
-	c.enter()
-	c.out = c.blockType(append(c.out, opBlock))
-	for c.r.p < len(b.code) {
+	c.locals()
+	c.addDepth(opI32Add)
+	c.raw(opLoop, typeNone)
+	c.check(func() {
+		c.payGlobal()
+		c.i32(MaxDepth)
+		c.op(opGlobalGet, c.w.depth)
+		c.raw(opI32Sub, opI64ExtendI32, opI64Or)
+	}, false)
+	c.raw(opEnd, opBlock)
+	c.resultType()
+	for c.r.p < len(c.b.code) {
 		c.step(c.r.instr())
 	}
 }
 
-// blockType appends the type of a block that leaves the function's results.
-func (c *coder) blockType(out []byte) []byte {
+// locals declares the function's locals and ours.
+func (c *coder) locals() {
+	b := c.b
+	n, next := b.groups, b.locals
+	ours := []byte(nil)
+	if slices.Contains(b.tight, true) {
+		c.fuel, next = next, next+1
+		n, ours = n+1, append(ours, 1, typeI64)
+	}
+	if b.bulk {
+		c.length = next
+		n, ours = n+1, append(ours, 1, typeI32)
+	}
+	c.out = append(appendUint(c.out, uint32(n)), b.code[b.decls:b.begin]...)
+	c.raw(ours...)
+}
+
+// resultType writes the type of a block that leaves the function's results.
+func (c *coder) resultType() {
 	switch results := c.w.m.types[c.b.typ].results; len(results) {
 	case 0:
-		return append(out, typeNone)
+		c.raw(typeNone)
 	case 1:
-		return append(out, results[0])
+		c.raw(results[0])
 	default:
-		return appendInt(out, int64(c.w.typeOf(funcType{nil, results})))
+		c.out = appendInt(c.out, int64(c.w.typeOf(funcType{nil, results})))
 	}
 }
 
-// enter takes stack and fuel, and looks at both at once: either is below 0 if their union
-// is.
-func (c *coder) enter() {
+func (c *coder) addDepth(op byte) {
 	c.op(opGlobalGet, c.w.depth)
 	c.i32(int32(c.b.frame()))
-	c.out = append(c.out, opI32Add)
+	c.raw(op)
 	c.op(opGlobalSet, c.w.depth)
-	c.load()
-	c.pay()
-	c.i32(MaxDepth)
-	c.op(opGlobalGet, c.w.depth)
-	c.out = append(c.out, opI32Sub, opI64ExtendI32, opI64Or)
-	c.check()
-	c.open = append(c.open, 0)
 }
 
-// load puts the fuel on the stack that is in the global.
-func (c *coder) load() { c.op(opGlobalGet, c.w.fuel) }
-
-// store puts the fuel where others look for it.
-func (c *coder) store() {
-	c.op(opLocalGet, c.fuel)
-	c.op(opGlobalSet, c.w.fuel)
-}
-
-// pay begins a region: it takes the region's cost from the fuel that is on the stack,
-// which stays there.
-func (c *coder) pay() {
-	c.out = append(c.out, opI64Const)
-	c.regions = append(c.regions, region{at: len(c.out)})
-	c.out = append(c.out, 0, 0, 0, 0, 0, opI64Sub)
-	c.op(opLocalTee, c.fuel)
-}
-
-// paid ends a region.
-func (c *coder) paid(r region) { putPadded(c.out[r.at:], min(r.cost+1, 1<<33)) }
-
-// check calls for more if the number on the stack is below 0. That it is not comes first, as
-// an empty branch: the compiler goes on with what is in registers at the end of the branch
-// that it reads first, and at the end of a call that is nothing. With an if that holds the
-// call alone, loops keep their variables in memory.
-func (c *coder) check() {
+// check begins a region, at the beginning of a loop:
+//
+//	block $enough
+//	  left                         ;; pays, and leaves a number: below 0 is not enough
+//	  i64.const 0  i64.ge_s  br_if $enough
+//	  i64.const cost  call $slow
+//	  br to the loop
+//	end
+//
+// The call does not come back into the middle of the loop, but goes to where it begins: else
+// the compiler would have each value that lives across the call in memory, in every turn.
+func (c *coder) check(left func(), fast bool) {
+	c.open = append(c.open, len(c.regions))
+	c.regions = append(c.regions, region{})
+	c.raw(opBlock, typeNone, opBlock, typeNone)
+	left()
 	c.i64(0)
-	c.out = append(c.out, opI64GeS, opIf, typeNone, opElse)
-	c.op(opLocalGet, c.fuel)
-	c.op(opCall, c.w.slow)
-	c.op(opLocalSet, c.fuel)
-	c.out = append(c.out, opEnd)
+	c.raw(opI64LtS, opBrIf, 0, opBr, 1, opEnd)
+	c.slow(fast)
+	c.raw(opBr, 1, opEnd)
 }
 
-// leave gives back the stack.
-func (c *coder) leave() {
-	c.store()
-	c.op(opGlobalGet, c.w.depth)
-	c.i32(int32(c.b.frame()))
-	c.out = append(c.out, opI32Sub)
-	c.op(opGlobalSet, c.w.depth)
+// slow calls for more.
+func (c *coder) slow(fast bool) {
+	c.cost(1)
+	c.op(opCall, c.w.slow)
+	if fast {
+		c.fetch()
+	}
+}
+
+// fetch puts the fuel into the local.
+func (c *coder) fetch() {
+	c.op(opGlobalGet, c.w.fuel)
+	c.op(opLocalSet, c.fuel)
+}
+
+// cost writes the cost of the last region, which is not yet known.
+func (c *coder) cost(i int) {
+	c.raw(opI64Const)
+	c.regions[len(c.regions)-1].at[i] = len(c.out)
+	c.raw(0, 0, 0, 0, 0)
+}
+
+// payGlobal takes the cost of the last region from the fuel in the global, and leaves what
+// is left.
+func (c *coder) payGlobal() {
+	c.op(opGlobalGet, c.w.fuel)
+	c.cost(0)
+	c.raw(opI64Sub)
+	c.op(opGlobalSet, c.w.fuel)
+	c.op(opGlobalGet, c.w.fuel)
+}
+
+// payLocal does so with the local, which saves a load in every turn of a tight loop.
+func (c *coder) payLocal() {
+	c.op(opLocalGet, c.fuel)
+	c.cost(0)
+	c.raw(opI64Sub)
+	c.op(opLocalTee, c.fuel)
+	c.op(opGlobalSet, c.w.fuel)
+	c.op(opLocalGet, c.fuel)
+}
+
+// loop writes the beginning of a loop.
+func (c *coder) loop(in instr) {
+	fast := c.b.tight[c.loops]
+	c.loops++
+	pay := c.payGlobal
+	if fast {
+		c.upTo(in.at)
+		c.fetch()
+		c.raw(c.b.code[in.at:c.r.p]...)
+		pay = c.payLocal
+	} else {
+		c.upTo(c.r.p)
+	}
+	if in.a == 0 || len(c.w.m.types[in.a-1].params) == 0 {
+		c.check(pay, fast)
+		return
+	}
+	// A branch to this loop needs its parameters, which are out of reach in a block.
+	c.open = append(c.open, len(c.regions))
+	c.regions = append(c.regions, region{})
+	pay()
+	c.ifEmpty(func() { c.slow(fast) })
+}
+
+// ifEmpty does something if the number on the stack is below 0.
+func (c *coder) ifEmpty(then func()) {
+	c.i64(0)
+	c.raw(opI64LtS, opIf, typeNone)
+	then()
+	c.raw(opEnd)
 }
 
 // step writes an instruction of a heavy function.
@@ -216,11 +285,7 @@ func (c *coder) step(in instr) {
 	case opBlock, opIf:
 		c.open = append(c.open, c.open[len(c.open)-1])
 	case opLoop:
-		c.upTo(c.r.p)
-		c.open = append(c.open, len(c.regions))
-		c.op(opLocalGet, c.fuel)
-		c.pay()
-		c.check()
+		c.loop(in)
 	case opEnd:
 		c.end()
 	case opReturn:
@@ -228,12 +293,12 @@ func (c *coder) step(in instr) {
 		c.op(opBr, uint32(len(c.open)-1))
 	case opCall:
 		c.upTo(in.at)
-		c.call(in.a, r)
-	case opCallIndirect:
-		c.upTo(in.at)
-		c.store()
-		c.out = append(c.out, c.b.code[in.at:c.r.p]...)
-		c.reload()
+		c.op(opCall, c.w.function(in.a))
+		if s, ok := c.w.lights.light(in.a); ok {
+			r.cost += s.cost
+		} else if int(in.a) < c.w.m.imports {
+			r.cost += costHost
+		}
 	case opRefFunc:
 		c.upTo(in.at)
 		c.reference(in.a)
@@ -242,37 +307,20 @@ func (c *coder) step(in instr) {
 	}
 }
 
-func (c *coder) call(f uint32, r *region) {
-	if s, ok := c.w.lights.light(f); ok {
-		r.cost += s.cost
-		c.op(opCall, c.w.function(f))
-		return
-	}
-	if int(f) < c.w.m.imports {
-		r.cost += costHost
-	}
-	c.store()
-	c.op(opCall, c.w.function(f))
-	c.reload()
-}
-
-// reload takes back the fuel after a call.
-func (c *coder) reload() {
-	c.load()
-	c.op(opLocalSet, c.fuel)
-}
-
 // end ends a block.
 func (c *coder) end() {
 	last := c.open[len(c.open)-1]
 	c.open = c.open[:len(c.open)-1]
 	if len(c.open) == 0 {
 		c.upTo(c.r.p) // ends our block
-		c.leave()
-		c.out = append(c.out, opEnd)
+		c.addDepth(opI32Sub)
+		c.raw(opEnd)
 	}
 	if len(c.open) == 0 || c.open[len(c.open)-1] != last {
-		c.paid(c.regions[last])
+		r := c.regions[last]
+		for _, at := range r.at {
+			putPadded(c.out[at:], min(r.cost+1, 1<<33))
+		}
 	}
 }
 
@@ -289,12 +337,16 @@ func (c *coder) bulk(in instr) {
 	}
 	c.upTo(in.at)
 	c.op(opLocalTee, c.length)
-	c.op(opLocalGet, c.fuel)
+	c.op(opGlobalGet, c.w.fuel)
 	c.op(opLocalGet, c.length)
-	c.out = append(c.out, opI64ExtendU32)
+	c.raw(opI64ExtendU32)
 	c.i64(int64(shift))
-	c.out = append(c.out, opI64ShrU, opI64Sub)
-	c.op(opLocalTee, c.fuel)
-	c.check()
-	c.out = append(c.out, c.b.code[in.at:c.r.p]...)
+	c.raw(opI64ShrU, opI64Sub)
+	c.op(opGlobalSet, c.w.fuel)
+	c.op(opGlobalGet, c.w.fuel)
+	c.ifEmpty(func() {
+		c.i64(0)
+		c.op(opCall, c.w.slow)
+	})
+	c.raw(c.b.code[in.at:c.r.p]...)
 }

@@ -17,8 +17,10 @@ type rewriter struct {
 	types  []funcType // that are added
 	refs   []uint32   // functions that code takes references of; what table refTable holds
 	refAt  map[uint32]uint32
+	coder  coder
 
 	tickType  uint32
+	slowType  uint32
 	slow      uint32 // our function
 	fuel      uint32 // globals
 	depth     uint32
@@ -38,6 +40,7 @@ func (m *Module) Rewrite() (*Rewritten, error) {
 	w.depth = w.fuel + 1
 	w.refTable = uint32(len(m.tables))
 	w.tickType = w.typeOf(funcType{[]byte{typeI64}, []byte{typeI64}})
+	w.slowType = w.typeOf(funcType{[]byte{typeI64}, nil})
 	code := w.codeSection() // fills types and refs
 	w.out = append(make([]byte, 0, len(code)+len(code)/2+4096), "\x00asm\x01\x00\x00\x00"...)
 	w.typeSection()
@@ -139,7 +142,7 @@ func (w *rewriter) importSection() {
 func appendName(b []byte, s string) []byte { return append(appendUint(b, uint32(len(s))), s...) }
 
 func (w *rewriter) functionSection() {
-	w.list(secFunction, w.m.sections[secFunction], appendUint(nil, w.tickType))
+	w.list(secFunction, w.m.sections[secFunction], appendUint(nil, w.slowType))
 }
 
 // tableSection bounds tables that grow, since they do so in the host's memory, and adds one
