@@ -114,5 +114,5 @@ func (l *lights) light(f uint32) (sum, bool) {
 
 // frame returns the weight of a function's stack frame in octets.
 func (b *body) frame() uint32 {
-	return 96 + 8*(b.locals+b.wide)
+	return 112 + 8*(b.locals+b.wide) + uint32(len(b.code)-b.begin)/2
 }

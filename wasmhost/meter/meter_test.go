@@ -62,27 +62,46 @@ func rewrite(t testing.TB, wasm []byte) *meter.Rewritten {
 	if err != nil {
 		t.Fatalf("rewrite: %v", err)
 	}
+	mustCheck(t, r.Wasm)
 	return r
 }
 
-// start makes an instance as a host must: data, then the start function.
+// start makes an instance.
 func (h *host) start(t testing.TB, r *meter.Rewritten) api.Module {
 	t.Helper()
-	mod, err := h.rt.InstantiateWithConfig(t.Context(), r.Wasm, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	mod, err := h.run(t.Context(), "", r)
 	if err != nil {
 		t.Fatalf("instantiate: %v", err)
 	}
+	return mod
+}
+
+// run makes an instance as a host must: data, then the start function.
+func (h *host) run(ctx context.Context, name string, r *meter.Rewritten) (api.Module, error) {
+	mod, err := h.rt.InstantiateWithConfig(ctx, r.Wasm, wazero.NewModuleConfig().WithName(name).WithStartFunctions())
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Data) > 0 || r.Start != "" {
+		err = begin(ctx, mod, r)
+	}
+	if err != nil {
+		return nil, errors.Join(err, mod.Close(ctx))
+	}
+	return mod, nil
+}
+
+func begin(ctx context.Context, mod api.Module, r *meter.Rewritten) error {
 	for _, s := range r.Data {
 		if !mod.Memory().Write(s.Offset, s.Bytes) {
-			t.Fatalf("data at %d: outside", s.Offset)
+			return errors.New("out of bounds memory access")
 		}
 	}
-	if r.Start != "" {
-		if _, err := mod.ExportedFunction(r.Start).Call(t.Context()); err != nil {
-			t.Fatalf("start: %v", err)
-		}
+	if r.Start == "" {
+		return nil
 	}
-	return mod
+	_, err := mod.ExportedFunction(r.Start).Call(ctx)
+	return err
 }
 
 func fuelOf(mod api.Module) int64 {

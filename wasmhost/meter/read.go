@@ -92,6 +92,7 @@ type Module struct {
 	used      uses
 	dataCount int // as the section says; -1 without it
 	elements  int // segments
+	effort    int // of compiling it: see maxEffort
 }
 
 // fixup is the index of a function outside of code: octets from to of a section.

@@ -128,6 +128,9 @@ func (s *side) instantiate(ctx context.Context, as, id string, wasm []byte) erro
 		if r, err = m.Rewrite(); err != nil {
 			return err
 		}
+		if _, err := checkCycles(r.Wasm); err != nil {
+			return fmt.Errorf("a cycle without a check: %w", err)
+		}
 	}
 	mod, err := s.rt.InstantiateWithConfig(ctx, r.Wasm, wazero.NewModuleConfig().WithName(as).WithStartFunctions())
 	if err != nil {
@@ -218,7 +221,7 @@ func (v value) bits() []uint64 {
 }
 
 // where is what wazero says of the place of an error; rewritten, the host finds it.
-var where = regexp.MustCompile(`^(start function\[\d+\] failed|data\[\d+\]): `)
+var where = regexp.MustCompile(`^(start function\[\d+\]( export\[".*"\])? failed|data\[\d+\]): `)
 
 // reason is the kind of an error: the first line without the trace.
 func reason(err error) string {
