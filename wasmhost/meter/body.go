@@ -93,15 +93,18 @@ const (
 
 // instructions reads to the end of a function.
 func (m *Module) instructions(f *reader, b *body) {
-	w := walk{m: m, b: b, first: len(m.calls)}
-	w.open = append(w.open, opBlock)
+	w := walk{m: m, b: b, first: len(m.calls), open: append(m.scratch[:0], opBlock)}
 	for f.err == nil && len(w.open) > 0 {
+		if cost := f.skim(b.locals); len(w.loops) == 0 {
+			b.cost += cost
+		}
 		in := f.instr()
 		if f.err != nil {
 			return
 		}
 		w.step(f, in)
 	}
+	m.scratch = w.open
 	if f.err == nil && f.left() > 0 {
 		f.fail("%d octets behind its end", f.left())
 	}

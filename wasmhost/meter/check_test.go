@@ -355,33 +355,31 @@ func (s *search) run() (cycle bool) {
 
 // walk goes from i, with a stack of its own: functions are long.
 func (s *search) walk(i int) (cycle bool) {
-	type step struct{ at, next int }
-	path := []step{{at: i}}
-	for len(path) > 0 {
-		p := &path[len(path)-1]
-		if p.next == 0 && !s.enter(p.at) {
-			path = path[:len(path)-1]
-			continue
-		}
-		next := s.next(p.at)
-		if s.code[p.at].check {
-			next = nil
-		}
-		if p.next >= len(next) {
-			s.state[p.at] = 2
-			path = path[:len(path)-1]
-			continue
-		}
-		to := next[p.next]
-		p.next++
-		if to < len(s.code) && s.state[to] == 1 {
+	type step struct {
+		at   int
+		next []int
+	}
+	var path []step
+	for {
+		if i < len(s.code) && s.state[i] == 1 {
 			return true
 		}
-		if to < len(s.code) && s.state[to] == 0 {
-			path = append(path, step{at: to})
+		if i < len(s.code) && s.enter(i) {
+			path = append(path, step{i, s.next(i)})
+			if s.code[i].check {
+				path[len(path)-1].next = nil
+			}
 		}
+		for len(path) > 0 && len(path[len(path)-1].next) == 0 {
+			s.state[path[len(path)-1].at] = 2
+			path = path[:len(path)-1]
+		}
+		if len(path) == 0 {
+			return false
+		}
+		p := &path[len(path)-1]
+		i, p.next = p.next[0], p.next[1:]
 	}
-	return false
 }
 
 func (s *search) enter(i int) bool {

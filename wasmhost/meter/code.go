@@ -102,6 +102,7 @@ func (c *coder) upTo(at int) {
 // light copies a function that needs no checks.
 func (c *coder) light() {
 	for c.r.p < len(c.b.code) {
+		c.r.skim(c.b.locals)
 		switch in := c.r.instr(); in.op {
 		case opCall:
 			c.upTo(in.at)
@@ -141,6 +142,7 @@ func (c *coder) heavy() {
 	c.raw(opEnd, opBlock)
 	c.resultType()
 	for c.r.p < len(c.b.code) {
+		c.regions[c.open[len(c.open)-1]].cost += c.r.skim(c.b.locals)
 		c.step(c.r.instr())
 	}
 }

@@ -235,3 +235,84 @@ func (r *reader) prefixFD(in *instr) {
 		r.fail("opcode 0xfd %d, which is not in WebAssembly 2.0", in.sub)
 	}
 }
+
+// Kinds of instructions for skim.
+const (
+	skimNot   = iota
+	skimFree  // nothing follows, and it costs nothing
+	skimOne   // nothing follows, and it costs one
+	skimLocal // a local
+	skimI32   // a number of at most five octets
+	skimI64   // a number of at most ten octets
+	skimMem   // an alignment and an offset
+)
+
+// skims has the kind of each opcode.
+var skims = func() (t [256]byte) {
+	for op, kind := range immediates {
+		switch kind {
+		case immNone:
+			t[op] = skimOne
+		case immLocal:
+			t[op] = skimLocal
+		case immS32:
+			t[op] = skimI32
+		case immS64:
+			t[op] = skimI64
+		case immMemarg:
+			t[op] = skimMem
+		}
+	}
+	t[0x01], t[opDrop] = skimFree, skimFree
+	t[opElse], t[opEnd], t[opReturn] = skimNot, skimNot, skimNot
+	return t
+}()
+
+// skim passes over instructions that are neither checked nor changed, locals below the given
+// number among them, and returns what they cost. It stops at one that must be looked at
+// closely. Most instructions are read here, which is what makes reading fast.
+func (r *reader) skim(locals uint32) (cost uint64) {
+	const longest = 11 // octets
+	b, p := r.b, r.p
+	for p+longest <= len(b) {
+		n := 1
+		switch skims[b[p]] {
+		case skimFree:
+		case skimOne:
+			cost++
+		case skimLocal:
+			if n = 2; b[p+1] >= 0x80 || uint32(b[p+1]) >= locals {
+				n = 0
+			}
+		case skimI32:
+			n = numberEnd(b[p:p+6], 1)
+		case skimI64:
+			n = numberEnd(b[p:p+11], 1)
+		case skimMem:
+			if n = numberEnd(b[p:p+7], 2); b[p+1] >= 0x80 {
+				n = 0
+			}
+			if n > 0 {
+				cost++
+			}
+		default:
+			n = 0
+		}
+		if n == 0 {
+			break
+		}
+		p += n
+	}
+	r.p = p
+	return cost
+}
+
+// numberEnd returns where the number ends that begins at an index, 0 if it does not.
+func numberEnd(b []byte, at int) int {
+	for i := at; i < len(b); i++ {
+		if b[i] < 0x80 {
+			return i + 1
+		}
+	}
+	return 0
+}

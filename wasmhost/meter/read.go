@@ -93,6 +93,7 @@ type Module struct {
 	dataCount int // as the section says; -1 without it
 	elements  int // segments
 	effort    int // of compiling it: see maxEffort
+	scratch   []byte
 }
 
 // fixup is the index of a function outside of code: octets from to of a section.
@@ -199,6 +200,7 @@ func (m *Module) read(wasm []byte) error {
 	if r.err != nil {
 		return r.err
 	}
+	m.scratch = nil
 	return m.finish()
 }
 
@@ -223,7 +225,7 @@ func (m *Module) section(id byte, r *reader) {
 	each := func(what string, limit, size int, one func(*reader)) {
 		list(r, what, limit, size, func() {
 			if m.counts[id] == 0 {
-				m.sections[id] = r.b[r.p:]
+				m.begin(id, r)
 			}
 			m.counts[id]++
 			one(r)
@@ -254,6 +256,20 @@ func (m *Module) section(id byte, r *reader) {
 		each("functions", maxFunctions, 3, m.body)
 	case secData:
 		each("data segments", maxSegments, 2, m.dataSegment)
+	}
+}
+
+// begin keeps a section that is a list, and makes room for its elements.
+func (m *Module) begin(id byte, r *reader) {
+	m.sections[id] = r.b[r.p:]
+	n := (&reader{b: r.b}).u32() // it was read before: it is below a limit
+	switch id {
+	case secFunction:
+		m.funcs = slices.Grow(m.funcs, int(n))
+	case secCode:
+		m.bodies = make([]body, 0, n)
+	case secData:
+		m.data = make([]dataSegment, 0, n)
 	}
 }
 

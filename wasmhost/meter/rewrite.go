@@ -216,6 +216,7 @@ func (w *rewriter) elementSection() {
 func (w *rewriter) dataSection() {
 	n := w.m.used.data
 	b := appendUint(nil, uint32(n))
+	w.rewritten.Data = make([]Segment, 0, len(w.m.data))
 	for i, d := range w.m.data {
 		if d.active {
 			w.rewritten.Data = append(w.rewritten.Data, d.Segment)

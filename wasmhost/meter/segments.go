@@ -18,9 +18,13 @@ const (
 // order matters, and they are returned as they are.
 func joinSegments(segments []Segment) []Segment {
 	// Of those at one place the empty ones come first: they overlap nothing.
-	sorted := slices.SortedFunc(slices.Values(segments), func(a, b Segment) int {
+	order := func(a, b Segment) int {
 		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(len(a.Bytes), len(b.Bytes)))
-	})
+	}
+	sorted := segments
+	if !slices.IsSortedFunc(segments, order) {
+		sorted = slices.SortedFunc(slices.Values(segments), order)
+	}
 	for i := 1; i < len(sorted); i++ {
 		if uint64(sorted[i].Offset) < sorted[i-1].end() {
 			return segments
