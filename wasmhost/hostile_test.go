@@ -15,6 +15,7 @@ import (
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 	"github.com/penstock/penstock/wasmhost/wasmtest"
 )
@@ -113,7 +114,7 @@ var hostileGuests = []struct {
 	{do: "odd_code", at: policy.StageRcpt, cause: wasmhost.CauseVerdict, want: "65535"},
 	{do: "unknown_action", at: policy.StageRcpt, cause: wasmhost.CauseVerdict, want: "unknown action(200)"},
 	{do: "unknown_bits", at: policy.StageRcpt, cause: wasmhost.CauseVerdict, want: "unknown bits"},
-	{do: "accept", at: policy.StageRcpt, cause: wasmhost.CauseVerdict, want: "accept is not granted"},
+	{do: "accept", at: policy.StageRcpt, cause: wasmhost.CauseVerdict, want: "needs the grant accept_final"},
 	{do: "exit", at: policy.StageRcpt, cause: wasmhost.CauseGuest, want: "it ended itself with exit code 0"},
 
 	// Pointers, and calls that the host does not expect.
@@ -173,6 +174,8 @@ func testHostileGuests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer bystander.Close()
+	grants := guest.Everything()
+	grants.AcceptFinal = false
 	modules := make(map[string]*wasmhost.Module)
 	all := func() {
 		for _, h := range hostileGuests {
@@ -193,7 +196,7 @@ func testHostileGuests(t *testing.T) {
 			}
 			var log bytes.Buffer
 			o := wasmhost.FilterOptions{
-				Name: "hostile", Config: []byte(`{"do": "` + h.do + `"}`), Ready: -1, Boot: 20 * time.Millisecond,
+				Name: "hostile", Grants: grants, Config: []byte(`{"do": "` + h.do + `"}`), Ready: -1, Boot: 20 * time.Millisecond,
 				Limits: wasmhost.Limits{CPU: 5 * time.Millisecond, CPUMessage: 5 * time.Millisecond, Wall: 10 * time.Second},
 				Log:    slog.New(slog.NewTextHandler(&log, nil)),
 			}

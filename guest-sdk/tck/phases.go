@@ -2,6 +2,7 @@ package tck
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 )
@@ -30,6 +31,36 @@ func phases() []scenario {
 		list = append(list, sc)
 	}
 	return list
+}
+
+// ungranted are scenarios in which nothing is granted: imports that need a grant answer EPERM
+// at each hook at which they may be called.
+func ungranted() []scenario {
+	var list []scenario
+	for _, capability := range abi.Capabilities() {
+		sc := scenario{name: "without " + capability, ungranted: true}
+		for _, imp := range abi.Imports() {
+			for _, h := range allHooks() {
+				if slices.Contains(needs[capability], imp.Name) && imp.When&(1<<h) != 0 {
+					sc.calls = append(sc.calls, at(h, imp.Name, eperm, harmless(imp)...))
+				}
+			}
+		}
+		list = append(list, sc)
+	}
+	return list
+}
+
+// needs are the imports that need a capability.
+var needs = map[string][]string{
+	abi.CapBodyRead: {"body_len", "body_read", "part_count", "part_info", "part_len", "part_read", "match", "hash"},
+	abi.CapBodyEdit: {"body_splice", "body_new", "body_write", "body_commit"},
+	abi.CapEnvelope: {"env_from", "rcpt_add", "rcpt_set", "rcpt_del"},
+	abi.CapKV:       {"kv_get", "kv_set", "kv_incr", "kv_cas", "kv_del"},
+	abi.CapDNS:      {"dns"},
+	abi.CapHTTP:     {"http"},
+	abi.CapDSN:      {"dsn"},
+	abi.CapSecret:   {"secret"},
 }
 
 // allHooks are those of a session in their order, after 0 for mg1_init.

@@ -15,23 +15,25 @@ import (
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 )
 
 // tck.go: the runner.
 
 // Subject is what is held to the contract: a guest in a host.
 type Subject struct {
-	// Load makes a filter of the guest with a configuration. Lines that the guest logs
-	// go to log, as its attribute "line", whatever their level. Everything is granted to it.
-	// Outside it finds no values of kv; a record TXT of tck.test, "text", that holds for 60
-	// seconds; at https://tck.test/ the answer 200 "hello" without fields; and a secret tck,
-	// "hush". Its notifications may go anywhere.
-	Load func(config []byte, log *slog.Logger) (policy.Filter, error)
+	// Load makes a filter of the guest with a configuration and grants. Lines that the guest
+	// logs go to log, as its attribute "line", whatever their level. Outside it finds no
+	// values of kv; a record TXT of tck.test, "text", that holds for 60 seconds; at
+	// https://tck.test/ the answer 200 "hello" without fields; and a secret tck, "hush". Its
+	// notifications may go anywhere.
+	Load func(config []byte, grants guest.Grants, log *slog.Logger) (policy.Filter, error)
 	// Minor is the minor version that the guest was made for; what came later is not asked
 	// of it.
 	Minor int
-	// Partial allows the guest to answer that it cannot express a step, as an SDK may that
-	// does not let an author make a certain mistake. Its answers that there are count.
+	// Partial allows the guest to answer that it cannot express a step, or not to answer, as
+	// an SDK may that does not let an author make a certain mistake. Its answers that there
+	// are count.
 	Partial bool
 }
 
@@ -39,7 +41,7 @@ type Subject struct {
 // each import at each hook at which it may not be called.
 func Run(t *testing.T, s Subject) {
 	asked := make(map[string]bool)
-	for _, sc := range slices.Concat(scenarios(), phases()) {
+	for _, sc := range slices.Concat(scenarios(), phases(), ungranted()) {
 		t.Run(sc.name, func(t *testing.T) { s.run(t, sc, asked) })
 	}
 	for _, imp := range abi.Imports() {
@@ -65,6 +67,8 @@ type scenario struct {
 	calls []call
 	// since is the minor version that it is about.
 	since int
+	// ungranted is a scenario in which the operator granted nothing. Default: everything.
+	ungranted bool
 	// message is what the client sends. Default: messageText.
 	message string
 	// after says what is wrong with what came out; nil if nothing special has to.
@@ -95,23 +99,37 @@ func (s Subject) run(t *testing.T, sc scenario, asked map[string]bool) {
 		steps = append(steps, c.Step)
 	}
 	log := &answers{}
-	f, err := s.Load(scriptConfig(steps), slog.New(log))
+	grants := guest.Everything()
+	grants.Secrets = []string{"tck"}
+	if sc.ungranted {
+		grants = guest.Grants{}
+	}
+	f, err := s.Load(scriptConfig(steps), grants, slog.New(log))
 	if err != nil {
 		t.Fatalf("it was not loaded: %v", err)
+	}
+	for i := range sc.calls { // an older guest does not ask for hooks that came later
+		if c := &sc.calls[i]; c.At != 0 && s.Minor < abi.Minor && !f.Stages().Has(policy.Stage(c.At)) {
+			c.Import = ""
+		}
 	}
 	o := converse(t, f, cmp.Or(sc.message, messageText))
 	complete := true
 	for i, c := range sc.calls {
-		if c.Import == StepVerdict {
+		if c.Import == "" {
 			continue
 		}
 		a, ok := log.of(i)
-		if !ok {
-			t.Errorf("%s: no answer", c)
+		if c.Import == StepVerdict {
+			complete = complete && !a.Unknown
 			continue
 		}
-		if a.Unknown && s.Partial {
+		if s.Partial && (!ok || a.Unknown) {
 			complete = false
+			continue
+		}
+		if !ok {
+			t.Errorf("%s: no answer", c)
 			continue
 		}
 		asked[c.Import] = asked[c.Import] || imports[c.Import].When&(1<<c.At) != 0

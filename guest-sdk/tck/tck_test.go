@@ -14,7 +14,7 @@ import (
 )
 
 // load is the way of the gateway to load a module.
-func load(t *testing.T, wasm []byte) func([]byte, *slog.Logger) (policy.Filter, error) {
+func load(t *testing.T, wasm []byte) func([]byte, guest.Grants, *slog.Logger) (policy.Filter, error) {
 	t.Helper()
 	rt, err := wasmhost.New(t.Context(), wasmhost.Options{})
 	if err != nil {
@@ -24,7 +24,7 @@ func load(t *testing.T, wasm []byte) func([]byte, *slog.Logger) (policy.Filter, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(config []byte, log *slog.Logger) (policy.Filter, error) {
+	return func(config []byte, grants guest.Grants, log *slog.Logger) (policy.Filter, error) {
 		world := filtertest.World{
 			DNS:     map[string][]guest.DNSRecord{"TXT tck.test": {{Text: "text"}}},
 			Secrets: map[string]string{"tck": "hush"},
@@ -32,8 +32,6 @@ func load(t *testing.T, wasm []byte) func([]byte, *slog.Logger) (policy.Filter, 
 				return guest.HTTPResponse{Status: 200, Body: []byte("hello")}, nil
 			},
 		}
-		grants := guest.Everything()
-		grants.Secrets = []string{"tck"}
 		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log, Grants: grants, Services: world.Services()})
 		if err != nil {
 			return nil, err
