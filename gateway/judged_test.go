@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"io"
 	"net/netip"
 	"regexp"
@@ -191,6 +192,31 @@ func TestApart(t *testing.T) {
 		if !regexp.MustCompile(want).MatchString(r.log.String()) {
 			t.Errorf("the log has no %s:\n%s", want, r.log.String())
 		}
+	}
+}
+
+// TestApartMany: a client with more refused recipients than it may make errors is not sent away.
+func TestApartMany(t *testing.T) {
+	r := (&rig{links: []policy.Link{judging()}, listener: Listener{Server: smtp.ServerOptions{MaxErrors: 20}}}).start(t)
+	p := r.hello(t)
+	to := []string{"a@example.com"}
+	for i := range 200 {
+		to = append(to, fmt.Sprintf("no%d@example.com", i))
+	}
+	p.begin(to...)
+	if got := p.data(testMessage); !strings.HasPrefix(got, "451 4.5.3 ") {
+		t.Errorf("at first: %q", got)
+	}
+	p.begin(to[0])
+	for _, no := range to[1:] {
+		p.talk("RCPT TO:<" + no + "> => 452 4.5.3")
+	}
+	if got := p.data(testMessage); !strings.HasPrefix(got, "250") {
+		t.Errorf("who is not refused: %q", got)
+	}
+	p.begin(to[1:]...)
+	if got := p.data(testMessage); !strings.HasPrefix(got, "551 5.7.1 ") {
+		t.Errorf("who is refused: %q", got)
 	}
 }
 
