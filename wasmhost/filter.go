@@ -227,6 +227,7 @@ func (f *Filter) another(ctx context.Context) (*instance, error) {
 func (f *Filter) boot(ctx context.Context) (*instance, *guest.Env, mailbox, error) {
 	var in *instance
 	env, host := f.newEnv(guest.Options{
+		Setup:   f.setup, // nil at the first start
 		Charge:  func(octets int64) bool { return in.charge(octets) },
 		Outside: func(do func(context.Context)) { in.outside(do) },
 	})

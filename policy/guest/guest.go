@@ -65,8 +65,9 @@ type Options struct {
 	Now func() time.Time
 	// Rand gives random octets. Default crypto/rand.
 	Rand io.Reader
-	// Setup is what the guest chose in an mg1_init that another Env has seen. Nil: it has
-	// chosen nothing yet.
+	// Setup is what the guest chose in an mg1_init that another Env has seen, of which this
+	// one's guest is a copy, or which its guest is about to do again: its sets of patterns are
+	// not made anew then. Nil: it has chosen nothing yet.
 	Setup *Setup
 	// Metrics counts for the guest. Nil discards.
 	Metrics Metrics
@@ -137,6 +138,7 @@ func NewEnv(o Options) *Env {
 	g := &Env{opts: o, start: o.Start}
 	if o.Setup != nil {
 		g.setup = o.Setup.clone()
+		g.setup.mask = 0 // hooks are subscribed to in each start
 	}
 	return g
 }

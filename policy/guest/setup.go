@@ -32,7 +32,7 @@ func (s *Setup) clone() Setup {
 	return c
 }
 
-// Hooks returns the hooks that the guest subscribed to, as stages.
+// Hooks returns the hooks that the guest subscribed to in this Env, as stages.
 func (g *Env) Hooks() policy.Stages { return policy.Stages(g.setup.mask) }
 
 // charge tells the host of work on n octets. If it returns false the guest has used up its
