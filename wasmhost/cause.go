@@ -14,17 +14,18 @@ import (
 
 // cause.go: why a filter failed, as a word to count by and as a text to read.
 
-// The causes of failures, as [Cause] returns them.
+// The causes of failures, as [Cause] returns them: those of package policy.
 const (
-	CauseTrap    = "trap"    // its code trapped, was too deep in calls, or gave the host a pointer that is none
-	CauseCPU     = "cpu"     // it used up its CPU time
-	CauseWall    = "wall"    // it waited too long
-	CauseMemory  = "memory"  // it was refused memory and then failed
-	CauseGuest   = "guest"   // it said that it failed, or ended itself
-	CauseVerdict = "verdict" // its verdict makes no sense
-	CausePool    = "pool"    // there was no instance for it, or no place to compute
-	CauseLoad    = "load"    // an instance could not be made
-	CauseStopped = "stopped" // the session or the gateway ended: no fault of the filter
+	CauseTrap    = policy.CauseTrap    // its code trapped, or gave the host a pointer that is none
+	CauseCPU     = policy.CauseCPU     // it used up its CPU time
+	CauseWall    = policy.CauseWall    // it waited too long
+	CauseMemory  = policy.CauseMemory  // it was refused memory and then failed
+	CauseStack   = policy.CauseStack   // its calls were nested too deeply
+	CauseGuest   = policy.CauseGuest   // it said that it failed, or ended itself
+	CauseVerdict = policy.CauseVerdict // its verdict makes no sense
+	CausePool    = policy.CausePool    // there was no instance for it, or no place to compute
+	CauseLoad    = policy.CauseLoad    // an instance could not be made
+	CauseStopped = policy.CauseStopped // the session or the gateway ended: no fault of the filter
 )
 
 // Error is the failure of a filter at a stage. Its text says filter, stage and cause, has
@@ -108,7 +109,7 @@ func (in *instance) explain(err error) error {
 		return because{b.cause, withStack{b.error, stack}}
 	}
 	if errors.Is(err, errStack) {
-		return because{CauseTrap, withStack{errStack, stack}}
+		return because{CauseStack, withStack{errStack, stack}}
 	}
 	if errors.Is(err, errClosed) {
 		return because{CauseStopped, errClosed}

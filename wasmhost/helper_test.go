@@ -17,9 +17,12 @@ import (
 )
 
 // newRuntime returns a Runtime that ends with the test.
-func newRuntime(t testing.TB) *wasmhost.Runtime {
+func newRuntime(t testing.TB) *wasmhost.Runtime { return newCachedRuntime(t, "") }
+
+// newCachedRuntime is newRuntime with a folder for compiled code.
+func newCachedRuntime(t testing.TB, cache string) *wasmhost.Runtime {
 	t.Helper()
-	rt, err := wasmhost.New(t.Context(), wasmhost.Options{BootEach: bootsEach(t)})
+	rt, err := wasmhost.New(t.Context(), wasmhost.Options{BootEach: bootsEach(t), CacheDir: cache})
 	if err != nil {
 		t.Fatal(err)
 	}

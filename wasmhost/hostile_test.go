@@ -71,15 +71,15 @@ var hostileGuests = []struct {
 	{module: "loops", at: policy.StageHelo, cause: wasmhost.CauseCPU},
 	{module: "loops", at: policy.StageAuth, cause: wasmhost.CauseCPU},
 	{module: "loops", at: policy.StageMail, cause: wasmhost.CauseCPU},
-	{module: "loops", at: policy.StageRcpt, cause: wasmhost.CauseTrap, want: "its calls are nested too deeply"},
+	{module: "loops", at: policy.StageRcpt, cause: wasmhost.CauseStack, want: "its calls are nested too deeply"},
 	{module: "loops", at: policy.StageData, cause: wasmhost.CauseCPU},
 	{module: "loops", at: policy.StageHeaders, cause: wasmhost.CauseCPU},
 	{module: "loops", at: policy.StageMessage, cause: wasmhost.CauseCPU},
 
 	// Stack and memory.
-	{do: "deep", at: policy.StageRcpt, cause: wasmhost.CauseTrap, want: "its calls are nested too deeply"},
+	{do: "deep", at: policy.StageRcpt, cause: wasmhost.CauseStack, want: "its calls are nested too deeply"},
 	{do: "wide", at: policy.StageRcpt, cause: wasmhost.CauseTrap, want: "out of bounds memory access"},
-	{module: "frames", at: policy.StageRcpt, cause: wasmhost.CauseTrap, want: "its calls are nested too deeply"},
+	{module: "frames", at: policy.StageRcpt, cause: wasmhost.CauseStack, want: "its calls are nested too deeply"},
 	{do: "grow", at: policy.StageRcpt, want: "continue"},
 	{do: "grow_and_trap", at: policy.StageRcpt, cause: wasmhost.CauseMemory, want: "unreachable"},
 	{module: "no_maximum", at: policy.StageRcpt, want: "466"}, // 16 MiB
@@ -132,7 +132,7 @@ var hostileGuests = []struct {
 	{do: "init_exponential", cause: wasmhost.CauseCPU, want: "it exceeded its CPU time"},
 	{do: "init_sleep", cause: wasmhost.CauseCPU, want: "it exceeded its CPU time"},
 	{do: "init_flood_log", cause: wasmhost.CauseCPU, want: "it exceeded its CPU time"},
-	{do: "init_deep", cause: wasmhost.CauseTrap, want: "its calls are nested too deeply"},
+	{do: "init_deep", cause: wasmhost.CauseStack, want: "its calls are nested too deeply"},
 	{do: "init_grow_and_trap", cause: wasmhost.CauseMemory, want: "unreachable"},
 	{do: "init_grow", at: policy.StageMail, want: "continue"},
 	{do: "init_exit", cause: wasmhost.CauseGuest, want: "it ended itself with exit code 0"},
