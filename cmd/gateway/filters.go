@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/penstock/penstock/filters"
@@ -28,7 +30,8 @@ type chainSet struct {
 	chains  map[string]*policy.Chain
 	places  map[string][]place // of the chains, in order
 	filters []*shared[*wasmhost.Filter]
-	modules map[digest]*shared[*wasmhost.Module] // by the binary
+	modules map[digest]func() (*shared[*wasmhost.Module], error) // by the binary
+	making  sync.Mutex                                           // of filters and modules, while the set is made
 }
 
 // place is a filter's place in a chain.
@@ -81,24 +84,45 @@ func (s *shared[T]) release() {
 	}
 }
 
-// loadChains compiles and boots every filter of c. The problems are all there are; with
-// an error among them nothing is left running.
+// loadChains compiles and boots every filter of c, several at once. The problems are all
+// there are; with an error among them nothing is left running.
 func loadChains(ctx context.Context, rt *wasmhost.Runtime, l *ledger, c *config.Config) (*chainSet, config.Problems) {
 	set := newChainSet(l)
-	var problems config.Problems
+	type spot struct {
+		config.Filter
+		chain string
+		index int
+		place place
+		err   error
+	}
+	var spots []*spot
 	for name, list := range c.Filters.Chains {
 		set.places[name] = nil
 		for i, f := range list {
-			if f.Module == (config.Module{}) {
-				continue // see readFilters
+			if f.Module != (config.Module{}) { // see readFilters
+				spots = append(spots, &spot{Filter: f, chain: name, index: i})
 			}
-			key := fmt.Sprintf("filters.chains.%s[%d]", name, i)
-			if err := set.load(ctx, rt, name, f); err != nil {
-				problems = append(problems, c.Problem(key, oneLine(err)))
-				continue
-			}
-			problems = append(problems, ungranted(c, key, f, set.places[name][len(set.places[name])-1].asks)...)
 		}
+	}
+	var work sync.WaitGroup
+	turns := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for _, s := range spots {
+		turns <- struct{}{}
+		work.Go(func() {
+			s.place, s.err = set.load(ctx, rt, s.chain, s.Filter)
+			<-turns
+		})
+	}
+	work.Wait()
+	var problems config.Problems
+	for _, s := range spots {
+		key := fmt.Sprintf("filters.chains.%s[%d]", s.chain, s.index)
+		if s.err != nil {
+			problems = append(problems, c.Problem(key, oneLine(s.err)))
+			continue
+		}
+		set.places[s.chain] = append(set.places[s.chain], s.place)
+		problems = append(problems, ungranted(c, key, s.Filter, s.place.asks)...)
 	}
 	if problems.Err() != nil {
 		set.close()
@@ -109,7 +133,8 @@ func loadChains(ctx context.Context, rt *wasmhost.Runtime, l *ledger, c *config.
 }
 
 func newChainSet(l *ledger) *chainSet {
-	return &chainSet{ledger: l, chains: make(map[string]*policy.Chain), places: make(map[string][]place)}
+	return &chainSet{ledger: l, chains: make(map[string]*policy.Chain), places: make(map[string][]place),
+		modules: make(map[digest]func() (*shared[*wasmhost.Module], error))}
 }
 
 // link makes the chains of the places.
@@ -141,9 +166,11 @@ func (set *chainSet) with(ctx context.Context, rt *wasmhost.Runtime, file string
 		for _, p := range set.places[name] {
 			switch {
 			case isFile(p.Module, file):
-				if err := next.add(ctx, rt, name, p.Filter, wasm); err != nil {
+				fresh, err := next.make(ctx, rt, name, p.Filter, wasm)
+				if err != nil {
 					return nil, nil, fmt.Errorf("chain %s: %w", name, err)
 				}
+				next.places[name] = append(next.places[name], fresh)
 				changed = append(changed, name)
 			case !p.filter.acquire():
 				return nil, nil, errGone
@@ -165,20 +192,20 @@ func isFile(m config.Module, file string) bool {
 // oneLine makes an error that joins several a line of a report.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// load adds a filter to a chain.
-func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter) error {
+// load makes a filter for a place in a chain. It may be called by several goroutines.
+func (set *chainSet) load(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter) (place, error) {
 	wasm, err := moduleBytes(f.Module)
 	if err != nil {
-		return err
+		return place{}, err
 	}
-	return set.add(ctx, rt, chain, f, wasm)
+	return set.make(ctx, rt, chain, f, wasm)
 }
 
-// add is load for a module that has been read.
-func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter, wasm []byte) error {
+// make is load for a module that has been read.
+func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain string, f config.Filter, wasm []byte) (place, error) {
 	link, err := linkOf(f)
 	if err != nil {
-		return err
+		return place{}, err
 	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
 		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: wasmhost.Limits{
@@ -188,7 +215,7 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 		Grants: grantsOf(f.Grant),
 	})
 	if err != nil {
-		return err
+		return place{}, err
 	}
 	link.Filter, link.MayAccept = filter.value, f.Grant.AcceptFinal == config.True
 	link.MayRelay = f.Grant.Envelope.Given && f.Grant.Envelope.Relay == config.True
@@ -198,8 +225,7 @@ func (set *chainSet) add(ctx context.Context, rt *wasmhost.Runtime, chain string
 		end()
 		leave()
 	}
-	set.places[chain] = append(set.places[chain], place{f, sum, manifestOf(wasm).Capabilities, filter, link})
-	return nil
+	return place{f, sum, manifestOf(wasm).Capabilities, filter, link}, nil
 }
 
 // linkOf is what the configuration says of the failures of a filter.
@@ -244,18 +270,9 @@ func onErrors(o config.OnErrors) (all policy.OnError, at map[policy.Stage]policy
 
 // boot makes a filter of a module. Filters of one binary share its compiled code.
 func (set *chainSet) boot(ctx context.Context, rt *wasmhost.Runtime, wasm []byte, name string, o wasmhost.FilterOptions) (*shared[*wasmhost.Filter], error) {
-	sum := digest(sha256.Sum256(wasm))
-	module, ok := set.modules[sum]
-	if !ok {
-		m, err := rt.Load(ctx, name, wasm)
-		if err != nil {
-			return nil, err
-		}
-		module = share(m, func() { _ = m.Close(context.Background()) }) // frees code; it has no error to speak of
-		if set.modules == nil {
-			set.modules = make(map[digest]*shared[*wasmhost.Module])
-		}
-		set.modules[sum] = module
+	module, err := set.module(ctx, rt, wasm, name)
+	if err != nil {
+		return nil, err
 	}
 	f, err := module.value.Filter(ctx, o)
 	if err != nil {
@@ -266,8 +283,29 @@ func (set *chainSet) boot(ctx context.Context, rt *wasmhost.Runtime, wasm []byte
 		f.Close()
 		module.release()
 	})
+	set.making.Lock()
+	defer set.making.Unlock()
 	set.filters = append(set.filters, filter)
 	return filter, nil
+}
+
+// module loads a module, once for all filters of one binary.
+func (set *chainSet) module(ctx context.Context, rt *wasmhost.Runtime, wasm []byte, name string) (*shared[*wasmhost.Module], error) {
+	sum := digest(sha256.Sum256(wasm))
+	set.making.Lock()
+	load, ok := set.modules[sum]
+	if !ok {
+		load = sync.OnceValues(func() (*shared[*wasmhost.Module], error) {
+			m, err := rt.Load(ctx, name, wasm)
+			if err != nil {
+				return nil, err
+			}
+			return share(m, func() { _ = m.Close(context.Background()) }), nil // frees code; it has no error to speak of
+		})
+		set.modules[sum] = load
+	}
+	set.making.Unlock()
+	return load()
 }
 
 var errNotBuilt = errors.New("is known, but this program was built without it: run make filters and build again")
@@ -292,7 +330,9 @@ func (set *chainSet) close() {
 	for _, f := range set.filters {
 		f.release()
 	}
-	for _, m := range set.modules {
-		m.release()
+	for _, load := range set.modules { // of which each has been called
+		if m, err := load(); err == nil {
+			m.release()
+		}
 	}
 }
