@@ -121,7 +121,16 @@ func compileInto(dir string, wasm []byte) error {
 		return err
 	}
 	wz := wazero.NewRuntimeWithConfig(ctx, runtimeConfig().WithCompilationCache(cache))
-	if _, err = compileWith(withWorkers(ctx, runtime.GOMAXPROCS(0)), wz, wasm); err == nil || isSystemError(err) {
+	compile := func() error {
+		_, err := compileWith(withWorkers(ctx, runtime.GOMAXPROCS(0)), wz, wasm)
+		return err
+	}
+	if err = compile(); err != nil && isCacheError(err) { // an old entry is damaged
+		if err = clearCache(dir); err == nil {
+			err = compile()
+		}
+	}
+	if err == nil || isSystemError(err) {
 		return err
 	}
 	return refusal{err}

@@ -120,8 +120,8 @@ func bomb(n int) []byte {
 	return edited(func(m *wasmtest.Module) { m.Func("bomb", "i>", "", code) })
 }
 
-// says returns a guest that no other is like.
-func says(code int) []byte {
+// saying returns a guest that no other is like.
+func saying(code int) []byte {
 	return wasmtest.Guest{Else: wasmtest.Verdict(abi.NewVerdict(abi.ActReject, code, 5, 7, 1, false))}.Bytes()
 }
 
@@ -140,7 +140,7 @@ func entries(t testing.TB, dir string) []string {
 func TestChild(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	for _, mode := range []string{"compile", "nothing"} {
-		m, err := compiling(t, wasmhost.Options{CacheDir: dir, Compiler: child(t, mode)}).Load(t.Context(), "guest", says(550))
+		m, err := compiling(t, wasmhost.Options{CacheDir: dir, Compiler: child(t, mode)}).Load(t.Context(), "guest", saying(550))
 		if err != nil {
 			t.Fatalf("%s: %v", mode, err)
 		}
@@ -165,7 +165,7 @@ func TestChild(t *testing.T) {
 func TestNeverCompilesHere(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	rt := compiling(t, wasmhost.Options{CacheDir: dir, Compiler: child(t, "nothing")})
-	for name, wasm := range map[string][]byte{"small": says(550), "bomb": bomb(15_000)} {
+	for name, wasm := range map[string][]byte{"small": saying(550), "bomb": bomb(15_000)} {
 		_, err := rt.Load(t.Context(), name, wasm)
 		if !errors.Is(err, wasmhost.ErrCompiler) || errors.Is(err, wasmhost.ErrModule) || !strings.Contains(err.Error(), "left nothing") {
 			t.Errorf("%s: %v", name, err)
@@ -188,9 +188,9 @@ func TestChildFails(t *testing.T) {
 	}{
 		{"a module that is invalid", "compile", mistyped, wasmhost.ErrModule, "cannot use i64 as result"},
 		{"a bomb", "compile", bomb(25_000), wasmhost.ErrModule, "took more than 1s of CPU: a function of it is too large or too deeply nested; split the function"},
-		{"a compiler that takes all memory", "memory", says(1), wasmhost.ErrModule, "more than 1024 MiB of memory"},
-		{"a compiler that panics", "panic", says(2), wasmhost.ErrModule, "crashed (exit status 2): panic: no compiler is without fault"},
-		{"a compiler that says too much", "flood", says(3), wasmhost.ErrModule, "ooooo"},
+		{"a compiler that takes all memory", "memory", saying(1), wasmhost.ErrModule, "more than 1024 MiB of memory"},
+		{"a compiler that panics", "panic", saying(2), wasmhost.ErrModule, "crashed (exit status 2): panic: no compiler is without fault"},
+		{"a compiler that says too much", "flood", saying(3), wasmhost.ErrModule, "ooooo"},
 	} {
 		if wasmhost.RaceDetector && tt.mode == "memory" {
 			continue // it needs more than that limit for itself
@@ -201,13 +201,13 @@ func TestChildFails(t *testing.T) {
 			t.Errorf("%s: got %.1000v", tt.name, err)
 		}
 		if tt.mode == "compile" {
-			if _, err := rt.Load(t.Context(), "guest", says(550)); err != nil {
+			if _, err := rt.Load(t.Context(), "guest", saying(550)); err != nil {
 				t.Errorf("after %s: %v", tt.name, err)
 			}
 		}
 	}
 	rt := compiling(t, wasmhost.Options{Compiler: []string{filepath.Join(t.TempDir(), "gone")}})
-	if _, err := rt.Load(t.Context(), "guest", says(4)); !errors.Is(err, wasmhost.ErrCompiler) || errors.Is(err, wasmhost.ErrModule) || !strings.Contains(err.Error(), "no such file") {
+	if _, err := rt.Load(t.Context(), "guest", saying(4)); !errors.Is(err, wasmhost.ErrCompiler) || errors.Is(err, wasmhost.ErrModule) || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("a compiler that is not there: %v", err)
 	}
 }
@@ -220,7 +220,7 @@ func TestChildEnds(t *testing.T) {
 	var loads sync.WaitGroup
 	load := func(ctx context.Context, want string) {
 		loads.Go(func() {
-			_, err := rt.Load(ctx, "guest", says(550))
+			_, err := rt.Load(ctx, "guest", saying(550))
 			if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, wasmhost.ErrModule) {
 				t.Errorf("got %v, want %s", err, want)
 			}
@@ -281,7 +281,7 @@ func TestOneChild(t *testing.T) {
 	var loads sync.WaitGroup
 	for i := range 6 {
 		loads.Go(func() {
-			m, err := rt.Load(t.Context(), "guest", says(550+i%3)) // some are the same
+			m, err := rt.Load(t.Context(), "guest", saying(550+i%3)) // some are the same
 			if err != nil {
 				t.Error(err)
 				return
@@ -301,7 +301,7 @@ func TestChildInherits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	_, err = compiling(t, wasmhost.Options{Compiler: child(t, "inherits")}).Load(t.Context(), "guest", says(550))
+	_, err = compiling(t, wasmhost.Options{Compiler: child(t, "inherits")}).Load(t.Context(), "guest", saying(550))
 	if got, want := fmt.Sprint(err), "environment [] descriptors 0 1 2"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -313,7 +313,7 @@ func TestScratch(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	rt := compiling(t, wasmhost.Options{})
-	if _, err := rt.Load(t.Context(), "guest", says(550)); err != nil {
+	if _, err := rt.Load(t.Context(), "guest", saying(550)); err != nil {
 		t.Fatal(err)
 	}
 	found, err := filepath.Glob(filepath.Join(tmp, "*"))
@@ -341,7 +341,7 @@ func TestScratch(t *testing.T) {
 // have other things to do; docs/bench.md has figures.
 func TestBombBesideTraffic(t *testing.T) {
 	rt := compiling(t, wasmhost.Options{CompileCPU: time.Second})
-	m, err := rt.Load(t.Context(), "guest", says(550))
+	m, err := rt.Load(t.Context(), "guest", saying(550))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,9 @@ package wasmhost
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/tetratelabs/wazero"
 )
@@ -36,8 +34,14 @@ func (r *Runtime) openCache() (err error) {
 	return err
 }
 
-// compile compiles a module, if the cache does not have it.
-func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+// maxCache is the most that the folder of the cache holds, in octets: about a hundred
+// filters written in Go. The oldest make room, and take half a second at the next start if
+// they still run.
+const maxCache = 1 << 30
+
+// compile compiles a module, if the cache does not have it. known says that it is probably
+// there, or loaded.
+func (r *Runtime) compile(ctx context.Context, wasm []byte, known bool) (wazero.CompiledModule, error) {
 	if r.compiler == nil {
 		c, err := r.mended(func() (wazero.CompiledModule, error) { return compileWith(ctx, r.wz, wasm) })
 		if err != nil && isSystemError(err) {
@@ -47,8 +51,7 @@ func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModu
 	}
 	// A look for what is not there leaves a page of memory behind each time: wazero gives
 	// back what it began with a module when that is done, and only then.
-	id := idOf(wasm)
-	if r.isKnown(id) {
+	if known {
 		if c, err := r.lookUp(ctx, wasm); !errors.Is(err, errNotCached) {
 			return c, err
 		}
@@ -65,47 +68,25 @@ func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModu
 	if errors.Is(err, errNotCached) {
 		return nil, fmt.Errorf("%w: it left nothing in %s; do compiler and gateway differ, or does somebody empty the folder?", ErrCompiler, r.cacheDir)
 	}
-	switch {
-	case r.scratch:
-		_ = clearCache(r.cacheDir) // it was there to be handed over; Close removes what is left
-	case err == nil:
-		r.know(id)
+	most := int64(maxCache)
+	if r.scratch {
+		most = 0 // it was there to be handed over; Close removes what is left
+	}
+	if err := trimCache(r.cacheDir, most); err != nil {
+		r.opts.Log.Warn("old compiled filters could not be removed", "dir", r.cacheDir, "err", err)
 	}
 	return c, err
 }
 
-// codeID tells apart what is given to the compiler.
-type codeID [sha256.Size]byte
-
-func idOf(wasm []byte) codeID { return sha256.Sum256(wasm) }
-
-// isKnown tells whether code is loaded, or probably in the cache.
-func (r *Runtime) isKnown(id codeID) bool {
+// isLoaded tells whether there is a module of that binary.
+func (r *Runtime) isLoaded(id moduleID) bool {
 	r.mu.Lock()
-	loaded := r.loaded[id] > 0
-	r.mu.Unlock()
-	if loaded {
-		return true
-	}
-	_, err := os.Stat(knownFile(r.cacheDir, id))
-	return err == nil
+	defer r.mu.Unlock()
+	return r.loaded[id] > 0
 }
 
-// know notes that code is in the cache. If that cannot be noted it is compiled again after
-// the next start, and that will tell.
-func (r *Runtime) know(id codeID) {
-	file := knownFile(r.cacheDir, id)
-	err := os.MkdirAll(filepath.Dir(file), 0o700)
-	if err == nil {
-		err = os.WriteFile(file, nil, 0o600)
-	}
-	if err != nil {
-		r.opts.Log.Warn("that a filter is compiled could not be noted", "dir", r.cacheDir, "err", err)
-	}
-}
-
-// load counts the modules that have code.
-func (r *Runtime) load(id codeID, more int) {
+// load counts the modules of a binary.
+func (r *Runtime) load(id moduleID, more int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.loaded[id] += more; r.loaded[id] == 0 {

@@ -70,3 +70,6 @@ func (l *Life) Destroy() { l.in.destroy() }
 
 // Close gives the first one back.
 func (l *Life) Close() { l.s.Close() }
+
+// TrimCache is trimCache.
+func TrimCache(dir string, most int64) error { return trimCache(dir, most) }

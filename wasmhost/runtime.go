@@ -103,6 +103,7 @@ type Runtime struct {
 	cacheDir string
 	scratch  bool      // the cache is for this Runtime alone, and goes with it
 	compiler *compiler // nil if this process compiles
+	build    string    // of this program; empty if that is not known
 	gate     *gate
 	epoch    time.Time
 	closed   atomic.Bool
@@ -114,7 +115,7 @@ type Runtime struct {
 
 	mu      sync.Mutex // guards what follows; held for moments only
 	filters map[*Filter]struct{}
-	loaded  map[codeID]int // modules that have the code
+	loaded  map[moduleID]int // how many of each
 }
 
 // New returns a Runtime. Close it in the end.
@@ -126,7 +127,7 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 		return nil, fmt.Errorf("wasmhost: compile cpu: %v, want at most %v", o.CompileCPU, maxCompileCPU)
 	}
 	o.CompileCPU = cmp.Or(o.CompileCPU, defaultCompileCPU)
-	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), loaded: make(map[codeID]int), gate: newGate(), epoch: time.Now()}
+	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), loaded: make(map[moduleID]int), build: buildID(), gate: newGate(), epoch: time.Now()}
 	r.ending, r.end = context.WithCancel(context.Background())
 	r.mappings = mappingsFor(maxMappings())
 	config := runtimeConfig()
@@ -211,7 +212,7 @@ type Module struct {
 	rt       *Runtime
 	name     string
 	compiled wazero.CompiledModule // of what package meter made of the binary
-	id       codeID                // of the same
+	id       moduleID
 	closing  sync.Once
 	size     int // of the binary
 
@@ -228,34 +229,52 @@ type Module struct {
 // another reason.
 func (r *Runtime) Load(ctx context.Context, name string, wasm []byte) (*Module, error) {
 	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrModule, name, err) }
-	read, err := meter.Read(wasm)
-	if err != nil {
-		return nil, bad(err)
-	}
 	if r.closed.Load() {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, errClosed)
 	}
-	if err := checkReserved(read.Reserved()); err != nil {
-		return nil, bad(err) // before ours are added
-	}
-	rewritten, err := read.Rewrite()
+	id := r.idOf(wasm)
+	c, err := r.check(id, wasm)
 	if err != nil {
 		return nil, bad(err)
 	}
-	compiled, err := r.compile(ctx, rewritten.Wasm)
+	compiled, err := r.compile(ctx, c.Wasm, c.kept || r.isLoaded(id))
 	if err != nil && (errors.Is(err, ErrCompiler) || errors.Is(err, errClosed) || ctx.Err() != nil) {
 		return nil, fmt.Errorf("wasmhost: load %s: %w", name, err)
 	}
 	if err != nil {
 		return nil, bad(fmt.Errorf("does not compile: %s", clip(err.Error())))
 	}
-	m := &Module{rt: r, name: name, compiled: compiled, id: idOf(rewritten.Wasm), size: len(wasm), globals: rewritten.Globals, data: rewritten.Data,
-		start: rewritten.Start, memory: rewritten.MemoryMin, resettable: rewritten.Resettable}
-	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(), m.checkImports(read.Outside())); err != nil {
+	m := &Module{rt: r, name: name, compiled: compiled, id: id, size: len(wasm), globals: c.Globals, data: c.Data,
+		start: c.Start, memory: c.MemoryMin, resettable: c.Resettable}
+	if err := errors.Join(checkManifest(m.Info().Manifest), m.checkExports(), m.checkImports(c.outside)); err != nil {
 		return nil, errors.Join(bad(err), compiled.Close(ctx))
 	}
-	r.load(m.id, 1)
+	r.keepModule(id, c.Rewritten)
+	r.load(id, 1)
 	return m, nil
+}
+
+// checked is a module as the compiler may have it.
+type checked struct {
+	*meter.Rewritten
+	outside []meter.Outside
+	kept    bool // it was found good before
+}
+
+// check checks a module and meters it.
+func (r *Runtime) check(id moduleID, wasm []byte) (checked, error) {
+	if m := r.recall(id); m != nil {
+		return checked{Rewritten: m, kept: true}, nil
+	}
+	read, err := meter.Read(wasm)
+	if err != nil {
+		return checked{}, err
+	}
+	if err := checkReserved(read.Reserved()); err != nil { // before ours are added
+		return checked{}, err
+	}
+	m, err := read.Rewrite()
+	return checked{Rewritten: m, outside: read.Outside()}, err
 }
 
 var (

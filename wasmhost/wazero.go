@@ -3,11 +3,13 @@ package wasmhost
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tetratelabs/wazero"
@@ -86,20 +88,33 @@ func compileWith(ctx context.Context, wz wazero.Runtime, wasm []byte) (c wazero.
 	return wz.CompileModule(ctx, wasm)
 }
 
-// knownFile is a file that is there if the cache has had the code. wazero's own names of
-// files cannot be told from outside: they depend on the processor.
-func knownFile(dir string, id codeID) string {
-	return filepath.Join(dir, "known", hex.EncodeToString(id[:]))
-}
-
 // clearCache removes what is in the cache: one damaged file would keep a filter from
 // loading for ever.
-func clearCache(dir string) error {
-	files, err := filepath.Glob(filepath.Join(dir, "wazero-*", "*"))
-	known, err2 := filepath.Glob(filepath.Join(dir, "known", "*"))
+func clearCache(dir string) error { return trimCache(dir, 0) }
+
+// trimCache removes the oldest of what is in the cache when that is more than most octets,
+// until it is half of that.
+func trimCache(dir string, most int64) error {
+	code, err := filepath.Glob(filepath.Join(dir, "wazero-*", "*"))
+	kept, err2 := filepath.Glob(filepath.Join(dir, keptFolder, "*"))
 	err = errors.Join(err, err2)
-	for _, f := range append(files, known...) {
-		err = errors.Join(err, os.Remove(f))
+	files := make(map[string]fs.FileInfo)
+	total := int64(0)
+	for _, f := range append(code, kept...) {
+		if info, err := os.Stat(f); err == nil {
+			files[f] = info
+			total += info.Size()
+		}
+	}
+	if total <= most && most > 0 {
+		return err
+	}
+	oldest := slices.SortedFunc(maps.Keys(files), func(a, b string) int { return files[a].ModTime().Compare(files[b].ModTime()) })
+	for _, f := range oldest {
+		if total > most/2 || most == 0 {
+			err = errors.Join(err, os.Remove(f))
+			total -= files[f].Size()
+		}
 	}
 	return err
 }
