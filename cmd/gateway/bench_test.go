@@ -10,17 +10,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/penstock/penstock/filters"
 )
 
 // BenchmarkStart is how long it takes from the start of the program to the first greeting:
-// without filters, and with the four that ship, all compiled before.
+// without filters, and with four written in Go, all compiled before.
 func BenchmarkStart(b *testing.B) {
 	for _, bm := range []struct {
 		name    string
 		filters []string
-	}{{"filters=0", nil}, {"filters=4", filters.Names()}} {
+	}{{"filters=0", nil}, {"filters=4", []string{"helocheck", "rcptguard", "headertag", "bodymatch"}}} {
 		b.Run(bm.name, func(b *testing.B) {
 			dir := b.TempDir()
 			socket := filepath.Join(dir, "mx.sock")
