@@ -193,6 +193,8 @@ type Link struct {
 	Module  string `json:"module"`
 	Digest  string `json:"digest"` // of the module that runs
 	OnError string `json:"on_error"`
+	// Broken are the hooks at which it is not asked now, for it failed too often.
+	Broken []string `json:"broken,omitempty"`
 	// Grants are the capabilities that the operator granted to it.
 	Grants []string `json:"grants,omitempty"`
 }

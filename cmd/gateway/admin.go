@@ -150,7 +150,7 @@ func (w watch) chains() []api.Chain {
 	for _, name := range sortedKeys(set.places) {
 		c := api.Chain{Name: name, Filters: []api.Link{}}
 		for _, p := range set.places[name] {
-			c.Filters = append(c.Filters, api.Link{Name: p.filter.value.Name(), Module: p.Module.String(), Digest: p.digest.String(), OnError: p.OnError.String(), Grants: granted(p.Grant)})
+			c.Filters = append(c.Filters, api.Link{Name: p.filter.value.Name(), Module: p.Module.String(), Digest: p.digest.String(), OnError: p.OnError.String(), Grants: granted(p.Grant), Broken: brokenAt(p)})
 		}
 		list = append(list, c)
 	}

@@ -37,7 +37,7 @@ func TestSharedFilters(t *testing.T) {
 		list = append(list, config.Filter{Module: config.Module{Name: name, File: file}})
 	}
 	cfg := &config.Config{Filters: config.Filters{Dir: config.Path(dir), Chains: map[string][]config.Filter{"one": list, "two": list[1:], "none": nil}}}
-	l := newLedger(slog.New(slog.DiscardHandler), true)
+	l := newLedger(slog.New(slog.DiscardHandler), func() *chainSet { return nil })
 	first, problems := loadChains(ctx, rt, l, cfg)
 	if first == nil {
 		t.Fatal(problems)

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/penstock/penstock/admin/api"
@@ -18,25 +17,18 @@ import (
 // ledger.go: who keeps an eye on filters. Each place of a filter has a breaker, whose changes
 // go to the log, and where somebody can ask, a seat in the books.
 
-// ledger is the books on all filters, and their breakers. It is safe for concurrent use.
+// ledger is the books on all filters. It is safe for concurrent use.
 type ledger struct {
 	log  *slog.Logger
-	book *account.Book // nil if nobody can ask
-
-	mu     sync.Mutex // guards what follows
-	places map[*ledgerPlace]struct{}
+	book *account.Book    // nil if nobody can ask
+	live func() *chainSet // the chains in force; nil if there are none
 }
 
-// ledgerPlace is a filter's place in a chain.
-type ledgerPlace struct {
-	chain, filter string
-	breaker       *policy.Breaker
-}
-
-// newLedger returns an empty ledger; it keeps books if asked is true.
-func newLedger(log *slog.Logger, asked bool) *ledger {
-	l := &ledger{log: log, places: make(map[*ledgerPlace]struct{})}
-	if asked {
+// newLedger returns an empty ledger. live returns the chains in force; nil for a ledger that
+// nobody can ask, which keeps no books.
+func newLedger(log *slog.Logger, live func() *chainSet) *ledger {
+	l := &ledger{log: log, live: live}
+	if live != nil {
 		l.book = account.New()
 	}
 	return l
@@ -50,77 +42,70 @@ func hostOf(f *wasmhost.Filter) func() account.Host {
 // enter gives the link of a filter a breaker and an account. leave is called when the filter
 // runs no more.
 func (l *ledger) enter(chain string, version digest, link *policy.Link, host func() account.Host) (leave func()) {
-	p := &ledgerPlace{chain: chain, filter: link.Filter.Name()}
-	var seat *account.Seat
+	name := link.Filter.Name()
+	broke, leave := func(policy.Stage) {}, func() {}
 	if l.book != nil {
-		seat = l.book.Open(p.filter, version.String(), host)
-		link.Account = seat
+		seat := l.book.Open(name, version.String(), host)
+		link.Account, broke, leave = seat, seat.Broke, seat.Close
 	}
-	p.breaker = policy.NewBreaker(func(c policy.BreakerChange) {
-		if c.Open && c.Probes == 0 && seat != nil {
-			seat.Broke(c.Stage)
+	log := l.log.With("filter", name, "chain", chain, "version", shortDigest(version.String()))
+	link.Breaker = policy.NewBreaker(func(c policy.BreakerChange) {
+		if c.Open && c.Probes == 0 {
+			broke(c.Stage)
 		}
-		l.changed(p, c)
+		logBreaker(log, c)
 	})
-	link.Breaker = p.breaker
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.places[p] = struct{}{}
-	return func() {
-		if seat != nil {
-			seat.Close()
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.places, p)
-	}
+	return leave
 }
 
-// changed logs what a breaker does. A probe that fails says nothing new.
-func (l *ledger) changed(p *ledgerPlace, c policy.BreakerChange) {
-	attrs := []any{"filter", p.filter, "chain", p.chain, "stage", c.Stage.String()}
+// logBreaker logs what a breaker does. A probe that fails says nothing new.
+func logBreaker(log *slog.Logger, c policy.BreakerChange) {
+	log = log.With("stage", c.Stage.String())
 	if !c.Open {
-		l.log.Info("filter works again", append(attrs, "probes", c.Probes)...)
+		log.Info("filter works again", "probes", c.Probes)
 		return
 	}
 	first, _, _ := strings.Cut(c.Err.Error(), "\n")
-	attrs = append(attrs, "cause", policy.CauseOf(c.Err), "retry", c.Retry, "err", first)
+	log = log.With("cause", policy.CauseOf(c.Err), "retry", c.Retry, "err", first)
 	if c.Probes > 0 {
-		l.log.Debug("filter is still broken", append(attrs, "probes", c.Probes)...)
+		log.Debug("filter is still broken", "probes", c.Probes)
 		return
 	}
-	l.log.Error("filter is broken: on_broken answers until it works again",
-		append(attrs, "calls", c.Calls, "failures", c.Failures, "networks", c.Networks)...)
+	log.Error("filter is broken: on_broken answers until it works again",
+		"calls", c.Calls, "failures", c.Failures, "networks", c.Networks)
 }
 
-// broken returns what is broken now, by the names of filters.
+// broken returns what is broken in the chains in force, by the names of filters; those that
+// are well have an empty list.
 func (l *ledger) broken() map[string][]api.BrokenHook {
-	l.mu.Lock()
-	places := make([]*ledgerPlace, 0, len(l.places))
-	for p := range l.places {
-		places = append(places, p)
-	}
-	l.mu.Unlock()
 	all := make(map[string][]api.BrokenHook)
-	for _, p := range places {
-		all[p.filter] = append(all[p.filter], brokenHooks(p)...)
-	}
-	for _, list := range all {
-		slices.SortFunc(list, func(a, b api.BrokenHook) int {
-			return cmp.Or(cmp.Compare(a.Chain, b.Chain), a.Since.Compare(b.Since))
-		})
+	if set := l.live(); set != nil {
+		for _, chain := range sortedKeys(set.places) {
+			for _, p := range set.places[chain] {
+				name := p.filter.value.Name()
+				all[name] = append(all[name], brokenHooks(chain, p.link.Breaker)...)
+			}
+		}
 	}
 	return all
 }
 
-func brokenHooks(p *ledgerPlace) []api.BrokenHook {
+func brokenHooks(chain string, breaker *policy.Breaker) []api.BrokenHook {
 	list := []api.BrokenHook{}
-	for _, b := range p.breaker.Broken() {
+	for _, b := range breaker.Broken() {
 		first, _, _ := strings.Cut(b.Why.Err.Error(), "\n")
-		list = append(list, api.BrokenHook{Chain: p.chain, Hook: b.Stage.String(), Since: b.Since.UTC(), NextProbe: b.Retry.UTC(), Probes: b.Why.Probes,
+		list = append(list, api.BrokenHook{Chain: chain, Hook: b.Stage.String(), Since: b.Since.UTC(), NextProbe: b.Retry.UTC(), Probes: b.Why.Probes,
 			Calls: b.Why.Calls, Failures: b.Why.Failures, Networks: b.Why.Networks, Cause: policy.CauseOf(b.Why.Err), Error: printable(first)})
 	}
 	return list
+}
+
+// brokenAt names the hooks at which a place is broken.
+func brokenAt(p place) (hooks []string) {
+	for _, b := range p.link.Breaker.Broken() {
+		hooks = append(hooks, b.Stage.String())
+	}
+	return hooks
 }
 
 // accounts returns the books. What computes most comes first.

@@ -152,11 +152,11 @@ func printStatus(w io.Writer, s api.Status) {
 	}
 	if len(s.Chains) > 0 {
 		fmt.Fprintln(w)
-		line("CHAIN", "FILTER", "MODULE", "DIGEST", "ON ERROR")
+		line("CHAIN", "FILTER", "MODULE", "DIGEST", "ON ERROR", "STATE")
 	}
 	for _, c := range s.Chains {
 		for _, f := range c.Filters {
-			line(c.Name, f.Name, f.Module, shortDigest(f.Digest), f.OnError)
+			line(c.Name, f.Name, f.Module, shortDigest(f.Digest), f.OnError, brokenText(f.Broken))
 		}
 	}
 	if len(s.Certificates) > 0 {

@@ -139,6 +139,19 @@ type generation struct {
 	set *chainSet
 }
 
+// chains returns what returns the chains in force, nil if there is no admin API that could ask.
+func (n *node) chains() func() *chainSet {
+	if n.cfg.Admin.Tokens == "" {
+		return nil
+	}
+	return func() *chainSet {
+		if g := n.live.Load(); g != nil {
+			return g.set
+		}
+		return nil
+	}
+}
+
 // change waits for the right to change what runs, which a reload, a push and a rollback
 // have one at a time. done gives it back. The error is what a client is told.
 func (n *node) change(ctx context.Context) (done func(), err error) {
@@ -158,8 +171,9 @@ func (n *node) change(ctx context.Context) (done func(), err error) {
 // newNode builds everything and opens the listeners. With an error among the problems the
 // node is nil and nothing is left open.
 func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, problems config.Problems) {
-	n := &node{cfg: cfg, log: log, ledger: newLedger(log, cfg.Admin.Tokens != ""), started: time.Now(), turn: make(chan struct{}, 1)}
+	n := &node{cfg: cfg, log: log, started: time.Now(), turn: make(chan struct{}, 1)}
 	n.turn <- struct{}{}
+	n.ledger = newLedger(log, n.chains())
 	ok := false
 	defer func() {
 		if !ok {

@@ -74,12 +74,16 @@ func printAccounts(w io.Writer, list []api.FilterAccount) {
 
 // stateOf says whether a filter is well.
 func stateOf(f api.FilterAccount) string {
-	if len(f.Broken) == 0 {
-		return "fine"
-	}
 	var hooks []string
 	for _, b := range f.Broken {
 		hooks = append(hooks, b.Chain+"/"+b.Hook)
+	}
+	return brokenText(hooks)
+}
+
+func brokenText(hooks []string) string {
+	if len(hooks) == 0 {
+		return "fine"
 	}
 	return "broken at " + strings.Join(hooks, ", ")
 }
