@@ -39,7 +39,7 @@ filters:
       - {module: "builtin:helocheck", config: {our_names: [mx.example.org]}}
       - {module: "builtin:rcptguard", config: {blocked: ["blocked@example.org"]}}
       - {module: "builtin:bodymatch", grant: {body_read: true}, config: {rules: [{name: refuse, texts: ["X-REFUSE-THIS-BODY"]}]}}
-      - {module: "builtin:attachments", grant: {body_read: true}, config: {depth: 32}}
+      - {module: "builtin:attachments", grant: {body_read: true}, config: {depth: 32, extensions: [scr]}}
 certificates:
   dir: $DIR/certificates
   files: [{cert: CERT, key: KEY}]
@@ -208,7 +208,7 @@ func TestSwaks(t *testing.T) {
 		{"attachment", "mx", to("bob@example.org", "--attach-type", "text/plain", "--attach-body", "body", "--attach", "line one\n.\nline three\n", "--header", "Subject: attachment"), "<-  250 2.0.0 Ok", 0},
 		{"a filter refuses RCPT", "mx", to("blocked@example.org"), "<** 550 5.7.1", 24},
 		{"a filter refuses the body", "mx", to("bob@example.org", "--body", "X-REFUSE-THIS-BODY"), "<** 550 5.7.1", 26},
-		{"a filter refuses an attachment", "mx", to("bob@example.org", "--attach-type", "application/pdf", "--attach-name", "invoice.pdf.exe", "--attach", "hello"), "<** 550 5.7.1 attachments of this kind are not accepted here: name .exe", 26},
+		{"a filter refuses an attachment", "mx", to("bob@example.org", "--attach-type", "application/pdf", "--attach-name", "invoice.pdf.scr", "--attach", "hello"), "<** 550 5.7.1 attachments of this kind are not accepted here: name .scr", 26},
 		{"a filter refuses HELO", "mx", []string{"--to", "bob@example.org", "--helo", "mx.example.org"}, "<** 550 5.7.1", 23},
 		{"the backend refuses RCPT", "mx", to("carol@example.org"), "<** 550 5.1.1", 24},
 		{"no route", "mx", to("bob@elsewhere.example"), "<** 550 5.7.1 relaying denied", 24},

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/guest-sdk/filter"
 )
 
@@ -56,12 +55,6 @@ type rules struct {
 
 var actions = []string{"reject", "tempfail", "quarantine", "discard", "tag"}
 
-// The most that the host lists.
-const (
-	mostDepth = abi.MaxPartDepth
-	mostParts = abi.MaxParts
-)
-
 func readRules(c filter.Config) rules {
 	c.Only("extensions", "more_extensions", "anywhere", "types", "disguised", "malformed", "depth", "parts", "action", "reply")
 	r := rules{
@@ -69,8 +62,8 @@ func readRules(c filter.Config) rules {
 		anywhere:  c.Bool("anywhere", false),
 		disguised: c.Bool("disguised", true),
 		malformed: c.Bool("malformed", false),
-		depth:     number(c, "depth", 10, mostDepth),
-		parts:     number(c, "parts", 200, mostParts),
+		depth:     number(c, "depth", 10, filter.MaxPartDepth),
+		parts:     number(c, "parts", 200, filter.MaxParts),
 		action:    c.String("action", "reject"),
 		reply:     c.String("reply", "attachments of this kind are not accepted here"),
 	}
@@ -155,11 +148,11 @@ func (r rules) look(m *filter.Message) (why string, err error) {
 func (r rules) part(p *filter.Part) string {
 	flags := p.Flags()
 	switch {
-	case flags&abi.PartTruncated != 0:
+	case flags&filter.PartTruncated != 0:
 		return "too many parts"
-	case flags&abi.PartDeep != 0 || p.Depth() > r.depth:
+	case flags&filter.PartDeep != 0 || p.Depth() > r.depth:
 		return "parts too deep"
-	case flags&abi.PartOpaque != 0:
+	case flags&filter.PartOpaque != 0:
 		return "a message that is hidden" // it may hold anything, and some readers open it
 	case r.malformed && flags != 0:
 		return "malformed"

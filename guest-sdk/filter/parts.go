@@ -76,8 +76,28 @@ func (p *Part) Parent() int { return int(int32(u32(p.head[abi.PartOffParent:])))
 // Depth returns 0 for the message, and one more than the parent's for others.
 func (p *Part) Depth() int { return int(u32(p.head[abi.PartOffDepth:])) }
 
+// PartFlag says that something about a part is not as it should be.
+type PartFlag = abi.PartFlag
+
+// The flags of parts.
+const (
+	PartBroken          = abi.PartBroken          // a multipart without parts or end, or nearly a delimiter in it; a type that is none
+	PartAmbiguous       = abi.PartAmbiguous       // a field or parameter is there twice: readers differ in which one counts
+	PartDeep            = abi.PartDeep            // not opened: too deep
+	PartOpaque          = abi.PartOpaque          // a message under a transfer encoding, not opened
+	PartTruncated       = abi.PartTruncated       // of part 0: there are more parts than are listed
+	PartLongHeader      = abi.PartLongHeader      // only the beginning of its header section was looked at
+	PartUnknownEncoding = abi.PartUnknownEncoding // its transfer encoding is not known: decoded is raw
+)
+
+// The most that the gateway lists: parts of a message, and how deep one may stand.
+const (
+	MaxParts     = abi.MaxParts
+	MaxPartDepth = abi.MaxPartDepth
+)
+
 // Flags returns what is not as it should be; 0 if there is nothing.
-func (p *Part) Flags() abi.PartFlag { return abi.PartFlag(u32(p.head[abi.PartOffFlags:])) }
+func (p *Part) Flags() PartFlag { return PartFlag(u32(p.head[abi.PartOffFlags:])) }
 
 // Type returns the media type in lower case, as in "text/plain".
 func (p *Part) Type() string { return p.text(partType) }
