@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/guest-sdk/tck"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
@@ -88,7 +89,7 @@ func newBorder(t testing.TB) border {
 func (b border) run(t testing.TB, steps []tck.RawStep) (failed int) {
 	t.Helper()
 	f, err := b.module.Filter(t.Context(), wasmhost.FilterOptions{
-		Name: "border", Grants: guest.Everything(), Config: tck.RawConfig(steps), Ready: -1, Boot: 100 * time.Millisecond,
+		Name: "border", Grants: guest.Everything(), Services: new(filtertest.World).Services(), Config: tck.RawConfig(steps), Ready: -1, Boot: 100 * time.Millisecond,
 		Limits: wasmhost.Limits{CPU: 100 * time.Millisecond, CPUMessage: 100 * time.Millisecond, Wall: time.Second},
 	})
 	if err != nil {

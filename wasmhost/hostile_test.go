@@ -2,6 +2,7 @@ package wasmhost_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -10,10 +11,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
+	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
@@ -102,6 +105,15 @@ var hostileGuests = []struct {
 	{do: "flood_body", at: policy.StageMessage, cause: wasmhost.CauseCPU},
 	{do: "flood_rcpts", at: policy.StageMessage, cause: wasmhost.CauseCPU},
 	{do: "flood_reply", at: policy.StageRcpt, cause: wasmhost.CauseCPU},
+	{do: "flood_parts", at: policy.StageMessage, cause: wasmhost.CauseCPU},
+	{do: "flood_hash", at: policy.StageMessage, cause: wasmhost.CauseCPU},
+	{do: "flood_match", at: policy.StageMessage, cause: wasmhost.CauseCPU},
+	{do: "flood_scores", at: policy.StageMessage, cause: wasmhost.CauseCPU},
+	{do: "flood_verdicts", at: policy.StageMessage, cause: wasmhost.CauseCPU},
+	{do: "flood_kv", at: policy.StageRcpt, cause: wasmhost.CauseCPU},
+	{do: "flood_submit", at: policy.StageRcpt, cause: wasmhost.CauseCPU},
+	{do: "wait_for_dns", at: policy.StageRcpt, cause: wasmhost.CauseWall, want: "it exceeded its time of 50ms"},
+	{do: "wait_for_answer", at: policy.StageMessage, cause: wasmhost.CauseWall, want: "it exceeded its time of 50ms"},
 	{do: "some_lines", at: policy.StageRcpt, want: "continue"},
 
 	// What it says.
@@ -197,11 +209,15 @@ func testHostileGuests(t *testing.T) {
 			var log bytes.Buffer
 			o := wasmhost.FilterOptions{
 				Name: "hostile", Grants: grants, Config: []byte(`{"do": "` + h.do + `"}`), Ready: -1, Boot: 20 * time.Millisecond,
-				Limits: wasmhost.Limits{CPU: 5 * time.Millisecond, CPUMessage: 5 * time.Millisecond, Wall: 10 * time.Second},
-				Log:    slog.New(slog.NewTextHandler(&log, nil)),
+				Limits:   wasmhost.Limits{CPU: 5 * time.Millisecond, CPUMessage: 5 * time.Millisecond, CPUPerMiB: 1, Wall: 10 * time.Second},
+				Services: silence(),
+				Log:      slog.New(slog.NewTextHandler(&log, nil)),
 			}
 			if h.cause != wasmhost.CauseCPU { // the machine may be slow, and the race detector is
 				o.Boot, o.Limits.CPU, o.Limits.CPUMessage = time.Second, 500*time.Millisecond, 500*time.Millisecond
+			}
+			if h.cause == wasmhost.CauseWall {
+				o.Limits.Wall = 50 * time.Millisecond
 			}
 			judge(t, m, o, h.do+h.module, h.at, h.cause, h.want)
 			if lines := strings.Count(log.String(), "\n"); lines > 2*(abi.MaxLogLines+1) { // of two sessions
@@ -221,6 +237,27 @@ func testHostileGuests(t *testing.T) {
 	all()
 	footprintNow(t).within(t, before)
 }
+
+// silence is an outside in which nobody answers.
+func silence() guest.Services {
+	s := new(filtertest.World).Services()
+	s.DNS = silentDNS{}
+	return s
+}
+
+type silentDNS struct{}
+
+func (silentDNS) LookUp(ctx context.Context, _ uint16, _ string) (guest.DNSAnswer, error) {
+	<-ctx.Done()
+	return guest.DNSAnswer{}, ctx.Err()
+}
+
+// largeMessage has a part of two MiB that is encoded, and header fields by the hundred.
+var largeMessage = sync.OnceValue(func() string {
+	return strings.Repeat("X-Field: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n", 500) +
+		"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhello\r\n--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" +
+		strings.Repeat(strings.Repeat("eHh4", 19)+"\r\n", 2<<20/78) + "\r\n--b--\r\n"
+})
 
 // judge loads a hostile guest, brings it to a stage, and sees what becomes of it and of the
 // next session.
@@ -243,6 +280,7 @@ func judge(t *testing.T, m *wasmhost.Module, o wasmhost.FilterOptions, name stri
 	defer f.Close()
 	for range 2 {
 		d := talk(t, f)
+		d.tx = transaction(message(largeMessage()))
 		got := d.at(at)
 		switch {
 		case cause == "" && (got.Err != nil || !strings.HasPrefix(reply(got), want)):
@@ -253,6 +291,11 @@ func judge(t *testing.T, m *wasmhost.Module, o wasmhost.FilterOptions, name stri
 			t.Errorf("%s at %s: the client hears %s, want that it try again", name, at, reply(got))
 		}
 		d.close()
+	}
+	// Two sessions: by the clock of the thread, a guest has little more than its budget. What
+	// is one instruction runs to its end, and may take pages of memory from the system.
+	if most := 2 * (o.Limits.CPU + 25*time.Millisecond); cause == wasmhost.CauseCPU && f.Stats().CPU[at] > most && !wasmhost.RaceDetector {
+		t.Errorf("%s at %s: it had %v of CPU time, want at most %v", name, at, f.Stats().CPU[at], most)
 	}
 }
 

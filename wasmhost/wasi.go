@@ -39,6 +39,9 @@ const (
 // is copied.
 const randomCost = 16
 
+// What a piece of output costs in octets: so much, and what is kept of it at most.
+const writeCost, writeMost = 512, 4 << 10
+
 type wasiFunc struct {
 	name            string
 	params, results []api.ValueType
@@ -212,6 +215,9 @@ func wasiWrite(in *instance, c call) uint64 {
 		b, ok := c.mem.Read(ptr, n)
 		if !ok {
 			return wasiFAULT
+		}
+		if !in.charge(writeCost + min(int64(n), writeMost)) {
+			return wasiINTR
 		}
 		in.host.Stderr(b)
 		total += n

@@ -31,6 +31,19 @@ MG1(i32, body_splice, i64 off, i64 del, const void *p, u32 n);
 MG1(i32, body_new, void);
 MG1(i32, body_write, const void *p, u32 n);
 MG1(i32, rcpt_add, const void *p, u32 n);
+MG1(i32, rcpt_verdict, i32 i, u64 verdict);
+MG1(i32, score, const void *k, u32 kn, i64 milli);
+MG1(i64, part_len, i32 i, i32 form);
+MG1(i32, part_read, i32 i, i32 form, i64 off, void *buf, u32 n);
+MG1(i32, part_info, i32 i, void *buf, u32 cap);
+MG1(i32, match_set, i32 kind, const void *p, u32 n);
+MG1(i32, match, i32 set, i32 part, i64 off, void *buf, u32 cap);
+MG1(i32, hash, i32 alg, i32 part, void *buf, u32 cap);
+MG1(i32, kv_set, const void *k, u32 kn, const void *v, u32 vn, i64 ttl);
+MG1(i32, kv_get, const void *k, u32 kn, void *buf, u32 cap);
+MG1(i32, dns, u32 type, const void *n, u32 nn, void *buf, u32 cap);
+MG1(i32, submit, u32 kind, const void *p, u32 n);
+MG1(i32, wait, u32 h, i32 timeout, void *buf, u32 cap);
 WASI(fd_write, u32 fd, const void *vecs, u32 count, u32 *done);
 WASI(poll_oneoff, const void *subs, void *events, u32 count, u32 *done);
 __attribute__((import_module("wasi_snapshot_preview1"), import_name("proc_exit"))) extern void proc_exit(u32 code);
@@ -185,6 +198,58 @@ static u64 flood_rcpts(void) {
 	}
 }
 
+// flood_parts reads an encoded part from its end to its front, an octet at a time.
+static u64 flood_parts(void) {
+	for (i64 n = part_len(2, 1), off = n;; off = off > 0 ? off - 1 : n)
+		part_read(2, 1, off, block, 1), part_info(2, block, sizeof block);
+}
+
+static u64 flood_hash(void) {
+	for (;;)
+		hash(1, -1, block, 32), hash(3, 2, block, 16);
+}
+
+// flood_match looks for what each octet may be the begin of.
+static u64 flood_match(void) {
+	for (;;)
+		match(0, -1, 0, block, sizeof block), match(1, 2, 0, block, sizeof block), match(1, -2, 0, block, sizeof block);
+}
+
+static u64 flood_scores(void) {
+	for (u32 i = 0;; i++) {
+		u8 key[2] = {'a' + i % 26, 'a' + i / 26 % 26};
+		score(key, 2, 1ll << 62);
+	}
+}
+
+static u64 flood_verdicts(void) {
+	for (;;)
+		reply(block, 4000), rcpt_verdict(0, verdict(REJECT, 550, 5, 1)), rcpt_verdict(0, 0);
+}
+
+static u64 flood_kv(void) {
+	for (u32 i = 0;; i++)
+		kv_set(&i, sizeof i, block, sizeof block - 1, 0), kv_get(&i, sizeof i, block, sizeof block);
+}
+
+// flood_submit asks for what never comes, and does not wait for it.
+static u64 flood_submit(void) {
+	for (;;)
+		submit(1, "\x10\0\0\0never.test", 14);
+}
+
+static u64 wait_for_dns(void) {
+	for (;;)
+		if (dns(16, "never.test", 10, block, sizeof block) == -1)
+			__builtin_trap();
+}
+
+static u64 wait_for_answer(void) {
+	u32 h = submit(1, "\x10\0\0\0never.test", 14);
+	for (;;)
+		wait(h, 0x7fffffff, block, sizeof block);
+}
+
 static u64 flood_reply(void) {
 	for (;;)
 		reply(block, 4096);
@@ -261,6 +326,15 @@ static u64 act(u32 hook, u32 len) {
 	if (is("flood_body")) return flood_body();
 	if (is("flood_rcpts")) return flood_rcpts();
 	if (is("flood_reply")) return flood_reply();
+	if (is("flood_parts")) return flood_parts();
+	if (is("flood_hash")) return flood_hash();
+	if (is("flood_match")) return flood_match();
+	if (is("flood_scores")) return flood_scores();
+	if (is("flood_verdicts")) return flood_verdicts();
+	if (is("flood_kv")) return flood_kv();
+	if (is("flood_submit")) return flood_submit();
+	if (is("wait_for_dns")) return wait_for_dns();
+	if (is("wait_for_answer")) return wait_for_answer();
 	if (is("some_lines")) return some_lines();
 	if (is("crlf")) return say("no\r\n250 yes", 11);
 	if (is("cr")) return say("no\r250 yes", 10);
@@ -297,6 +371,8 @@ u64 mg1_init(u32 minor) {
 		mode[k++] = text[from];
 	mode[k] = 0;
 	subscribe(1 << 5 | 1 << RCPT | 1 << MESSAGE);
+	match_set(0, "\3\0\0\0a\xff" "b", 7);
+	match_set(2, "\x0b\0\0\0(x+x+)+y[z]", 15);
 	if (mode[0] == 'i' && mode[1] == 'n' && mode[2] == 'i' && mode[3] == 't' && mode[4] == '_') {
 		for (k = 0; mode[k + 5]; k++)
 			mode[k] = mode[k + 5];
