@@ -237,13 +237,18 @@ const (
 
 // Backend returns the backend that mail for an address goes to by the rules in force, those
 // for clients that may relay included.
-func (g *Gateway) Backend(p smtp.Path) (name string, ok bool) {
+func (g *Gateway) Backend(p smtp.Path) (name string, ok bool) { return g.backend(p, true) }
+
+// PublicBackend is Backend by the rules for strangers, who may not relay.
+func (g *Gateway) PublicBackend(p smtp.Path) (name string, ok bool) { return g.backend(p, false) }
+
+func (g *Gateway) backend(p smtp.Path, anywhere bool) (name string, ok bool) {
 	rs := g.acquire()
 	if rs == nil {
 		return "", false
 	}
 	defer rs.release()
-	i, ok := rs.route(p, g.own, true)
+	i, ok := rs.route(p, g.own, anywhere)
 	if !ok {
 		return "", false
 	}

@@ -287,6 +287,8 @@ func record(rr dns.RR) (r Record, ok bool) {
 		r.Host, ok = fold(rr.Ptr), true
 	case *dns.MX:
 		r.Host, r.Preference, ok = fold(rr.Mx), rr.Preference, true
+	case *dns.SRV:
+		r.Host, r.Preference, r.Weight, r.Port, ok = fold(rr.Target), rr.Priority, rr.Weight, rr.Port, true
 	case *dns.TXT:
 		r.Text, ok = unescape(strings.Join(rr.Txt, "")), true
 	case *dns.TLSA:

@@ -22,12 +22,13 @@ const (
 	TypeMX    Type = 15
 	TypeTXT   Type = 16
 	TypeAAAA  Type = 28
+	TypeSRV   Type = 33
 	TypeTLSA  Type = 52
 )
 
 var typeNames = map[Type]string{
 	TypeA: "A", TypeNS: "NS", TypeCNAME: "CNAME", TypePTR: "PTR",
-	TypeMX: "MX", TypeTXT: "TXT", TypeAAAA: "AAAA", TypeTLSA: "TLSA",
+	TypeMX: "MX", TypeTXT: "TXT", TypeAAAA: "AAAA", TypeSRV: "SRV", TypeTLSA: "TLSA",
 }
 
 // String returns the name of the type, or TYPE and its number (RFC 3597, Section 5).
@@ -80,8 +81,10 @@ type Record struct {
 	TTL  uint32 // in seconds, as the server said it when it was asked
 
 	Addr       netip.Addr // A and AAAA. An AAAA is always 16 octets long, mapped ones too
-	Host       string     // CNAME, MX, NS, PTR: the name pointed to, in lower case
-	Preference uint16     // MX
+	Host       string     // CNAME, MX, NS, PTR, SRV: the name pointed to, in lower case
+	Preference uint16     // MX; of SRV the priority (RFC 2782)
+	Weight     uint16     // SRV
+	Port       uint16     // SRV
 	Text       string     // TXT: the octets of all its strings, joined
 	TLSA       TLSA       // TLSA
 }

@@ -88,7 +88,7 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	if err != nil {
 		return append(problems, cfg.Problem("filters", oneLine(err)))
 	}
-	set, more := loadChains(ctx, rt, newLedger(slog.New(slog.DiscardHandler), nil), cfg)
+	set, more := loadChains(ctx, rt, newLedger(slog.New(slog.DiscardHandler), nil), nil, cfg)
 	if set != nil {
 		set.close()
 	}

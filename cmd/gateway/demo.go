@@ -194,7 +194,7 @@ var demoFilters = []struct {
 }
 
 func (d *demo) chain(ctx context.Context, rt *wasmhost.Runtime, cache string) (*policy.Chain, func(), error) {
-	set := newChainSet(nil)
+	set := newChainSet(nil, nil)
 	var links []policy.Link
 	for _, df := range demoFilters {
 		start := time.Now()

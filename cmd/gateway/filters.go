@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/filters"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/errand"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -27,12 +28,16 @@ import (
 // changed, so what it is made of may be read at any time.
 type chainSet struct {
 	ledger  *ledger
+	reach   reach
 	chains  map[string]*policy.Chain
 	places  map[string][]place // of the chains, in order
 	filters []*shared[*wasmhost.Filter]
 	modules map[digest]func() (*shared[*wasmhost.Module], error) // by the binary
 	making  sync.Mutex                                           // of filters and modules, while the set is made
 }
+
+// reach makes who runs the errands of a filter.
+type reach func(config.Filter) (*errand.Runner, error)
 
 // place is a filter's place in a chain.
 type place struct {
@@ -86,8 +91,8 @@ func (s *shared[T]) release() {
 
 // loadChains compiles and boots every filter of c, several at once. The problems are all
 // there are; with an error among them nothing is left running.
-func loadChains(ctx context.Context, rt *wasmhost.Runtime, l *ledger, c *config.Config) (*chainSet, config.Problems) {
-	set := newChainSet(l)
+func loadChains(ctx context.Context, rt *wasmhost.Runtime, l *ledger, out *outside, c *config.Config) (*chainSet, config.Problems) {
+	set := newChainSet(l, func(f config.Filter) (*errand.Runner, error) { return out.runner(c, f) })
 	type spot struct {
 		config.Filter
 		chain string
@@ -132,8 +137,8 @@ func loadChains(ctx context.Context, rt *wasmhost.Runtime, l *ledger, c *config.
 	return set, problems
 }
 
-func newChainSet(l *ledger) *chainSet {
-	return &chainSet{ledger: l, chains: make(map[string]*policy.Chain), places: make(map[string][]place),
+func newChainSet(l *ledger, reach reach) *chainSet {
+	return &chainSet{ledger: l, reach: reach, chains: make(map[string]*policy.Chain), places: make(map[string][]place),
 		modules: make(map[digest]func() (*shared[*wasmhost.Module], error))}
 }
 
@@ -155,7 +160,7 @@ var errGone = errors.New("the gateway ends")
 // set: the same filters with the instances they have made ahead. It also returns the chains
 // that have a new filter. With an error nothing of it is left running.
 func (set *chainSet) with(ctx context.Context, rt *wasmhost.Runtime, file string, wasm []byte) (_ *chainSet, changed []string, err error) {
-	next := newChainSet(set.ledger)
+	next := newChainSet(set.ledger, set.reach)
 	defer func() {
 		if err != nil {
 			next.close()
@@ -207,14 +212,19 @@ func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain strin
 	if err != nil {
 		return place{}, err
 	}
+	runner, err := set.reach(f)
+	if err != nil {
+		return place{}, err
+	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
 		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: wasmhost.Limits{
 			Memory: int64(f.Limits.Memory), CPU: f.Limits.CPU, CPUMessage: f.Limits.CPUMessage, CPUPerMiB: f.Limits.CPUPerMiB,
 			CPUSession: f.Limits.CPUSession, Wall: f.Limits.Wall,
 		},
-		Grants: grantsOf(f.Grant),
+		Grants: grantsOf(f.Grant), Services: runner.Services(),
 	})
 	if err != nil {
+		runner.Close()
 		return place{}, err
 	}
 	link.Filter, link.MayAccept = filter.value, f.Grant.AcceptFinal == config.True
@@ -223,6 +233,7 @@ func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain strin
 	end, leave := filter.end, set.ledger.enter(chain, sum, &link, hostOf(filter.value))
 	filter.end = func() {
 		end()
+		runner.Close()
 		leave()
 	}
 	return place{f, sum, manifestOf(wasm).Capabilities, filter, link}, nil

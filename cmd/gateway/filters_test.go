@@ -38,7 +38,7 @@ func TestSharedFilters(t *testing.T) {
 	}
 	cfg := &config.Config{Filters: config.Filters{Dir: config.Path(dir), Chains: map[string][]config.Filter{"one": list, "two": list[1:], "none": nil}}}
 	l := newLedger(slog.New(slog.DiscardHandler), func() *chainSet { return nil })
-	first, problems := loadChains(ctx, rt, l, cfg)
+	first, problems := loadChains(ctx, rt, l, nil, cfg)
 	if first == nil {
 		t.Fatal(problems)
 	}

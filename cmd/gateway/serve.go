@@ -115,7 +115,8 @@ type node struct {
 	transport *delivery.Transport
 	store     store.Store // nil without one
 	keeping   *keeping    // nil without a store
-	beats     *beats      // likewise
+	outside   *outside
+	beats     *beats // likewise
 	doorman   *doorman
 	names     *resolver.Resolver // nil if nobody asks
 	sockets   *gateway.Sockets
@@ -210,7 +211,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if n.sockets, err = gateway.TakeSockets(); err != nil {
 		fail("listeners", err)
 	}
-	set, more := loadChains(ctx, n.wasm, n.ledger, cfg)
+	n.outside = newOutside(n.store, notices{func() *keeping { return n.keeping }, func(p smtp.Path) (string, bool) { return n.gw.PublicBackend(p) }}, log)
+	set, more := loadChains(ctx, n.wasm, n.ledger, n.outside, cfg)
 	problems = append(problems, more...)
 	rules := rulesOf(cfg, set)
 	bo, more := backends(cfg)
@@ -365,7 +367,7 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 		n.logProblems("configuration is not taken over", problems)
 		return
 	}
-	set, more := loadChains(ctx, n.wasm, n.ledger, cfg)
+	set, more := loadChains(ctx, n.wasm, n.ledger, n.outside, cfg)
 	rules := rulesOf(cfg, set)
 	bo, moreStill := backends(cfg)
 	co, evenMore := certOptions(cfg, n.log)
@@ -549,6 +551,7 @@ func (n *node) close() {
 	if n.names != nil {
 		n.names.Close()
 	}
+	n.outside.close()
 	n.sockets.Close()
 	if n.wasm != nil {
 		if err := n.wasm.Close(ctx); err != nil {
