@@ -384,14 +384,19 @@ func TestTampering(t *testing.T) {
 func TestBombs(t *testing.T) {
 	blocks := wasmtest.Op(bytes.Repeat([]byte{0x02, 0x40}, 45_000)...)
 	ends := wasmtest.Op(bytes.Repeat([]byte{0x0b}, 45_000)...)
-	ifs := wasmtest.Op(bytes.Repeat([]byte{0x41, 0, 0x04, 0x40, 0x0b}, 36_000)...)
+	ifs := wasmtest.Op(bytes.Repeat([]byte{0x41, 0, 0x04, 0x40, 0x0b}, 8_000)...) // what one function may have
 	for _, tt := range []struct {
 		name string
 		edit func(m *wasmtest.Module)
 		want string // in the error; "" if it may load
 	}{
 		{"180 KB of blocks in one another", func(m *wasmtest.Module) { m.Func("x", ">", "", blocks, ends) }, "blocks"},
-		{"180 KB of blocks behind one another", func(m *wasmtest.Module) { m.Func("x", ">", "", ifs) }, "CPU"},
+		{"180 KB of blocks behind one another", func(m *wasmtest.Module) { m.Func("x", ">", "", ifs, ifs, ifs, ifs) }, "blocks"},
+		{"and in four functions", func(m *wasmtest.Module) {
+			for range 4 {
+				m.Func("", ">", "", ifs)
+			}
+		}, "CPU"},
 		{"names that are none", func(m *wasmtest.Module) {
 			m.Sections = append(m.Sections, wasmtest.Section{Body: append(wasmtest.Vec([]byte("name")), 1, 0xff, 0xff, 0xff, 0xff, 0x0f)})
 		}, ""},
