@@ -13,10 +13,12 @@ type body struct {
 	locals uint32 // parameters and locals
 	wide   uint32 // of them, those of 128 bits
 
-	cost  uint64 // of the code outside of loops
-	heavy bool   // it cannot be light
-	bulk  bool   // it has bulk operations
-	tight []bool // for each loop in order: no loop, call or bulk operation is in it
+	blocks  uint32
+	results uint32 // of calls, beyond one each
+	cost    uint64 // of the code outside of loops
+	heavy   bool   // it cannot be light
+	bulk    bool   // it has bulk operations
+	tight   []bool // for each loop in order: no loop, call or bulk operation is in it
 	// calls are the functions that it calls: a part of Module.calls. They are kept while
 	// it may be light.
 	calls []uint32
@@ -105,6 +107,7 @@ func (m *Module) instructions(f *reader, b *body) {
 		w.step(f, in)
 	}
 	m.scratch = w.open
+	b.blocks = uint32(w.blocks)
 	if f.err == nil && f.left() > 0 {
 		f.fail("%d octets behind its end", f.left())
 	}
@@ -160,11 +163,17 @@ func (w *walk) step(f *reader, in instr) {
 		}
 		m.calls = append(m.calls, in.a)
 		w.notTight()
+		if f.err == nil {
+			w.results(m.funcs[in.a])
+		}
 	case opCallIndirect:
 		below(f, "type", in.a, len(m.types))
 		below(f, "table", in.b, len(m.tables))
 		w.b.heavy = true
 		w.notTight()
+		if f.err == nil {
+			w.results(in.a)
+		}
 	case opLocalGet, opLocalSet, opLocalTee:
 		if in.a >= w.b.locals {
 			below(f, "local", in.a, int(w.b.locals))
@@ -186,6 +195,18 @@ func (w *walk) step(f *reader, in instr) {
 	}
 	if len(w.loops) == 0 {
 		w.b.cost += cost(in)
+	}
+}
+
+// results counts what a call leaves.
+func (w *walk) results(typ uint32) {
+	for i, t := range w.m.types[typ].results {
+		if i > 0 {
+			w.b.results++
+		}
+		if t == typeV128 {
+			w.b.results++
+		}
 	}
 }
 

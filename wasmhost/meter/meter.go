@@ -22,14 +22,29 @@
 //	function exit    depth -= frame
 //
 // The host (import [TickModule].[TickName]) answers with new fuel, or panics, which is a
-// trap. So fuel is no measure of time: it says when the clock is looked at. While a function
-// runs, its fuel is in a local; the global [FuelExport] is right whenever other code runs,
-// so that a function of the host may lower it for the work it did.
+// trap. So fuel is no measure of time: it says when the clock is looked at. It is in the
+// global [FuelExport], so that a function of the host may lower it for the work it did; a
+// loop without calls has a copy in a local, and writes both.
 //
 // A function is light if it has no loop, calls only light functions, and costs little all
 // in all. It is left as it is, and whoever calls it pays for it. Hence no cycle of the
 // control flow, be it of loops or of calls, is without a check: a light function cannot be
 // on one, and each other function has a check at its entry, each loop one at its header.
+//
+// # Stack
+//
+// Frames are weighed before the compiler makes them, so the weight is an estimate: of real
+// code about four times what it takes, of the worst that was found a twelfth of it. Functions
+// that count on no weight (light ones) stay below a bound of their own.
+//
+// # References
+//
+// Reference types are taken. Two of their instructions would allocate in the host without an
+// end: ref.func, once each time it runs, which becomes a load from a table of ours that holds
+// what code refers to; and table.grow, for which tables get a maximum. Guests of clang and
+// rustc say that they use reference types when all they do is to call through a table.
+// Threads, tail calls, exceptions, memories of 64 bits and more than one memory are not in
+// WebAssembly 2.0 and are refused.
 //
 // # State
 //
