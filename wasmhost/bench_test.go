@@ -25,6 +25,32 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
+// BenchmarkHook is what the gateway pays for one hook of three filters that do nothing, with
+// an observer: the chain and its looks at the clock included.
+func BenchmarkHook(b *testing.B) {
+	var links []policy.Link
+	f := load(b, wasmtest.Guest{}.Bytes(), wasmhost.FilterOptions{})
+	for range 3 {
+		links = append(links, policy.Link{Filter: f})
+	}
+	for _, stage := range []policy.Stage{policy.StageConnect, policy.StageRcpt} {
+		b.Run("stage="+stage.String(), func(b *testing.B) {
+			run := policy.NewChain(links...).Open(session(), func(policy.Step) {})
+			defer run.Close(context.Background())
+			tx := transaction(policy.NewMessage([]byte("Subject: x\r\n\r\nhello\r\n")))
+			if stage == policy.StageConnect {
+				tx = nil
+			}
+			b.ReportAllocs()
+			before := cpuTime(b)
+			for b.Loop() {
+				run.Decide(b.Context(), stage, tx)
+			}
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/3, "cpu-ns/filter")
+		})
+	}
+}
+
 // BenchmarkImport is the cost of imports: of n calls within one hook.
 func BenchmarkImport(b *testing.B) {
 	for _, call := range []struct {

@@ -174,7 +174,7 @@ func (g *Env) End() {
 // small returns b emptied for the next use, or nil if it grew large: a session that once
 // had a large message should not keep its room until the client goes away.
 func small(b []byte) []byte {
-	if cap(b) > 64<<10 {
+	if cap(b) > 4<<10 {
 		return nil
 	}
 	return b[:0]
