@@ -289,7 +289,7 @@ filters:
 	for _, want := range []string{
 		"penstock.yaml:8: filters.chains.c[0]: wasmhost: filter rcptguard: start: it refuses to start, code -1: filter: configuration: blok: unknown key",
 		"penstock.yaml:9: filters.chains.c[1]:", "rules[0].add: a rule has one of",
-		"penstock.yaml:10: filters.chains.c[2]: there is no builtin:nope; there are bodymatch",
+		"penstock.yaml:10: filters.chains.c[2]: there is no builtin:nope; there are attachments, bodymatch",
 		"3 to mend",
 	} {
 		if !strings.Contains(errs, want) {

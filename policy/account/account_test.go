@@ -131,7 +131,7 @@ func TestHammer(t *testing.T) {
 	var wg sync.WaitGroup
 	for n := range uint64(4) {
 		wg.Go(func() {
-			for i := range 50 {
+			for i := range 15 {
 				s := b.Open("f", fmt.Sprint(i%10), func() Host { return Host{Waits: 1} })
 				for stage := policy.StageConnect; stage <= policy.StageClose; stage++ {
 					s.Note(session(n), &policy.Step{Stage: stage})
@@ -143,12 +143,12 @@ func TestHammer(t *testing.T) {
 	}
 	wg.Wait()
 	f := b.Filters()[0]
-	if f.Total.Host.Waits != 200 || len(f.Total.Stages) != int(policy.StageClose) {
+	if f.Total.Host.Waits != 60 || len(f.Total.Stages) != int(policy.StageClose) {
 		t.Errorf("%+v", f.Total.Host)
 	}
 	for _, s := range f.Total.Stages {
-		if s.Calls != 200 {
-			t.Errorf("%s: %d calls, want 200", s.Stage, s.Calls)
+		if s.Calls != 60 {
+			t.Errorf("%s: %d calls, want 60", s.Stage, s.Calls)
 		}
 	}
 }
