@@ -282,6 +282,7 @@ func (w *walk) bulk(f *reader, in instr) {
 		}
 		m.used.data = max(m.used.data, int(in.a)+1)
 	case fcMemoryCopy, fcMemoryFill:
+		m.used.moves = true
 		below(f, "memory", max(in.a, in.b), 1)
 		return
 	case fcTableInit, fcElemDrop:

@@ -7,11 +7,14 @@ import "slices"
 // codeSection returns the code section.
 func (w *rewriter) codeSection() []byte {
 	n := len(w.m.bodies) + 1
+	if w.m.used.moves {
+		n += 2
+	}
 	out := appendUint(make([]byte, 0, len(w.m.sections[secCode])*3/2+1024), uint32(n))
 	for i := range w.m.bodies {
 		out = w.code(out, i)
 	}
-	return w.slowFunction(out)
+	return w.slowFunction(w.moveFunctions(out))
 }
 
 // slowFunction appends the function that is called when there is no fuel or no stack left.
@@ -339,6 +342,16 @@ func (c *coder) bulk(in instr) {
 	}
 	c.upTo(in.at)
 	c.op(opLocalTee, c.length)
+	if in.sub == fcMemoryCopy || in.sub == fcMemoryFill {
+		c.move(in, func() { c.payLength(shift) })
+		return
+	}
+	c.payLength(shift)
+	c.raw(c.b.code[in.at:c.r.p]...)
+}
+
+// payLength pays for the length that is in the local, and calls for more if need be.
+func (c *coder) payLength(shift int) {
 	c.op(opGlobalGet, c.w.fuel)
 	c.op(opLocalGet, c.length)
 	c.raw(opI64ExtendU32)
@@ -350,5 +363,4 @@ func (c *coder) bulk(in instr) {
 		c.i64(0)
 		c.op(opCall, c.w.slow)
 	})
-	c.raw(c.b.code[in.at:c.r.p]...)
 }

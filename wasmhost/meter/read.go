@@ -130,6 +130,7 @@ type dataSegment struct {
 
 // uses says what code makes use of.
 type uses struct {
+	moves     bool // memory.fill or memory.copy
 	data      int  // how many data segments must keep their numbers
 	refs      bool // there are references of functions
 	grows     bool // tables grow

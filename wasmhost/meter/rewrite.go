@@ -21,7 +21,10 @@ type rewriter struct {
 
 	tickType  uint32
 	slowType  uint32
-	slow      uint32 // our function
+	moveType  uint32
+	fill      uint32 // our functions; fill and copy if the module needs them
+	copy      uint32
+	slow      uint32
 	fuel      uint32 // globals
 	depth     uint32
 	refTable  uint32
@@ -36,6 +39,7 @@ func (m *Module) Rewrite() (*Rewritten, error) {
 	}
 	w := &rewriter{m: m, lights: m.findLights(), refAt: make(map[uint32]uint32)}
 	w.slow = uint32(len(m.funcs)) + 1
+	w.addMoves()
 	w.fuel = uint32(len(m.globals))
 	w.depth = w.fuel + 1
 	w.refTable = uint32(len(m.tables))
@@ -142,7 +146,12 @@ func (w *rewriter) importSection() {
 func appendName(b []byte, s string) []byte { return append(appendUint(b, uint32(len(s))), s...) }
 
 func (w *rewriter) functionSection() {
-	w.list(secFunction, w.m.sections[secFunction], appendUint(nil, w.slowType))
+	ours := [][]byte{appendUint(nil, w.slowType)}
+	if w.m.used.moves {
+		move := appendUint(nil, w.moveType)
+		ours = [][]byte{move, move, ours[0]}
+	}
+	w.list(secFunction, w.m.sections[secFunction], ours...)
 }
 
 // tableSection bounds tables that grow, since they do so in the host's memory, and adds one
@@ -244,7 +253,7 @@ func (w *rewriter) customSections() {
 		}
 	}
 	if len(names) > 0 {
-		w.section(secCustom, nameSection(append(names, name{w.slow, tickFunction})))
+		w.section(secCustom, nameSection(append(names, w.ourNames()...)))
 	}
 }
 
