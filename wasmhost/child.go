@@ -53,7 +53,7 @@ const (
 	compileWorkers = 2
 	// compileWall ends a child that gets no CPU. It is far more than its CPU time, since a
 	// busy machine leaves it little.
-	compileWall = 2 * time.Minute
+	compileWall = slowness * 2 * time.Minute
 	// maxCompiled is the largest module that is compiled. Metering makes a module larger
 	// than what was uploaded.
 	maxCompiled = 4 * MaxModule

@@ -4,3 +4,5 @@ package wasmhost
 
 // raceDetector; see the other file.
 const raceDetector = false
+
+const slowness = 1

@@ -126,7 +126,7 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 	if o.CompileCPU < 0 || o.CompileCPU > maxCompileCPU {
 		return nil, fmt.Errorf("wasmhost: compile cpu: %v, want at most %v", o.CompileCPU, maxCompileCPU)
 	}
-	o.CompileCPU = cmp.Or(o.CompileCPU, defaultCompileCPU)
+	o.CompileCPU = cmp.Or(o.CompileCPU, slowness*defaultCompileCPU)
 	r := &Runtime{opts: o, config: moduleConfig(), filters: make(map[*Filter]struct{}), loaded: make(map[moduleID]int), build: buildID(), gate: newGate(), epoch: time.Now()}
 	r.ending, r.end = context.WithCancel(context.Background())
 	r.mappings = mappingsFor(maxMappings())
