@@ -314,6 +314,43 @@ func TestChangedEnvelope(t *testing.T) {
 	}
 }
 
+// TestRelayGrant: whom a filter names passes the listener's rule like whom the client names,
+// unless the filter may relay. What another filter makes of such a recipient is that one's.
+func TestRelayGrant(t *testing.T) {
+	const elsewhere = "x@elsewhere.test"
+	for _, stage := range []policy.Stage{policy.StageRcpt, policy.StageMessage} {
+		for _, change := range []func(*policy.Edits) error{add(elsewhere), set(-1, elsewhere)} {
+			for _, tt := range []struct {
+				first, second bool // may relay
+				two           bool
+				want          string
+			}{{false, false, false, "451 4.3.0"}, {true, false, false, "250"}, {true, false, true, "451 4.3.0"}, {false, true, true, "250"}} {
+				links := []policy.Link{edit(stage, "", change)}
+				links[0].MayRelay = tt.first
+				if tt.two {
+					again := edit(stage, "", func(e *policy.Edits) error {
+						for i, r := range e.Recipients() {
+							if r.Path == path(elsewhere) {
+								return e.SetRecipient(i, path("y@elsewhere.test"))
+							}
+						}
+						return nil
+					})
+					again.MayRelay = tt.second
+					links = append(links, again)
+				}
+				r := &rig{links: links, routes: []Route{{Domains: []string{"example.com"}, Backend: "a"}, {Domains: []string{"*"}, Backend: "a"}}}
+				p := r.start(t).hello(t)
+				if got := strings.TrimPrefix(p.attempt(nil), "rcpt "); !strings.HasPrefix(got, tt.want) {
+					t.Errorf("at %s, %+v: got %q", stage, tt, got)
+				}
+				p.talk("QUIT => 221", " => closed")
+				r.stop(t)
+			}
+		}
+	}
+}
+
 // attempt sends a message and returns the last reply. A recipient behind "-" is one that
 // is refused.
 func (p *peer) attempt(to []string) string {

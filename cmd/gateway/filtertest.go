@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/errand"
 	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
@@ -76,7 +77,10 @@ func (t trial) run(ctx context.Context, file, eml string, stdout, stderr io.Writ
 	if err != nil {
 		return err
 	}
-	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(t.config), Ready: -1, Grants: grants})
+	// It can keep values until the end. Nobody else is asked for a trial.
+	outside := errand.New(errand.Options{Grants: grants, Values: new(errand.Memory)})
+	defer outside.Close()
+	f, err := module.Filter(ctx, wasmhost.FilterOptions{Config: []byte(t.config), Ready: -1, Grants: grants, Services: outside.Services()})
 	if err != nil {
 		return err
 	}

@@ -86,6 +86,21 @@ var operations = []func(h guest.Host, p *program) int64{
 	func(h guest.Host, p *program) int64 { return int64(h.RcptAdd(p.text())) },
 	func(h guest.Host, p *program) int64 { return int64(h.RcptSet(int32(p.number()), p.text())) },
 	func(h guest.Host, p *program) int64 { return int64(h.RcptDel(int32(p.number()))) },
+	func(h guest.Host, p *program) int64 { return int64(h.KvGet(p.text(), p.buf())) },
+	func(h guest.Host, p *program) int64 { return int64(h.KvSet(p.text(), p.text(), p.number())) },
+	func(h guest.Host, p *program) int64 {
+		return int64(h.KvIncr(p.text(), p.number(), p.number(), p.buf()))
+	},
+	func(h guest.Host, p *program) int64 { return int64(h.KvCas(p.text(), p.text(), p.text(), p.number())) },
+	func(h guest.Host, p *program) int64 { return int64(h.KvDel(p.text())) },
+	func(h guest.Host, p *program) int64 { return int64(h.Dns(int32(p.number()), p.text(), p.buf())) },
+	func(h guest.Host, p *program) int64 { return int64(h.Http(p.text(), p.buf())) },
+	func(h guest.Host, p *program) int64 { return int64(h.Dsn(p.text())) },
+	func(h guest.Host, p *program) int64 { return int64(h.Submit(int32(p.number()), p.text())) },
+	func(h guest.Host, p *program) int64 {
+		return int64(h.Wait(int32(p.number()), int32(p.number()), p.buf()))
+	},
+	func(h guest.Host, p *program) int64 { return int64(h.Secret(p.text(), p.buf())) },
 	func(h guest.Host, p *program) int64 {
 		return int64(h.Frame(make([]byte, abi.MinMailbox+int(p.byte()))))
 	},
