@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/policy"
@@ -142,13 +139,4 @@ func runWith(b *testing.B, in policy.Instance, stage policy.Stage, msg *policy.M
 	run := policy.NewChain(policy.Link{Filter: f}).Open(session(), nil)
 	run.Decide(b.Context(), stage, transaction(msg))
 	run.Close(context.Background())
-}
-
-// cpuTime is the CPU time of the process: on a busy machine it says more than the wall's.
-func cpuTime(b *testing.B) time.Duration {
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -313,7 +313,7 @@ func (f *Filter) giveBack(in *instance, failed bool) {
 	f.pool.give(in)
 }
 
-// Close makes Open an error, and frees the instances that no session has. Sessions that
+// Close makes Open an error, and frees the instances that no session needs. Sessions that
 // are open go on; when the last of them is closed, all is freed. It waits for the goroutine
 // that makes instances, and may be called twice.
 func (f *Filter) Close() {
@@ -324,11 +324,15 @@ func (f *Filter) Close() {
 	f.mu.Unlock()
 	f.stop()
 	f.done.Wait()
-	if !closed {
+	switch {
+	case closed:
+	case last:
 		f.pool.close()
-	}
-	if last && !closed {
 		f.free()
+	case f.opts.Instance == InstanceSession: // sessions have theirs
+		f.pool.close()
+	default:
+		f.pool.leaveAlone()
 	}
 }
 

@@ -120,6 +120,36 @@ func TestHookModeHasFewInstances(t *testing.T) {
 	}
 }
 
+// Sessions that are open go on when the filter is closed, with the instances that there are,
+// and what is left goes with the last of them.
+func TestCloseWithSessions(t *testing.T) {
+	for _, mode := range []string{wasmhost.InstanceSession, wasmhost.InstanceHook, wasmhost.InstanceShared} {
+		t.Run(mode, func(t *testing.T) {
+			f := load(t, wasmtest.Guest{Hooks: 1<<abi.HookMail | 1<<abi.HookRcpt, Else: wasmtest.Counter()}.Bytes(), wasmhost.FilterOptions{Instance: mode})
+			used, fresh := talk(t, f), talk(t, f)
+			used.at(policy.StageMail)
+			fresh.at(policy.StageMail)
+			f.Close()
+			made := f.Stats().Made
+			for range 10 {
+				for _, d := range []*dialogue{used, fresh} {
+					if got := d.at(policy.StageRcpt); got.Err != nil || (mode == wasmhost.InstanceHook) != (got.Verdict.Reply.Code == 450) {
+						t.Errorf("after Close: %s, %v", reply(got), got.Err)
+					}
+				}
+			}
+			if s := f.Stats(); s.Made != made || s.Live == 0 {
+				t.Errorf("%+v, want none made that there was not", s)
+			}
+			used.close()
+			fresh.close()
+			if s := f.Stats(); s.Live != 0 {
+				t.Errorf("%d instances after the last session", s.Live)
+			}
+		})
+	}
+}
+
 // Shared instances keep what they have from session to session, until one fails.
 func TestSharedMode(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))

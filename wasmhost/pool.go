@@ -22,7 +22,8 @@ type pool struct {
 	clean   []*instance
 	dirty   []*instance
 	waiting []chan *instance // of those who need one; nil stands for leave to make one
-	closed  bool             // what comes back is cleaned or thrown away at once
+	alone   bool             // the goroutine has ended: what comes back is cleaned at once
+	closed  bool             // what comes back is thrown away
 	wake    chan struct{}    // there is something to do for the goroutine
 }
 
@@ -118,14 +119,19 @@ func (p *pool) wait(ctx context.Context, ending <-chan struct{}, turn chan *inst
 // give takes an instance back that was used.
 func (p *pool) give(in *instance) {
 	p.mu.Lock()
-	if !p.closed {
+	alone, closed := p.alone, p.closed
+	if !alone && !closed {
 		p.dirty = append(p.dirty, in)
-		p.mu.Unlock()
-		p.work()
-		return
 	}
 	p.mu.Unlock()
-	p.clear(in)
+	switch {
+	case closed:
+		p.discard(in)
+	case alone:
+		p.clear(in)
+	default:
+		p.work()
+	}
 }
 
 // put takes an instance that is as it should be: into the hands of who waits, or to the
@@ -215,6 +221,16 @@ func (p *pool) wants(ready int) bool {
 	}
 	p.live++
 	return true
+}
+
+// leaveAlone says that the goroutine has ended, and does what it left. Sessions go on.
+func (p *pool) leaveAlone() {
+	p.mu.Lock()
+	p.alone = true
+	p.mu.Unlock()
+	for in := p.takeDirty(); in != nil; in = p.takeDirty() {
+		p.clear(in)
+	}
 }
 
 // close throws away what nobody has. What comes back later goes away at once.
