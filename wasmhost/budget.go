@@ -61,9 +61,6 @@ type Limits struct {
 // MaxMessageCPU is the most CPU time of one call with a message, whatever its size.
 const MaxMessageCPU = 10 * time.Second
 
-// MinCPUPerMiB is the CPU time below which no guest can have looked at one MiB.
-const MinCPUPerMiB = 50 * time.Microsecond
-
 const (
 	defaultMemory     = 16 << 20
 	defaultCPU        = 2 * time.Millisecond
@@ -95,13 +92,7 @@ func (l Limits) Validate() error {
 	return errors.Join(errs...)
 }
 
-// MessageCPU returns the CPU time of one call with a message of size octets.
-func (l Limits) MessageCPU(size int64) time.Duration {
-	l = l.withDefaults()
-	return l.messageCPU(size)
-}
-
-// messageCPU is MessageCPU where all limits are set.
+// messageCPU is the CPU time of one call with a message of size octets. All limits are set.
 func (l *Limits) messageCPU(size int64) time.Duration {
 	return min(l.CPUMessage+time.Duration(float64(l.CPUPerMiB)*float64(size)/(1<<20)), MaxMessageCPU)
 }
