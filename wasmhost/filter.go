@@ -57,6 +57,9 @@ type FilterOptions struct {
 	Services guest.Services
 	// Log gets what the guest says. Default the runtime's.
 	Log *slog.Logger
+	// LogLevel is the least level of what the guest says that Log gets, whatever Log's own
+	// level is; guest.NoLines is for none. Default Log's.
+	LogLevel slog.Leveler
 	// Wrap, if not nil, is called once for each session, and for a start, and returns what
 	// the guest calls in place of the Host it is given: a recorder of all that enters the
 	// guest. It is called by several goroutines at once.
@@ -249,7 +252,8 @@ func (f *Filter) boot(ctx context.Context) (*instance, *guest.Env, mailbox, erro
 
 // newEnv returns the host's side of a session or of a start, for which o has what differs.
 func (f *Filter) newEnv(o guest.Options) (*guest.Env, guest.Host) {
-	o.Name, o.Config, o.Log, o.Metrics, o.Start = f.opts.Name, f.opts.Config, f.opts.Log, f.module.rt.opts.Metrics, f.start
+	o.Name, o.Config, o.Metrics, o.Start = f.opts.Name, f.opts.Config, f.module.rt.opts.Metrics, f.start
+	o.Log, o.LogLevel = f.opts.Log, f.opts.LogLevel
 	o.Grants, o.Services, o.Told = f.opts.Grants, f.opts.Services, &f.told
 	env := guest.NewEnv(o)
 	if f.opts.Wrap != nil {

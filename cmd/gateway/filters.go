@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"runtime"
@@ -19,6 +20,7 @@ import (
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/errand"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 )
 
@@ -217,11 +219,8 @@ func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain strin
 		return place{}, err
 	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
-		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: wasmhost.Limits{
-			Memory: int64(f.Limits.Memory), CPU: f.Limits.CPU, CPUMessage: f.Limits.CPUMessage, CPUPerMiB: f.Limits.CPUPerMiB,
-			CPUSession: f.Limits.CPUSession, Wall: f.Limits.Wall,
-		},
-		Grants: grantsOf(f.Grant), Services: runner.Services(),
+		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: limitsOf(f.Limits),
+		Grants: grantsOf(f.Grant), Services: runner.Services(), LogLevel: linesOf(f.Log),
 	})
 	if err != nil {
 		runner.Close()
@@ -237,6 +236,23 @@ func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain strin
 		leave()
 	}
 	return place{f, sum, manifestOf(wasm).Capabilities, filter, link}, nil
+}
+
+// limitsOf are limits in the words of package wasmhost.
+func limitsOf(l config.FilterLimits) wasmhost.Limits {
+	return wasmhost.Limits{Memory: int64(l.Memory), CPU: l.CPU, CPUMessage: l.CPUMessage, CPUPerMiB: l.CPUPerMiB,
+		CPUSession: l.CPUSession, Wall: l.Wall}
+}
+
+// linesOf is the level of a filter's own lines; nil if it has none of its own.
+func linesOf(l config.FilterLog) slog.Leveler {
+	switch l {
+	case "":
+		return nil
+	case config.FilterLogOff:
+		return guest.NoLines
+	}
+	return levelOf(config.LogLevel(l))
 }
 
 // linkOf is what the configuration says of the failures of a filter.

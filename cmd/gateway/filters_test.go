@@ -14,6 +14,7 @@ import (
 
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/guest"
 	"github.com/penstock/penstock/wasmhost"
 	"github.com/penstock/penstock/wasmhost/wasmtest"
 )
@@ -75,6 +76,53 @@ func TestSharedFilters(t *testing.T) {
 	}
 }
 
+// loadFilter loads a configuration with one filter, of which it is given the keys.
+func loadFilter(keys string) (*config.Config, config.Problems) {
+	return config.Load("", nil, []config.Override{{Key: "hostname", Value: "mx.example.net"},
+		{Key: "listeners", Value: "[{name: mx, address: ':25', chain: c, limits: {message_size: 1MiB}}]"},
+		{Key: "routes", Value: "[{domains: [example.com], backend: b}]"}, {Key: "backends", Value: "{b: {addresses: ['smtp://10.0.0.5']}}"},
+		{Key: "filters.chains", Value: "{c: [{module: a.wasm, " + keys + "}]}"}})
+}
+
+// TestLimitsAgree: the configuration takes what the host takes, up to the same caps, and says
+// of each limit which it is.
+func TestLimitsAgree(t *testing.T) {
+	for _, tt := range []struct{ key, least, most, more string }{
+		{"memory", "64KiB", "64MiB", "67108865"},
+		{"cpu", "1us", "500ms", "501ms"},
+		{"cpu_message", "1ms", "500ms", "501ms"},
+		{"cpu_per_mib", "1us", "500ms", "501ms"},
+		{"cpu_session", "1us", "5s", "5001ms"},
+		{"wall", "1us", "1m", "61s"},
+	} {
+		for _, value := range []string{tt.least, tt.most} {
+			cfg, problems := loadFilter("limits: {" + tt.key + ": " + value + "}")
+			if cfg == nil {
+				t.Errorf("%s: %s: %v", tt.key, value, problems)
+				continue
+			}
+			o := wasmhost.FilterOptions{Limits: limitsOf(cfg.Filters.Chains["c"][0].Limits)}
+			if err := o.Validate(); err != nil {
+				t.Errorf("%s: %s is taken, but not by the host: %v", tt.key, value, err)
+			}
+		}
+		_, problems := loadFilter("limits: {" + tt.key + ": " + tt.more + "}")
+		if err := problems.Err(); err == nil || !strings.Contains(err.Error(), "limits."+tt.key) {
+			t.Errorf("%s: %s: got %v, want it refused", tt.key, tt.more, err)
+		}
+	}
+}
+
+// TestLinesOf: each word for a filter's own lines is a level, and none is the log's.
+func TestLinesOf(t *testing.T) {
+	for word, want := range map[string]slog.Leveler{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn,
+		"error": slog.LevelError, "off": guest.NoLines, "": nil} {
+		if got := linesOf(config.FilterLog(word)); got != want {
+			t.Errorf("%q: got %v, want %v", word, got, want)
+		}
+	}
+}
+
 // TestOnErrorByHook: what the configuration says, stage by stage. That it names the hooks as
 // package policy does is shown too.
 func TestOnErrorByHook(t *testing.T) {
@@ -93,10 +141,7 @@ func TestOnErrorByHook(t *testing.T) {
 		{"reject", "{mail: accept, message: quarantine}", "RRRRR", "RARRQ"},
 		{"{helo: reject}", "{default: accept, rcpt: tempfail}", "RTTTT", "AATAA"},
 	} {
-		cfg, problems := config.Load("", nil, []config.Override{{Key: "hostname", Value: "mx.example.net"},
-			{Key: "listeners", Value: "[{name: mx, address: ':25', chain: c}]"}, {Key: "routes", Value: "[{domains: [example.com], backend: b}]"},
-			{Key: "backends", Value: "{b: {addresses: ['smtp://10.0.0.5']}}"},
-			{Key: "filters.chains", Value: "{c: [{module: a.wasm, on_error: " + tt.onError + ", on_broken: " + tt.onBroken + "}]}"}})
+		cfg, problems := loadFilter("on_error: " + tt.onError + ", on_broken: " + tt.onBroken)
 		if cfg == nil {
 			t.Fatal(problems)
 		}

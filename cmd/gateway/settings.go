@@ -17,16 +17,20 @@ import (
 // settings.go: the configuration in the words of the packages.
 
 func newLogger(c config.Log, w io.Writer) *slog.Logger {
-	var level slog.Level
-	// The words of the configuration are slog's own.
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo
-	}
-	o := &slog.HandlerOptions{Level: level}
+	o := &slog.HandlerOptions{Level: levelOf(c.Level)}
 	if c.Format == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// levelOf is a level in slog's words, which those of the configuration are.
+func levelOf(l config.LogLevel) slog.Level {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l)); err != nil {
+		return slog.LevelInfo
+	}
+	return level
 }
 
 // certOptions returns the settings of certificates, and what is wrong with the file of roots.

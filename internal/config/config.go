@@ -250,6 +250,7 @@ type Filter struct {
 	Grant    Grant           `key:"grant" doc:"What it may do beside judging, and writing header fields. Nothing is granted unless it is written here; gateway check says what a filter asks for."`
 	Limits   FilterLimits    `key:"limits" doc:"What it may use. 0 means the default."`
 	Instance Instance        `key:"instance" default:"session" doc:"How long the memory of a guest belongs to one session: session, from the first call to the end; hook, for each call, so that sessions which wait for their client cost no memory of guests, and the filter keeps what it needs with sess_set; shared, for ever and by all, for filters that you trust and that keep something for all sessions."`
+	Log      FilterLog       `key:"log" doc:"The least important of its own lines that is logged, whatever log.level says; or off. Without it log.level holds."`
 	OnError  OnErrors        `key:"on_error" default:"tempfail" doc:"What becomes of a message when the filter fails: tempfail answers 451, accept goes on without it, reject answers 554, quarantine holds the message in the store for a person to look at. By hook it is a mapping, as in {default: tempfail, connect: accept}; the hooks are connect, secure, helo, auth, mail, rcpt, data, headers, chunk and message."`
 	OnBroken OnErrors        `key:"on_broken" doc:"The same for a filter that fails so often that it is not asked for a while. Without it, and at hooks that a mapping without default does not name, on_error answers."`
 }

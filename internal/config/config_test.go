@@ -107,6 +107,7 @@ filters:
         name: guard
         config: {blocked: [spam.example], "1": 0x10, b: 1.5, a: true, none: ~, day: 2026-01-02, tag: <b>}
         instance: hook
+        log: off
         limits: {memory: 1MiB, cpu: 1ms, cpu_message: 2ms, cpu_per_mib: 3ms, cpu_session: 4ms, wall: 1s}
         grant:
           body_read: true
@@ -220,7 +221,7 @@ func fullConfig() *Config {
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrors{"default": OnErrorAccept},
 				OnBroken: OnErrors{"default": OnErrorReject, "connect": OnErrorTempfail},
 				Config:   json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
-				Instance: InstanceHook,
+				Instance: InstanceHook, Log: FilterLogOff,
 				Limits:   FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second},
 				Grant: Grant{BodyRead: True, BodyEdit: True, Envelope: EnvelopeGrant{true, True}, Discard: True, AcceptFinal: True, AuthData: True,
 					KV: KVGrant{true, 1 << 20}, DNS: DNSGrant{true, []DNSType{"A", "TXT"}, 3},

@@ -246,6 +246,15 @@ const (
 
 func (LogLevel) words() []string { return []string{"debug", "info", "warn", "error"} }
 
+// FilterLog is the least important of a filter's own lines that is logged; empty leaves it to
+// the log's own level.
+type FilterLog string
+
+// FilterLogOff logs none of them. The other words are those of LogLevel.
+const FilterLogOff FilterLog = "off"
+
+func (FilterLog) words() []string { return append(LogInfo.words(), string(FilterLogOff)) }
+
 // LogFormat is the form of a line in the log.
 type LogFormat string
 

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -59,8 +60,11 @@ type Options struct {
 	Services Services
 	// Told keeps what was said once about the filter, for all its Envs. Default a new one.
 	Told *Told
-	// Log takes the guest's own lines. Nil discards.
+	// Log takes the guest's own lines, and what there is to say of it. Nil discards.
 	Log *slog.Logger
+	// LogLevel is the least level of the guest's own lines that are logged, whatever Log's
+	// level is; NoLines logs none. Nil leaves it to Log.
+	LogLevel slog.Leveler
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 	// Rand gives random octets. Default crypto/rand.
@@ -85,6 +89,9 @@ type Options struct {
 	// Default now.
 	Start time.Time
 }
+
+// NoLines is a level that no line of a guest has.
+const NoLines = slog.Level(math.MaxInt32)
 
 // Env is a filter's side of one session. It implements Host for the event that is
 // between Begin and End, and for mg1_init before the first Begin. One call at a time.
@@ -364,7 +371,7 @@ func (g *Env) Log(level int32, line []byte) int32 {
 	if g.complains(level) && len(g.complaint) < abi.MaxReply {
 		g.complaint = append(g.complaint, strings.ToValidUTF8(string(line[:min(len(line), abi.MaxLogLine)]), "\uFFFD")+"\n"...)
 	}
-	if g.LogEnabled(level) == 0 {
+	if !g.logs(level) {
 		return 0
 	}
 	if g.lines++; g.lines > abi.MaxLogLines {
@@ -373,12 +380,22 @@ func (g *Env) Log(level int32, line []byte) int32 {
 	if len(line) > abi.MaxLogLine {
 		line = line[:abi.MaxLogLine]
 	}
-	attrs := []any{"filter", g.opts.Name, "line", strings.ToValidUTF8(string(line), "\uFFFD")}
+	// Straight to the handler: the log's own level may be another than the guest's.
+	r := slog.NewRecord(time.Now(), slogLevel(level), "filter says", 0)
+	r.Add("filter", g.opts.Name, "line", strings.ToValidUTF8(string(line), "\uFFFD"))
 	if g.event != nil {
-		attrs = append(attrs, "stage", g.event.Stage.String(), "conn", g.event.Session.ID)
+		r.Add("stage", g.event.Stage.String(), "conn", g.event.Session.ID)
 	}
-	g.opts.Log.Log(context.Background(), slogLevel(level), "filter says", attrs...)
+	_ = g.opts.Log.Handler().Handle(context.Background(), r) // as slog does: there is nobody to tell
 	return 0
+}
+
+// logs tells whether a line of that level is logged.
+func (g *Env) logs(level int32) bool {
+	if g.opts.LogLevel != nil {
+		return slogLevel(level) >= g.opts.LogLevel.Level()
+	}
+	return g.opts.Log.Enabled(context.Background(), slogLevel(level))
 }
 
 // LogEnabled implements Host.
@@ -386,7 +403,7 @@ func (g *Env) LogEnabled(level int32) int32 {
 	if level < int32(abi.LevelDebug) || level > int32(abi.LevelError) {
 		return int32(abi.EINVAL)
 	}
-	if g.complains(level) || g.opts.Log.Enabled(context.Background(), slogLevel(level)) {
+	if g.complains(level) || g.logs(level) {
 		return 1
 	}
 	return 0

@@ -1083,6 +1083,56 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// A filter's lines have a level of their own, above or below that of the log; what is said of
+// the filter has not.
+func TestLogLevel(t *testing.T) {
+	for _, tt := range []struct {
+		level slog.Leveler
+		want  string // the levels that are logged
+		init  string // the same in mg1_init, where a complaint is kept whatever is logged
+	}{
+		{nil, "WARN ERROR", "WARN ERROR"},
+		{slog.LevelDebug, "DEBUG INFO WARN ERROR", "DEBUG INFO WARN ERROR"},
+		{slog.LevelError, "ERROR", "ERROR"},
+		{guest.NoLines, "", ""},
+	} {
+		var out bytes.Buffer
+		o := guest.Options{Name: "guard", LogLevel: tt.level, Log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+		logged := func() string {
+			var levels []string
+			for line := range strings.Lines(out.String()) {
+				if _, rest, ok := strings.Cut(line, "level="); ok && strings.Contains(line, "filter says") {
+					levels = append(levels, strings.Fields(rest)[0])
+				}
+			}
+			out.Reset()
+			return strings.Join(levels, " ")
+		}
+		say := func(g *guest.Env) {
+			for level := range int32(4) {
+				if got := g.Log(level, []byte("a line")); got != 0 {
+					t.Errorf("%v: a line of level %d: got %d, want 0", tt.level, level, got)
+				}
+			}
+		}
+		ask(t, abi.HookMail, o, func(g *guest.Env, _ *policy.Event) error {
+			say(g)
+			return nil
+		})
+		if got := logged(); got != tt.want {
+			t.Errorf("%v: got %q, want %q", tt.level, got, tt.want)
+		}
+		g := guest.NewEnv(o)
+		say(g)
+		if got := logged(); got != tt.init {
+			t.Errorf("%v, at the start: got %q, want %q", tt.level, got, tt.init)
+		}
+		if got, want := g.Complaint(), "a line\na line"; got != want {
+			t.Errorf("%v: complaint %q, want %q", tt.level, got, want)
+		}
+	}
+}
+
 // Standard error keeps its beginning and its end.
 func TestStderr(t *testing.T) {
 	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
