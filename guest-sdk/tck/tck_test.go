@@ -1,12 +1,10 @@
 package tck_test
 
 import (
-	"context"
 	"log/slog"
 	"testing"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
-	"github.com/penstock/penstock/guest-sdk/filtertest"
 	"github.com/penstock/penstock/guest-sdk/tck"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
@@ -25,14 +23,7 @@ func load(t *testing.T, wasm []byte) func([]byte, guest.Grants, *slog.Logger) (p
 		t.Fatal(err)
 	}
 	return func(config []byte, grants guest.Grants, log *slog.Logger) (policy.Filter, error) {
-		world := filtertest.World{
-			DNS:     map[string][]guest.DNSRecord{"TXT tck.test": {{Text: "text"}}},
-			Secrets: map[string]string{"tck": "hush"},
-			HTTP: func(context.Context, guest.HTTPRequest) (guest.HTTPResponse, error) {
-				return guest.HTTPResponse{Status: 200, Body: []byte("hello")}, nil
-			},
-		}
-		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log, Grants: grants, Services: world.Services()})
+		f, err := m.Filter(t.Context(), wasmhost.FilterOptions{Config: config, Log: log, Grants: grants, Services: tck.World()})
 		if err != nil {
 			return nil, err
 		}

@@ -56,7 +56,7 @@ func newFilter() *filter.Filter {
 	})
 	f.OnChunk(func(w filter.Reply, m *filter.ChunkEvent) { follow(abi.HookChunk, w, m.Event, session{}) })
 	f.OnData(func(w filter.Reply, m *filter.Message) {
-		follow(abi.HookMessage, w, m.Event, session{mail: m, header: &m.Header, body: m.Body})
+		follow(abi.HookMessage, w, m.Event, session{mail: m, header: &m.Header, body: m.Body, msg: m})
 	})
 	f.OnReset(func(e *filter.Event) { follow(abi.HookReset, filter.Reply{}, *e, session{}) })
 	f.OnClose(func(e *filter.Event) { follow(abi.HookClose, filter.Reply{}, *e, session{}) })
@@ -123,6 +123,7 @@ type session struct {
 	}
 	header *filter.Header
 	body   *filter.Body
+	msg    *filter.Message
 	writer io.WriteCloser // of a new body
 }
 
@@ -165,7 +166,7 @@ func none(room int) outcome {
 func (on *session) do(w filter.Reply, e filter.Event, s step) {
 	var o outcome
 	ok := false
-	for _, try := range []func(filter.Reply, filter.Event, *step) (outcome, bool){on.core, on.headers, on.bodies, on.envelope} {
+	for _, try := range []func(filter.Reply, filter.Event, *step) (outcome, bool){on.core, on.headers, on.bodies, on.parts, on.envelope, on.outside} {
 		if o, ok = try(w, e, &s); ok {
 			break
 		}
@@ -208,6 +209,13 @@ func (on *session) core(w filter.Reply, e filter.Event, s *step) (outcome, bool)
 		return none(room), true
 	case hash("sess_set"):
 		return done(e.Session().Set(s.text(), s.text())), true
+	case hash("random"):
+		room := s.room()
+		p := make([]byte, room)
+		if err := e.Random(p); err != nil {
+			return done(err), true
+		}
+		return outcome{result: int64(room), buffer: p}, true
 	case hash("get"):
 		f := s.num()
 		if f != int64(abi.Field(f)) {
@@ -328,6 +336,90 @@ func (on *session) bodies(_ filter.Reply, _ filter.Event, s *step) (outcome, boo
 		return outcome{result: int64(n)}, true
 	case hash("body_commit"):
 		return done(on.writer.Close()), true
+	}
+	return outcome{}, false
+}
+
+func (on *session) parts(_ filter.Reply, _ filter.Event, s *step) (outcome, bool) {
+	if on.msg == nil || s.imp != hash("part_count") && s.imp != hash("part_read") {
+		return outcome{}, false
+	}
+	var list []*filter.Part
+	for p := range on.msg.Parts() {
+		list = append(list, p)
+	}
+	if s.imp == hash("part_count") {
+		return outcome{result: int64(len(list))}, len(list) > 0
+	}
+	i, form, off, room := s.num(), abi.PartForm(s.num()), s.num(), s.room()
+	if i < 0 || i >= int64(len(list)) || off < 0 {
+		return outcome{}, false
+	}
+	c := list[i].Content()
+	switch form {
+	case abi.PartDecoded:
+	case abi.PartRaw:
+		c = list[i].Raw()
+	case abi.PartHeader:
+		c = list[i].Header()
+	default:
+		return outcome{}, false
+	}
+	p := make([]byte, room)
+	n, err := c.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		return done(err), true
+	}
+	return read(string(p[:n]), room), true
+}
+
+// outside is what is not the session's.
+func (on *session) outside(_ filter.Reply, e filter.Event, s *step) (outcome, bool) {
+	switch s.imp {
+	case hash("kv_get"):
+		key, room := s.text(), s.room()
+		v, ok, err := e.KV().Get(key)
+		switch {
+		case err != nil:
+			o := read("", room)
+			o.result = done(err).result
+			return o, true
+		case !ok:
+			return none(room), true
+		}
+		return read(string(v), room), true
+	case hash("kv_set"):
+		return done(e.KV().Set(s.text(), []byte(s.text()), s.num())), true
+	case hash("kv_cas"):
+		ok, err := e.KV().Swap(s.text(), []byte(s.text()), []byte(s.text()), s.num())
+		if ok {
+			return outcome{result: 1}, true
+		}
+		return done(err), true
+	case hash("kv_del"):
+		return done(e.KV().Delete(s.text())), true
+	case hash("kv_incr"):
+		key, delta, ttl, room := s.text(), s.num(), s.num(), s.room()
+		sum, err := e.KV().Add(key, delta, ttl)
+		if err != nil {
+			o := read("", room)
+			o.result = done(err).result
+			return o, true
+		}
+		b := make([]byte, 8)
+		for i := range b {
+			b[i] = byte(sum >> (8 * i))
+		}
+		return read(string(b), room), true
+	case hash("secret"):
+		name, room := s.text(), s.room()
+		v, err := e.Secret(name)
+		if err != nil {
+			o := read("", room)
+			o.result = done(err).result
+			return o, true
+		}
+		return read(v, room), true
 	}
 	return outcome{}, false
 }

@@ -27,7 +27,7 @@ func TestModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tck.Run(t, tck.Subject{Minor: abi.Minor, Partial: true, Load: func(config []byte, grants guest.Grants, log *slog.Logger) (policy.Filter, error) {
-		return m.Filter(ctx, wasmhost.FilterOptions{Config: config, Grants: grants, Log: log, Ready: -1})
+	tck.Run(t, tck.Subject{Minor: abi.Minor, Partial: true, Missing: missing, Load: func(config []byte, grants guest.Grants, log *slog.Logger) (policy.Filter, error) {
+		return m.Filter(ctx, wasmhost.FilterOptions{Config: config, Grants: grants, Log: log, Ready: -1, Services: tck.World()})
 	}})
 }
