@@ -79,7 +79,7 @@ var layout = []row{
 		"runs a filter natively; what runs modules stays out"},
 	{"wasmhost/meter", "guest-sdk/abi", "",
 		"reads and rewrites what strangers upload: knows bytes and nothing that runs them, so that all of it can be fuzzed"},
-	{"wasmhost", "guest-sdk/abi policy policy/guest mail/smtp mail/message wasmhost/meter", "github.com/tetratelabs/wazero golang.org/x/sys",
+	{"wasmhost", "guest-sdk/abi guest-sdk/manifest policy policy/guest mail/smtp mail/message wasmhost/meter", "github.com/tetratelabs/wazero golang.org/x/sys",
 		"the only package that knows wazero"},
 	{"gateway", "policy mail/smtp mail/smtp/sasl mail/message", "github.com/pires/go-proxyproto",
 		"receiving; it never imports delivery: what it needs of the far side is its own interface Relay"},

@@ -400,9 +400,6 @@ func (m *Module) Close(ctx context.Context) (err error) {
 	return err
 }
 
-// manifestSection is the custom section that holds the manifest.
-const manifestSection = abi.Module + ".manifest"
-
 // Info is what can be told of a module without running it.
 type Info struct {
 	Size      int      // octets of the binary
@@ -433,7 +430,7 @@ func (m *Module) Info() Info {
 		}
 	}
 	for _, s := range m.compiled.CustomSections() {
-		if s.Name() == manifestSection {
+		if s.Name() == abi.ManifestSection {
 			info.Manifest = s.Data()
 		}
 	}

@@ -12,6 +12,30 @@
 //	mg1_init    (host_minor i32) → i64  once: mailbox pointer << 32 | capacity; negative refuses
 //	mg1_hook    (hook i32, len i32) → i64  every hook: the frame's length in, a verdict out
 //
+// # What a module may be
+//
+// WebAssembly 2.0, SIMD and reference types included, with one memory of 64 MiB at most;
+// threads, tail calls, exceptions and memories of 64 bits are not in it. A module has 16 MiB
+// at most, and a function 1 MiB and 4,096 locals. It imports functions alone: those of mg1,
+// and of wasi_snapshot_preview1 what language runtimes need to start. Clock and random octets
+// are real; there is no file system and no network; descriptors 1 and 2 go to the log if the
+// guest fails; poll_oneoff returns at once. The environment is GOMEMLIMIT, GOMAXPROCS and
+// GODEBUG.
+//
+// mg1_init runs once, and each copy of the guest begins with the memory and the globals that
+// it left; of a guest that changes its tables or drops segments it runs for each copy, and
+// must choose the same each time. The operator says whether a copy is for a session, for one
+// hook or for all: what must last for a session in any case is kept with sess_set.
+//
+// # What a guest says of itself
+//
+// The custom section mg1.manifest, which is optional, is a JSON object of at most 64 KiB:
+//
+//	name, version    for people
+//	capabilities     a list: what it asks the operator to grant
+//	optional         a list: what it uses with some configurations alone
+//	min_minor        a number: the least minor version that it can do with
+//
 // # The event frame
 //
 // Before mg1_hook the host writes a frame into the mailbox, in little endian:
@@ -95,6 +119,8 @@ const (
 	ExportHook       = "mg1_hook"
 	// ReservedPrefix begins names that a guest must not export.
 	ReservedPrefix = "__mg"
+	// ManifestSection is the custom section that holds the manifest.
+	ManifestSection = Module + ".manifest"
 )
 
 // Sizes of the mailbox in octets.

@@ -22,7 +22,7 @@ import (
 const File = "filter.json"
 
 // Section is the name of the custom section.
-const Section = "mg1.manifest"
+const Section = abi.ManifestSection
 
 // maxSize is the most octets of a manifest.
 const maxSize = 64 << 10
@@ -35,6 +35,8 @@ type Manifest struct {
 	Capabilities []string `json:"capabilities,omitempty"`
 	// Optional are those that it uses with some configurations alone.
 	Optional []string `json:"optional,omitempty"`
+	// MinMinor is the least minor version of the ABI that it can do with.
+	MinMinor int `json:"min_minor,omitempty"`
 }
 
 // Parse reads a manifest. Keys that it does not know are for others; a capability that it
@@ -68,6 +70,9 @@ func Check(text []byte) (Manifest, error) {
 		if !slices.Contains(abi.Capabilities(), c) {
 			return m, fmt.Errorf("manifest: there is no capability %q; there are %s", c, strings.Join(abi.Capabilities(), ", "))
 		}
+	}
+	if m.MinMinor < 0 || m.MinMinor > abi.Minor {
+		return m, fmt.Errorf("manifest: min_minor is %d, and this SDK speaks up to minor version %d of %s", m.MinMinor, abi.Minor, abi.Module)
 	}
 	return m, nil
 }

@@ -38,7 +38,7 @@ func TestBad(t *testing.T) {
 			t.Errorf("%q: got %q, want an error", bad, text)
 		}
 	}
-	for _, bad := range []string{`[]`, `{"capabilities": "kv"}`, `{"capabilities": ["bodyread"]}`, `{`} {
+	for _, bad := range []string{`[]`, `{"capabilities": "kv"}`, `{"capabilities": ["bodyread"]}`, `{`, `{"min_minor": -1}`, `{"min_minor": 99}`, `{"min_minor": "1"}`} {
 		if _, err := Append([]byte(head), []byte(bad)); err == nil {
 			t.Errorf("%q: got no error", bad)
 		}

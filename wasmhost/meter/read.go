@@ -53,7 +53,7 @@ var order = [...]int{secType: 1, secImport: 2, secFunction: 3, secTable: 4, secM
 
 const (
 	sectionName     = "name"
-	sectionManifest = "mg1.manifest"
+	sectionManifest = abi.ManifestSection
 )
 
 // Kinds of imports and exports. Section 5.5.5.
