@@ -34,6 +34,8 @@ const (
 	maxRate   = 1024 * 1000  //
 	learnFrom = 2 * minSlice // units: shorter runs say more about the clock
 	perOctet  = 8            // octets of the host's work that cost a unit of fuel
+	perCall   = 2 << 10      // octets that a call of the host stands for where the clock is looked at
+	lookEvery = 64 << 10     // octets
 	bootWall  = 10           // times its CPU time
 	maxWall   = time.Minute  //
 )
@@ -169,6 +171,8 @@ type run struct {
 	budget
 	cpuTime
 	given   int64         // fuel at the last reading
+	hosted  int64         // octets of the host's work since the last look at a clock
+	looked  time.Duration // when that look was, the first of a slice; 0: there was none
 	clocked bool          // what follows was read
 	placed  bool          // it has a place at the gate
 	thread  int           // 0: not known
@@ -273,6 +277,7 @@ func (in *instance) read(fuel int64) {
 // mark is where the next reading begins.
 func (in *instance) mark() {
 	in.run.at = in.filter.module.rt.now()
+	in.run.looked = in.run.at
 	in.run.mark, in.run.thread = threadCPU()
 }
 
@@ -364,7 +369,7 @@ func (r *Runtime) addTick(ctx context.Context) error {
 func (in *instance) charge(octets int64) bool {
 	fuel := int64(in.fuel.Get()) - octets/perOctet
 	ok := true
-	if fuel < 0 {
+	if in.lapse(octets) || fuel < 0 {
 		next, err := in.refuel(fuel)
 		if ok = err == nil; ok {
 			fuel = next
@@ -372,6 +377,34 @@ func (in *instance) charge(octets int64) bool {
 	}
 	in.fuel.Set(uint64(fuel))
 	return ok
+}
+
+// called is where a call of the host begins: the guest is stopped there if it has had its
+// time.
+func (in *instance) called() {
+	if !in.lapse(perCall) {
+		return
+	}
+	fuel, err := in.refuel(int64(in.fuel.Get()))
+	if err != nil {
+		panic(err)
+	}
+	in.fuel.Set(uint64(fuel))
+}
+
+// lapse counts work of the host, and looks at the clock now and then: it tells whether the
+// slice is over by the clock, whatever fuel is left. What a call of the host takes has
+// nothing to do with what fuel is worth to the filter, so a slice could be a second of them.
+func (in *instance) lapse(octets int64) bool {
+	if in.run.hosted += octets; in.run.hosted < lookEvery {
+		return false
+	}
+	in.run.hosted = 0
+	now := in.filter.module.rt.now()
+	if in.run.looked == 0 { // when the call began is not known: others were asked before
+		in.run.looked = now
+	}
+	return now-in.run.looked >= 2*sliceTime
 }
 
 // outside is for functions that the guest calls and that wait for something: f must return

@@ -73,3 +73,9 @@ func (l *Life) Close() { l.s.Close() }
 
 // TrimCache is trimCache.
 func TrimCache(dir string, most int64) error { return trimCache(dir, most) }
+
+// ThreadCPU is the CPU time of the calling thread; 0 where there is no such clock.
+func ThreadCPU() time.Duration {
+	cpu, _ := threadCPU()
+	return cpu
+}

@@ -107,6 +107,7 @@ func (r *Runtime) addImports(ctx context.Context) error {
 		narrow := imp.Result == abi.I32
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, _ api.Module, stack []uint64) {
 			in := caller(ctx)
+			in.called()
 			v := f(in.host, call{in.memory, stack})
 			if narrow {
 				stack[0] = api.EncodeI32(int32(v))

@@ -129,6 +129,7 @@ func (r *Runtime) addWASI(ctx context.Context) error {
 		hasResult := len(f.results) > 0
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, _ api.Module, stack []uint64) {
 			in := caller(ctx)
+			in.called()
 			errno := f.do(in, call{in.memory, stack})
 			if hasResult {
 				stack[0] = errno

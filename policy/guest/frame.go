@@ -80,6 +80,9 @@ func (g *Env) Get(field, index int32, buf []byte) int32 {
 		return int32(abi.EINVAL)
 	}
 	value, kind := g.field(abi.Field(field))
+	if !g.charge(int64(len(value))) { // of a list, all of it is written each time
+		return int32(abi.ETIME)
+	}
 	switch {
 	case kind == 0 && g.concealed(abi.Field(field)):
 		return int32(abi.EPERM)

@@ -98,6 +98,16 @@ func (r *rawHeader) bytes(m *policy.Message) []byte {
 	return r.b
 }
 
+// rawHeader returns the header section of the current view, or an error number. It is valid
+// until the view changes.
+func (g *Env) rawHeader() (*bytes.Reader, abi.Errno) {
+	m := g.event.Edits.Message()
+	if g.raw.of != m && !g.charge(m.Header.Size()) {
+		return nil, abi.ETIME
+	}
+	return bytes.NewReader(g.raw.bytes(m)), 0
+}
+
 // HdrRaw implements Host.
 func (g *Env) HdrRaw(off int32, buf []byte) int32 {
 	if _, ok := g.header(); !ok {

@@ -314,6 +314,9 @@ func (g *Env) httpTask(req []byte) (task, abi.Errno) {
 	if len(req) > abi.MaxHTTPRequest {
 		return nil, abi.ELIMIT
 	}
+	if !g.charge(int64(len(req))) {
+		return nil, abi.ETIME
+	}
 	grant, service := g.opts.Grants.HTTP, g.opts.Services.HTTP
 	r, ok := readRequest(req)
 	if !ok {
@@ -325,7 +328,7 @@ func (g *Env) httpTask(req []byte) (task, abi.Errno) {
 		return nil, abi.EPERM
 	case service == nil:
 		return nil, abi.EUNAVAIL
-	case !count(&g.away.http, abi.MaxHTTP) || !g.charge(int64(len(req))):
+	case !count(&g.away.http, abi.MaxHTTP):
 		return nil, abi.ELIMIT
 	}
 	timeout := grant.Timeout
@@ -449,8 +452,7 @@ func isHostName(host string) bool {
 // askNow runs a task while the guest waits. What does not fit is kept for the same call again.
 func (g *Env) askNow(op string, request []byte, buf []byte, check func() (task, abi.Errno)) int32 {
 	a := &g.away
-	id := op + string(request)
-	if a.kept != nil && a.keptFor == id && g.at(abi.InSession) {
+	if a.kept != nil && a.keptFor == op+string(request) && g.at(abi.InSession) {
 		answer := a.kept
 		if len(answer) <= len(buf) {
 			a.kept = nil
@@ -471,7 +473,7 @@ func (g *Env) askNow(op string, request []byte, buf []byte, check func() (task, 
 		return int32(no)
 	}
 	if len(answer) > len(buf) {
-		a.keptFor, a.kept = id, answer
+		a.keptFor, a.kept = op+string(request), answer
 	}
 	return fill(buf, answer)
 }
@@ -491,15 +493,19 @@ func (g *Env) Dsn(p []byte) int32 {
 	if no := g.begins(abi.CapDSN); no != 0 {
 		return int32(no)
 	}
+	if len(p) > abi.MaxDSN {
+		return int32(abi.ELIMIT)
+	}
+	if !g.charge(int64(len(p))) {
+		return int32(abi.ETIME)
+	}
 	list, ok := listOf(p, 3)
 	switch {
-	case len(p) > abi.MaxDSN:
-		return int32(abi.ELIMIT)
 	case !ok || len(list) != 3 || !plain(list[1], "") || !plain(list[2], "\t\r\n"):
 		return int32(abi.EINVAL)
 	case g.opts.Services.DSN == nil:
 		return int32(abi.EUNAVAIL)
-	case !count(&g.away.dsn, abi.MaxDSNs) || !g.charge(int64(len(p))):
+	case !count(&g.away.dsn, abi.MaxDSNs):
 		return int32(abi.ELIMIT)
 	}
 	n := Notification{string(list[0]), string(list[1]), string(list[2])}

@@ -129,7 +129,10 @@ func (g *Env) content(i, form int32) (r io.ReaderAt, size int64, no abi.Errno) {
 		return io.NewSectionReader(body, p.Off, p.Size), p.Size, 0
 	case abi.PartHeader:
 		if p.HeaderOff < 0 {
-			raw := strings.NewReader(string(g.raw.bytes(g.event.Edits.Message())))
+			raw, no := g.rawHeader()
+			if no != 0 {
+				return nil, 0, no
+			}
 			return raw, raw.Size(), 0
 		}
 		return io.NewSectionReader(body, p.HeaderOff, p.Off-p.HeaderOff), p.Off - p.HeaderOff, 0

@@ -103,10 +103,11 @@ func (g *Env) scannable(part int32) (io.ReaderAt, abi.Errno) {
 		if _, ok := g.body(); !ok {
 			return nil, abi.EPHASE
 		}
-		if !g.charge(2 * g.event.Edits.Message().Header.Size()) {
-			return nil, abi.ETIME
+		raw, no := g.rawHeader()
+		if no != 0 {
+			return nil, no
 		}
-		return strings.NewReader(string(g.raw.bytes(g.event.Edits.Message()))), 0
+		return raw, 0
 	}
 	r, _, no := g.content(part, int32(abi.PartDecoded))
 	return r, no
@@ -131,6 +132,9 @@ func scan(r io.ReaderAt, off int64, f func(piece []byte, last bool) (more bool))
 	}
 }
 
+// hitCost is what room for a pattern's hit costs, in octets.
+const hitCost = 64
+
 // Match implements Host.
 func (g *Env) Match(set, part int32, off int64, buf []byte) int32 {
 	r, no := g.scannable(part)
@@ -141,6 +145,9 @@ func (g *Env) Match(set, part int32, off int64, buf []byte) int32 {
 		return int32(abi.ENOENT)
 	case off < 0:
 		return int32(abi.EINVAL)
+	}
+	if !g.charge(hitCost * int64(g.setup.sets[set].set.Len())) {
+		return int32(abi.ETIME)
 	}
 	ok := true
 	finder := g.setup.sets[set].set.Finder(off, func(n int64) bool {
