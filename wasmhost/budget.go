@@ -20,24 +20,27 @@ import (
 // The code of a guest carries a meter (package meter): it counts fuel down and calls tick
 // when there is none left. The fuel is given in slices of some sixty microseconds. A call
 // that ends within its first slice, as nearly all do, costs the host no look at a clock; it
-// is charged what its fuel is worth by what was measured of the filter before. From the
-// first tick on, CPU time is what the system says the thread has used: a loaded machine
+// is charged what its fuel is worth by what was measured of the filter before; where that
+// seems to be odd, the next calls are clocked from their beginning. From the first tick on, CPU time is what the system says the thread has used: a loaded machine
 // must not fail a filter that is healthy. At each tick the guest also makes way for others.
 // It is stopped by a panic, which wazero turns into the error of the call.
 
 const (
-	sliceTime = 60 * time.Microsecond
-	minSlice  = 500          // units of fuel: a tick costs the host a microsecond
-	maxSlice  = 4 << 20      // units: what is worth less than this is worth measuring again
-	startRate = 1024 / 2     // of a filter nothing is known of
-	minRate   = 1024 / 64    //
-	maxRate   = 1024 * 1000  //
-	learnFrom = 2 * minSlice // units: shorter runs say more about the clock
-	perOctet  = 8            // octets of the host's work that cost a unit of fuel
-	perCall   = 2 << 10      // octets that a call of the host stands for where the clock is looked at
-	lookEvery = 64 << 10     // octets
-	bootWall  = 10           // times its CPU time
-	maxWall   = time.Minute  //
+	sliceTime  = 60 * time.Microsecond
+	minSlice   = 500                    // units of fuel: a tick costs the host a microsecond
+	maxSlice   = 4 << 20                // units: what is worth less than this is worth measuring again
+	firstSlice = 512 << 10              // units: of the first slice, when nobody looks yet: few instructions are so dear that it takes long
+	startRate  = 1024 / 2               // of a filter nothing is known of
+	minRate    = 1024 / 64              //
+	maxRate    = 1024 * 1000            //
+	learnFrom  = 2 * minSlice           // units: shorter runs say more about the clock
+	oddly      = 500 * time.Microsecond // more than fuel says: the next calls are looked at
+	oddCalls   = 16                     // as many
+	perOctet   = 8                      // octets of the host's work that cost a unit of fuel
+	perCall    = 2 << 10                // octets that a call of the host stands for where the clock is looked at
+	lookEvery  = 64 << 10               // octets
+	bootWall   = 10                     // times its CPU time
+	maxWall    = time.Minute            //
 )
 
 // Limits bound what a filter may use. The zero value of each field means its default.
@@ -172,8 +175,10 @@ type run struct {
 	cpuTime
 	given   int64         // fuel at the last reading
 	hosted  int64         // octets of the host's work since the last look at a clock
+	hosts   bool          // there was so much of it since the last reading
 	looked  time.Duration // when that look was, the first of a slice; 0: there was none
 	clocked bool          // what follows was read
+	begun   bool          // it is known when it began
 	placed  bool          // it has a place at the gate
 	thread  int           // 0: not known
 	mark    time.Duration // CPU time of the thread
@@ -194,6 +199,22 @@ func (in *instance) begin(ctx context.Context, host guest.Host, b budget, asked 
 	in.ctx.Context, in.host, in.used = ctx, host, true
 	in.run = run{budget: b, at: asked.Sub(in.filter.module.rt.epoch)}
 	in.fuel.Set(uint64(in.slice()))
+	if w := in.filter.watch.Load(); w != 0 {
+		in.watch(w)
+	}
+}
+
+// watch is for calls of a filter that seems to take longer than its fuel says. w tells how
+// closely: see Filter.watch.
+func (in *instance) watch(w int64) {
+	if w > 0 {
+		in.filter.watch.Add(-1)
+		in.mark()
+		in.run.clocked = true
+		return
+	}
+	in.filter.watch.Add(1)
+	in.run.at, in.run.begun = in.filter.module.rt.now(), true
 }
 
 // end returns what guest code has used since begin.
@@ -201,6 +222,7 @@ func (in *instance) end() cpuTime {
 	fuel := int64(in.fuel.Get())
 	if !in.run.clocked {
 		in.run.spent = in.worth(in.run.given - fuel)
+		in.doubt(in.run.given - fuel)
 	} else {
 		in.read(fuel)
 	}
@@ -209,10 +231,26 @@ func (in *instance) end() cpuTime {
 	return in.run.cpuTime
 }
 
+// doubt looks at what a call took that ended within its first slice, if it was not short:
+// else a guest whose instructions are dear, for each takes a page of memory from the system or
+// misses all caches, would never be found out. Time since the chain was asked is doubtful, for
+// others may have taken it: then it is looked at when the next calls begin. If theirs is too
+// long, the calls after them are charged by the clock of the thread.
+func (in *instance) doubt(units int64) {
+	if units < learnFrom || in.filter.module.rt.now()-in.run.at <= in.run.spent+oddly {
+		return
+	}
+	if in.run.begun {
+		in.filter.watch.Store(oddCalls)
+	} else {
+		in.filter.watch.CompareAndSwap(0, -oddCalls)
+	}
+}
+
 // slice returns the fuel until the next look at the clock: less if the budget ends before.
 func (in *instance) slice() int64 {
 	if d := min(in.run.cpu, in.run.rest) - in.run.spent; d >= 2*sliceTime {
-		in.run.given = in.filter.whole.Load()
+		in.run.given = min(in.filter.whole.Load(), firstSlice<<min(in.run.ticks, 8))
 	} else { // the end is neared in smaller and smaller steps: what fuel is worth is a guess
 		in.run.given = fuelFor(d/2, in.filter.rate.Load())
 	}
@@ -230,13 +268,18 @@ func (in *instance) worth(units int64) time.Duration {
 }
 
 // learn takes into account that units of fuel took d. Filters differ, and so do machines.
+// What is dear is believed at once, what is cheap only bit by bit: a guest has a say in both.
 func (f *Filter) learn(units int64, d time.Duration) {
-	if units < learnFrom || d <= 0 {
+	// Where slices have become very short, they have to do.
+	if units < min(learnFrom, f.whole.Load()) || d <= 0 {
 		return
 	}
 	old := f.rate.Load()
 	seen := min(max(int64(d)<<10/units, minRate), maxRate)
-	f.setRate(min(max(old+(seen-old)/4, minRate), maxRate)) // one that gets lost is no harm
+	if seen < old {
+		seen = old + (seen-old)/8
+	}
+	f.setRate(max(seen, minRate)) // one that gets lost is no harm
 }
 
 func (f *Filter) setRate(rate int64) {
@@ -268,7 +311,9 @@ func (in *instance) read(fuel int64) {
 		// The guest itself cannot change threads; the host's functions, which it calls, can.
 		// That they came back to the same one shows on the wall at the most.
 		used = cpu - r.mark
-		in.filter.learn(units, min(used, wall))
+		if !r.hosts { // else it was the host that took its time
+			in.filter.learn(units, min(used, wall))
+		}
 	}
 	r.spent += min(max(used, 0), wall)
 	r.lapsed += wall
@@ -277,7 +322,7 @@ func (in *instance) read(fuel int64) {
 // mark is where the next reading begins.
 func (in *instance) mark() {
 	in.run.at = in.filter.module.rt.now()
-	in.run.looked = in.run.at
+	in.run.looked, in.run.hosts = in.run.at, false
 	in.run.mark, in.run.thread = threadCPU()
 }
 
@@ -399,7 +444,7 @@ func (in *instance) lapse(octets int64) bool {
 	if in.run.hosted += octets; in.run.hosted < lookEvery {
 		return false
 	}
-	in.run.hosted = 0
+	in.run.hosted, in.run.hosts = 0, true
 	now := in.filter.module.rt.now()
 	if in.run.looked == 0 { // when the call began is not known: others were asked before
 		in.run.looked = now

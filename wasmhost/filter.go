@@ -122,6 +122,9 @@ type Filter struct {
 
 	rate  atomic.Int64 // nanoseconds that 1024 units of fuel are worth
 	whole atomic.Int64 // units that a slice has
+	// watch is how many calls are charged by the clock from their beginning, or, below zero,
+	// of how many the beginning is noted.
+	watch atomic.Int64
 	count counters
 	pool  pool
 	stop  context.CancelFunc

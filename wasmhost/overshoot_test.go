@@ -102,3 +102,32 @@ func TestOvershoot(t *testing.T) {
 		f.Close()
 	}
 }
+
+// A guest cannot have more CPU time than it is charged for by instructions that are dear: each
+// of these stores takes a page of memory from the system.
+func TestDearInstructions(t *testing.T) {
+	const calls = 64
+	touch := wasmtest.Seq(wasmtest.I32(0), wasmtest.Op(0x21, 2, 0x03, 0x40), // do
+		wasmtest.Op(0x20, 2), wasmtest.I32(1), wasmtest.Op(0x3a, 0, 0), // memory[i] = 1
+		wasmtest.Op(0x20, 2), wasmtest.I32(4096), wasmtest.Op(0x6a, 0x22, 2), // i += 4096
+		wasmtest.I32(8<<20), wasmtest.Op(0x49, 0x0d, 0, 0x0b)) // while (i < 8 MiB)
+	g := wasmtest.Guest{Memory: wasmtest.Limits{Min: 128}, Edit: func(m *wasmtest.Module) {
+		m.Func("touch", "ii>l", "i", touch, wasmtest.Say(abi.ActContinue))
+	}, On: map[abi.Hook]wasmtest.Code{abi.HookMail: wasmtest.Call("touch", wasmtest.I32(0), wasmtest.I32(0))}}
+	f := load(t, g.Bytes(), wasmhost.FilterOptions{Instance: wasmhost.InstanceHook, Limits: wasmhost.Limits{CPU: 500 * time.Millisecond, CPUSession: 5 * time.Second}})
+	d := talk(t, f)
+	defer d.close()
+	runtime.LockOSThread() // whose clock is read
+	defer runtime.UnlockOSThread()
+	var used time.Duration
+	for range calls {
+		from := wasmhost.ThreadCPU()
+		if got := d.at(policy.StageMail); got.Err != nil {
+			t.Fatal(got.Err)
+		}
+		used += wasmhost.ThreadCPU() - from
+	}
+	if charged := f.Stats().CPU[policy.StageMail]; charged < used/4 {
+		t.Errorf("it ran for %v, and was charged %v", used, charged)
+	}
+}
