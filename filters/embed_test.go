@@ -49,8 +49,9 @@ func TestNames(t *testing.T) {
 }
 
 // maxModule is the largest module that a shipped filter may be. A Go program that does
-// nothing has 1.8 MB; what is above that is ours to keep small.
-const maxModule = 2_200_000
+// nothing has 1.8 MB, and seeding math/rand in every copy brings 0.2 MB of it along; what is
+// above that is ours to keep small.
+const maxModule = 2_400_000
 
 // TestBuild builds every filter. It checks size and kind of the modules, and that a
 // module depends on nothing of this machine.
