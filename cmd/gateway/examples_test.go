@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/message"
 )
@@ -55,4 +56,55 @@ func TestExamplePostfix(t *testing.T) {
 			t.Errorf("X-Edge: %q", got)
 		}
 	}
+}
+
+// TestSnippets: every piece of configuration in the documents is one that the gateway reads,
+// with what it leaves out added. What it names need not be there.
+func TestSnippets(t *testing.T) {
+	files, err := filepath.Glob("../../*/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, file := range append(files, "../../README.md", "../../docs/operations.md", "../../docs/rationale.md", "../../docs/tour.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, rest := range strings.Split(string(text), "\n```yaml\n")[1:] {
+			snippet, _, ok := strings.Cut(rest, "\n```")
+			if !ok {
+				t.Fatalf("%s: block %d has no end", file, i+1)
+			}
+			seen++
+			if problems := loadSnippet(t, snippet); problems.Err() != nil {
+				t.Errorf("%s: block %d: %v\n%s", file, i+1, problems, snippet)
+			}
+		}
+	}
+	if seen < 6 {
+		t.Errorf("%d snippets were found; the documents have more", seen)
+	}
+}
+
+// loadSnippet loads a part of a configuration, which may be filters of a chain.
+func loadSnippet(t *testing.T, snippet string) config.Problems {
+	t.Helper()
+	if strings.HasPrefix(snippet, "- module:") {
+		snippet = "filters:\n  dir: /filters\n  chains:\n    inbound:\n      " + strings.ReplaceAll(snippet, "\n", "\n      ")
+	}
+	for key, value := range map[string]string{
+		"hostname": "mx.example.org", "routes": "[{domains: [example.org], backend: b}]", "backends": "{b: {addresses: ['smtp://192.0.2.1']}}",
+		"listeners": "[{name: mx, address: ':25', chain: inbound}]", "filters": "{chains: {inbound: []}}",
+	} {
+		if !strings.Contains("\n"+snippet, "\n"+key+":") {
+			snippet += "\n" + key + ": " + value
+		}
+	}
+	file := filepath.Join(t.TempDir(), "penstock.yaml")
+	if err := os.WriteFile(file, []byte(snippet), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, problems := config.Load(file, nil, nil)
+	return problems
 }
