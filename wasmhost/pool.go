@@ -2,7 +2,6 @@ package wasmhost
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -266,6 +265,3 @@ func shift[T any](list *[]chan T) chan T {
 	*list = append((*list)[:0], (*list)[1:]...)
 	return v
 }
-
-// errNoMore: the filter makes no new instances.
-var errNoMore = errors.New("the filter is closed")

@@ -222,7 +222,7 @@ func fullConfig() *Config {
 				OnBroken: OnErrors{"default": OnErrorReject, "connect": OnErrorTempfail},
 				Config:   json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
 				Instance: InstanceHook, Log: FilterLogOff,
-				Limits:   FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second},
+				Limits: FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second},
 				Grant: Grant{BodyRead: True, BodyEdit: True, Envelope: EnvelopeGrant{true, True}, Discard: True, AcceptFinal: True, AuthData: True,
 					KV: KVGrant{true, 1 << 20}, DNS: DNSGrant{true, []DNSType{"A", "TXT"}, 3},
 					HTTP: HTTPGrant{true, []WebHost{{"https", "*.rbl.example", 8443}, {"http", "2001:db8::1", 0}},
