@@ -1,6 +1,7 @@
 package errand
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -210,6 +212,85 @@ func TestWeb(t *testing.T) {
 			t.Errorf("%s without a grant: got %v, want ErrRefused", host, err)
 		}
 	}
+}
+
+// raw is a server that reads a request's header, or what else there is up to an empty line,
+// and answers. It tells whether the client hangs up within 10 s.
+func raw(t *testing.T, answer string) (addr string, gone <-chan bool) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	ended := make(chan bool, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		if answer != "" {
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+				t.Error(err)
+			}
+			_, _ = io.WriteString(c, answer)
+		}
+		_, err = io.Copy(io.Discard, c)
+		ended <- !errors.Is(err, os.ErrDeadlineExceeded)
+	}()
+	return l.Addr().String(), ended
+}
+
+// A server that holds the line gains nothing by it: neither one that claims to speak
+// another protocol, from which reading would go on for ever, nor one that does not shake
+// hands, to which the transport connects beyond the request that wanted it.
+func TestWebHeld(t *testing.T) {
+	names := &timed{}
+	r := New(Options{Names: names, Grants: guest.Grants{HTTP: &guest.HTTPGrant{Private: loopback, Timeout: 100 * time.Millisecond}}})
+	defer r.Close()
+	for name, tt := range map[string]struct{ scheme, answer string }{
+		"switches":     {"http://", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"},
+		"says nothing": {"https://", ""},
+	} {
+		addr, gone := raw(t, tt.answer)
+		_, port, _ := net.SplitHostPort(addr)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.Services().HTTP.Do(ctx, guest.HTTPRequest{Method: "GET", URL: tt.scheme + "held.test:" + port})
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if err == nil {
+				t.Errorf("%s: got no error", name)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the request does not end", name)
+		}
+		if !<-gone {
+			t.Errorf("%s: the connection stays", name)
+		}
+		cancel()
+	}
+	if names.endless.Load() {
+		t.Error("a look-up has no deadline")
+	}
+}
+
+// timed is a name that leads to the loopback, and knows if it was asked without a deadline.
+type timed struct {
+	resolver.DNS
+	endless atomic.Bool
+}
+
+func (d *timed) LookupAddrs(ctx context.Context, _ string, _ resolver.Families) (resolver.Addrs, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		d.endless.Store(true)
+	}
+	return resolver.Addrs{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, nil
 }
 
 // rebinding is a name that leads to another address each time it is asked for.

@@ -36,6 +36,7 @@ const (
 // web is a guest.HTTP.
 type web struct {
 	max       int64
+	timeout   time.Duration // of connecting
 	names     resolver.DNS
 	dialer    net.Dialer
 	transport *http.Transport
@@ -47,12 +48,16 @@ func newWeb(g guest.HTTPGrant, names resolver.DNS, roots *x509.CertPool) *web {
 	if w.max <= 0 {
 		w.max = guest.DefaultMaxResponse
 	}
+	if w.timeout = g.Timeout; w.timeout <= 0 {
+		w.timeout = guest.DefaultHTTPTimeout
+	}
 	w.dialer.Control = netguard.Guard{Allow: g.Private}.Control
 	w.transport = &http.Transport{
 		DialContext:     w.dial,
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		// Octets on the wire are bounded by what is read; what they unpack to is not.
 		DisableCompression:     true,
+		TLSHandshakeTimeout:    w.timeout,
 		MaxConnsPerHost:        maxPerHost,
 		MaxIdleConns:           maxIdle,
 		MaxIdleConnsPerHost:    maxIdle,
@@ -92,6 +97,9 @@ func (w *web) Do(ctx context.Context, r guest.HTTPRequest) (guest.HTTPResponse, 
 		return guest.HTTPResponse{}, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return guest.HTTPResponse{}, errSwitched
+	}
 	return w.read(resp)
 }
 
@@ -116,11 +124,19 @@ func (w *web) read(resp *http.Response) (guest.HTTPResponse, error) {
 	return out, nil
 }
 
-var errNoNames = errors.New("errand: nobody looks names up")
+var (
+	errNoNames = errors.New("errand: nobody looks names up")
+	// errSwitched: the connection is no longer HTTP's, and reading from it does not end with
+	// the request's context.
+	errSwitched = errors.New("errand: the server speaks another protocol now, which nobody asked for")
+)
 
 // dial connects to an address of a host. The guard looks at each address as it is connected
-// to, so that it does not matter who said it or when.
+// to, so that it does not matter who said it or when. The transport goes on connecting when
+// the request that wanted it has ended: ctx has no deadline but the one given here.
 func (w *web) dial(ctx context.Context, _, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
