@@ -317,7 +317,30 @@ func TestChangedEnvelope(t *testing.T) {
 // TestRelayGrant: whom a filter names passes the listener's rule like whom the client names,
 // unless the filter may relay. What another filter makes of such a recipient is that one's.
 func TestRelayGrant(t *testing.T) {
-	const elsewhere = "x@elsewhere.test"
+	// The second leads on from a backend that trusts us.
+	for _, elsewhere := range []string{"x@elsewhere.test", "x%elsewhere.test@example.com"} {
+		testRelayGrant(t, elsewhere)
+	}
+	// A filter that writes what the client named anew says no more than the client did, and
+	// one whose failure is overlooked leaves it as it was.
+	for _, to := range []string{"x%elsewhere.test@example.com", "x@none.test"} {
+		link := edit(policy.StageRcpt, "", set(-1, to))
+		link.OnError = policy.OnErrorAccept
+		r := &rig{links: []policy.Link{link}}
+		p := r.start(t).hello(t)
+		if got := p.attempt([]string{"x%elsewhere.test@example.com"}); !strings.HasPrefix(got, "rcpt 550 5.7.1") {
+			t.Errorf("changed to %s: got %q", to, got)
+		}
+		_, relays := r.gw.PublicBackend(path("x%elsewhere.test@example.com"))
+		if _, ok := r.gw.PublicBackend(path("x@example.com")); !ok || relays {
+			t.Errorf("a stranger's mail: to x %v, and on to elsewhere %v", ok, relays)
+		}
+		p.talk("QUIT => 221", " => closed")
+		r.stop(t)
+	}
+}
+
+func testRelayGrant(t *testing.T, elsewhere string) {
 	for _, stage := range []policy.Stage{policy.StageRcpt, policy.StageMessage} {
 		for _, change := range []func(*policy.Edits) error{add(elsewhere), set(-1, elsewhere)} {
 			for _, tt := range []struct {

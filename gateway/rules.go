@@ -239,8 +239,14 @@ const (
 // for clients that may relay included.
 func (g *Gateway) Backend(p smtp.Path) (name string, ok bool) { return g.backend(p, true) }
 
-// PublicBackend is Backend by the rules for strangers, who may not relay.
-func (g *Gateway) PublicBackend(p smtp.Path) (name string, ok bool) { return g.backend(p, false) }
+// PublicBackend is Backend by the rules for strangers, who may not relay: nor may they by an
+// address that leads on from a backend.
+func (g *Gateway) PublicBackend(p smtp.Path) (name string, ok bool) {
+	if strings.ContainsAny(p.Local, routingMarks) {
+		return "", false
+	}
+	return g.backend(p, false)
+}
 
 func (g *Gateway) backend(p smtp.Path, anywhere bool) (name string, ok bool) {
 	rs := g.acquire()

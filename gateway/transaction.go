@@ -140,7 +140,11 @@ const routingMarks = "@%!"
 // route finds where a recipient's mail goes. For one that a filter named it counts what that
 // filter may, beside what the client may.
 func (tx *transaction) route(to policy.Recipient) (i int, r *Route, err error) {
-	i, ok := tx.s.rules.route(to.Path, tx.s.l.gw.own, to.Relay || tx.s.relays())
+	relay := to.Relay || tx.s.relays()
+	if !relay && !tx.s.l.Routing && strings.ContainsAny(to.Path.Local, routingMarks) {
+		return 0, nil, errRouting
+	}
+	i, ok := tx.s.rules.route(to.Path, tx.s.l.gw.own, relay)
 	if !ok {
 		return 0, nil, errRelay
 	}
@@ -152,9 +156,6 @@ func (tx *transaction) route(to policy.Recipient) (i int, r *Route, err error) {
 // its place.
 func (tx *transaction) offerCandidate(ctx context.Context) error {
 	last := len(tx.Rcpts) - 1
-	if r := tx.Rcpts[last]; r.AddedBy == "" && !tx.s.l.Routing && strings.ContainsAny(r.Path.Local, routingMarks) && !tx.s.relays() {
-		return errRouting
-	}
 	err := tx.offer(ctx, tx.Rcpts[last])
 	if _, ok := errors.AsType[*smtp.Reply](err); !ok || tx.Rcpts[last].AddedBy == "" {
 		return err
