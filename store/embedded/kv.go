@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,10 +24,25 @@ type kv struct {
 	e  *engine
 	mu sync.Mutex // held while a value changes
 	// used is how many octets spaces have, as far as they were asked for; guarded by mu.
-	used map[string]int64
+	used  map[string]int64
+	swept map[string]*swept // by space; guarded by mu
 }
 
-func newKV(e *engine) *kv { return &kv{e: e, used: make(map[string]int64)} }
+// swept is what is known of the sweeps of a space that was full.
+type swept struct {
+	busy   bool // one is under way
+	values int  // that the last one saw
+	credit int  // values that the next one may look at
+}
+
+// sweepCredit is how many values may be looked at for each change that finds no room. A space
+// that stays full is swept now and then, not each time: whoever fills it, who may be a stranger
+// that sends mail, does not slow down all filters.
+const sweepCredit = 256
+
+func newKV(e *engine) *kv {
+	return &kv{e: e, used: make(map[string]int64), swept: make(map[string]*swept)}
+}
 
 // forget makes sizes be counted again.
 func (s *kv) forget() {
@@ -69,10 +86,49 @@ func (s *kv) get(space, key string) ([]byte, time.Time, error) {
 
 // Set implements store.KV.
 func (s *kv) Set(ctx context.Context, space, key string, value []byte, expires time.Time, quota int64) error {
+	return s.change(ctx, space, func() error { return s.set(ctx, space, key, value, expires, quota) })
+}
+
+// change calls f with mu held, and again if it found no room and something that ran out may
+// have made some.
+func (s *kv) change(ctx context.Context, space string, f func() error) error {
+	w, err := s.tryChange(space, f)
+	if w == nil {
+		return err
+	}
+	values, err := s.sweepBelow(ctx, nameKey(kindKV, space, ""))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.set(ctx, space, key, value, expires, quota)
+	w.busy, w.values = false, values
+	if err != nil {
+		return err
+	}
+	return f()
 }
+
+// tryChange calls f with mu held. If the space is full and may be swept, it returns what must
+// be told of that.
+func (s *kv) tryChange(space string, f func() error) (*swept, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := f()
+	if err != errFull {
+		return nil, err
+	}
+	w := s.swept[space]
+	if w == nil {
+		w = &swept{}
+		s.swept[space] = w
+	}
+	if w.credit += sweepCredit; w.busy || w.credit < w.values {
+		return nil, err
+	}
+	w.busy, w.credit = true, 0
+	return w, err
+}
+
+// errFull: the quota is reached.
+var errFull = fmt.Errorf("%w: the quota is reached", store.ErrFull)
 
 // set is called with mu held.
 func (s *kv) set(ctx context.Context, space, key string, value []byte, expires time.Time, quota int64) error {
@@ -90,19 +146,7 @@ func (s *kv) set(ctx context.Context, space, key string, value []byte, expires t
 	}
 	size := int64(len(key) + len(value))
 	if quota > 0 && used-old+size > quota {
-		// What ran out makes room.
-		if err := s.sweepSpace(ctx, space); err != nil {
-			return err
-		}
-		if old, err = s.size(k, key); err != nil {
-			return err
-		}
-		if used, err = s.usage(ctx, space); err != nil {
-			return err
-		}
-		if used-old+size > quota {
-			return store.ErrFull
-		}
+		return errFull
 	}
 	err = s.e.write(soon, len(k)+len(value)+64, doubt{}, func(b *pebble.Batch) error {
 		return b.Set(k, seal(k, encodeValue(value, expires)), nil)
@@ -149,33 +193,68 @@ func (s *kv) usage(ctx context.Context, space string) (int64, error) {
 	return n, err
 }
 
-// sweepSpace removes what ran out. Called with mu held.
-func (s *kv) sweepSpace(ctx context.Context, space string) error {
-	prefix := nameKey(kindKV, space, "")
-	delete(s.used, space)
-	return s.sweepBelow(ctx, prefix)
-}
-
-func (s *kv) sweepBelow(ctx context.Context, prefix []byte) error {
+// sweepBelow removes what ran out, and returns how many values there were. Nobody waits for it
+// but a moment.
+func (s *kv) sweepBelow(ctx context.Context, prefix []byte) (values int, err error) {
 	var keys [][]byte
-	err := s.e.each(ctx, prefix, func(k, record []byte) bool {
+	err = s.e.each(ctx, prefix, func(k, record []byte) bool {
+		values++
 		if _, _, err := s.decodeValue(record); errors.Is(err, store.ErrNotFound) {
 			keys = append(keys, k)
 		}
 		return true
 	})
-	if err != nil {
+	for some := range slices.Chunk(keys, sweepCredit) {
+		err = errors.Join(err, ctx.Err())
+		if err != nil {
+			break
+		}
+		err = s.removeOver(some)
+	}
+	return values, err
+}
+
+// removeOver removes those of keys whose values ran out and were not set again meanwhile.
+func (s *kv) removeOver(keys [][]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var over [][]byte
+	sizes := make(map[string]int64)
+	for _, k := range keys {
+		record, err := s.e.get(k)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if _, _, err := s.decodeValue(record); !errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		d := &decoder{b: k[1:]}
+		space := d.text()
+		sizes[space] += recordSize(string(d.b), record)
+		over = append(over, k)
+	}
+	if err := s.e.remove(over...); err != nil {
+		clear(s.used)
 		return err
 	}
-	return s.e.remove(keys...)
+	for space, size := range sizes {
+		s.shrink(space, size)
+	}
+	return nil
+}
+
+// shrink notes that a space has less. Called with mu held.
+func (s *kv) shrink(space string, size int64) {
+	if used, ok := s.used[space]; ok {
+		s.used[space] = used - size
+	}
 }
 
 // sweep removes what ran out in all spaces.
 func (s *kv) sweep(ctx context.Context) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.used)
-	if err := s.sweepBelow(ctx, []byte{kindKV}); err != nil && ctx.Err() == nil {
+	if _, err := s.sweepBelow(ctx, []byte{kindKV}); err != nil && ctx.Err() == nil {
 		s.e.o.Log.Warn("store: sweep values that ran out", "err", err)
 	}
 }
@@ -184,16 +263,31 @@ func (s *kv) sweep(ctx context.Context) {
 func (s *kv) Delete(ctx context.Context, space, key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.used, space)
-	return s.e.write(soon, 64, doubt{}, func(b *pebble.Batch) error {
-		return b.Delete(nameKey(kindKV, space, key), nil)
-	}, nil)
+	k := nameKey(kindKV, space, key)
+	old, err := s.size(k, key)
+	if err != nil {
+		return err
+	}
+	err = s.e.write(soon, 64, doubt{}, func(b *pebble.Batch) error { return b.Delete(k, nil) }, nil)
+	if err != nil {
+		delete(s.used, space)
+		return err
+	}
+	s.shrink(space, old)
+	return nil
 }
 
 // Add implements store.KV.
-func (s *kv) Add(ctx context.Context, space, key string, delta int64, expires time.Time, quota int64) (int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *kv) Add(ctx context.Context, space, key string, delta int64, expires time.Time, quota int64) (sum int64, err error) {
+	err = s.change(ctx, space, func() error {
+		sum, err = s.add(ctx, space, key, delta, expires, quota)
+		return err
+	})
+	return sum, err
+}
+
+// add is called with mu held.
+func (s *kv) add(ctx context.Context, space, key string, delta int64, expires time.Time, quota int64) (int64, error) {
 	value, until, err := s.get(space, key)
 	var n int64
 	switch {
@@ -214,9 +308,16 @@ func (s *kv) Add(ctx context.Context, space, key string, delta int64, expires ti
 }
 
 // Swap implements store.KV.
-func (s *kv) Swap(ctx context.Context, space, key string, old, value []byte, expires time.Time, quota int64) (bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *kv) Swap(ctx context.Context, space, key string, old, value []byte, expires time.Time, quota int64) (swapped bool, err error) {
+	err = s.change(ctx, space, func() error {
+		swapped, err = s.swap(ctx, space, key, old, value, expires, quota)
+		return err
+	})
+	return swapped, err
+}
+
+// swap is called with mu held.
+func (s *kv) swap(ctx context.Context, space, key string, old, value []byte, expires time.Time, quota int64) (bool, error) {
 	now, _, err := s.get(space, key)
 	there := err == nil
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
