@@ -452,12 +452,12 @@ func isHostName(host string) bool {
 // askNow runs a task while the guest waits. What does not fit is kept for the same call again.
 func (g *Env) askNow(op string, request []byte, buf []byte, check func() (task, abi.Errno)) int32 {
 	a := &g.away
-	if a.kept != nil && a.keptFor == op+string(request) && g.at(abi.InSession) {
+	if a.kept != nil && g.at(abi.InSession) && g.charge(int64(len(request))) && a.keptFor == op+string(request) {
 		answer := a.kept
 		if len(answer) <= len(buf) {
 			a.kept = nil
 		}
-		return fill(buf, answer)
+		return g.hand(buf, answer)
 	}
 	run, no := check()
 	if no != 0 {
@@ -470,12 +470,29 @@ func (g *Env) askNow(op string, request []byte, buf []byte, check func() (task, 
 		no = errnoOfService(ctx, err)
 	})
 	if no != 0 {
-		return int32(no)
+		return g.refused(no)
 	}
 	if len(answer) > len(buf) {
 		a.keptFor, a.kept = op+string(request), answer
 	}
+	return g.hand(buf, answer)
+}
+
+// hand is fill for an answer, which may be large, and read again and again.
+func (g *Env) hand(buf, answer []byte) int32 {
+	if !g.charge(int64(min(len(buf), len(answer)))) {
+		return int32(abi.ETIME)
+	}
 	return fill(buf, answer)
+}
+
+// refused returns the error of a task. A host whose addresses are not granted shows only when
+// it is connected to.
+func (g *Env) refused(no abi.Errno) int32 {
+	if no == abi.EPERM {
+		g.refuse(abi.CapHTTP)
+	}
+	return int32(no)
 }
 
 // Dns implements Host.
@@ -564,13 +581,13 @@ func (g *Env) Wait(h, timeoutMs int32, buf []byte) int32 {
 	}
 	if f.no != 0 {
 		f.taken = true
-		return int32(f.no)
+		return g.refused(f.no)
 	}
 	answer := f.answer
 	if len(answer) <= len(buf) {
 		f.taken, f.answer = true, nil
 	}
-	return fill(buf, answer)
+	return g.hand(buf, answer)
 }
 
 // ready waits for a flight, not at all with a timeout of 0.

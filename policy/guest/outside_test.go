@@ -1,9 +1,11 @@
 package guest_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -162,6 +164,65 @@ func TestFlightsEnd(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// Reading an answer is work, however often it is done: with room for all but an octet it may
+// be read without end.
+func TestAnswersAreCharged(t *testing.T) {
+	w := world()
+	w.HTTP = func(context.Context, guest.HTTPRequest) (guest.HTTPResponse, error) {
+		return guest.HTTPResponse{Status: 200, Body: big(5000)}, nil
+	}
+	charged := int64(0)
+	o := guest.Options{Grants: everything(), Services: w.Services(), Charge: func(n int64) bool { charged += n; return true }}
+	askEnv(t, guest.NewEnv(o), abi.HookMail, func(g *guest.Env, _ *policy.Event) error {
+		req := list("GET", "https://a.test/", "")
+		buf := make([]byte, g.Http(req, nil)-1)
+		h := g.Submit(2, req)
+		for name, read := range map[string]func() int32{
+			"kept": func() int32 { return g.Http(req, buf) },
+			"wait": func() int32 { return g.Wait(h, 1000, buf) },
+		} {
+			for range 3 {
+				charged = 0
+				if n := read(); int(n) != len(buf)+1 || charged < int64(len(buf)) {
+					t.Errorf("%s: got %d, and %d octets were charged, want %d", name, n, charged, len(buf))
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// A host that has another address than was granted is seen when it is connected to, and told
+// of like what is seen before.
+func TestRefusedAddress(t *testing.T) {
+	var out bytes.Buffer
+	w := world()
+	w.HTTP = func(context.Context, guest.HTTPRequest) (guest.HTTPResponse, error) {
+		return guest.HTTPResponse{}, guest.ErrRefused
+	}
+	for _, beside := range []bool{false, true} {
+		out.Reset()
+		o := guest.Options{Grants: everything(), Services: w.Services(), Log: slog.New(slog.NewTextHandler(&out, nil))}
+		askEnv(t, guest.NewEnv(o), abi.HookMail, func(g *guest.Env, _ *policy.Event) error {
+			for range 2 {
+				var n abi.Errno
+				if req := list("GET", "https://a.test/", ""); beside {
+					n = abi.Errno(g.Wait(g.Submit(2, req), 1000, nil))
+				} else {
+					n = abi.Errno(g.Http(req, nil))
+				}
+				if n != abi.EPERM {
+					t.Errorf("got %d", n)
+				}
+			}
+			return nil
+		})
+		if n := strings.Count(out.String(), "grant=http"); n != 1 {
+			t.Errorf("beside %v: told %d times:\n%s", beside, n, &out)
+		}
+	}
 }
 
 // What does not fit is not asked for again.
