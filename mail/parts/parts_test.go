@@ -385,3 +385,29 @@ func longLines(src []byte) bool {
 	}
 	return false
 }
+
+// Lines that begin like the delimiters of many parts cost no more than others: each delimiter
+// here begins with those of the parts around it.
+func TestPrefixes(t *testing.T) {
+	boundary := strings.Repeat("a", 100)
+	var body strings.Builder
+	for i := range MaxDepth - 1 {
+		fmt.Fprintf(&body, "--%s\r\nContent-Type: multipart/mixed; boundary=%s\r\n\r\n", boundary+strings.Repeat("a", i), boundary+strings.Repeat("a", i+1))
+	}
+	head := body.Len()
+	for body.Len() < 256<<10 {
+		body.WriteString("--" + boundary + boundary + "b\r\n")
+	}
+	allocs := func(body string) float64 {
+		return testing.AllocsPerRun(1, func() {
+			h, _ := message.Parse([]byte("Content-Type: multipart/mixed; boundary=" + boundary + "\r\n\r\n"))
+			list, err := Scan(h, strings.NewReader(body), int64(len(body)), nil)
+			if err != nil || len(list) != MaxDepth {
+				t.Fatalf("got %d parts, error %v; want %d", len(list), err, MaxDepth)
+			}
+		})
+	}
+	if without, with := allocs(body.String()[:head]), allocs(body.String()); with > 2*without+100 {
+		t.Errorf("a thousand lines more made %v allocations, without them there are %v", with, without)
+	}
+}

@@ -15,6 +15,9 @@ const window = 64 << 10
 // longLine is how much of a line is looked at. A delimiter is shorter by far.
 const longLine = 4 << 10
 
+// fieldsCost is what an octet of a header section costs that is taken apart, in octets.
+const fieldsCost = 16
+
 // scanner is the state of one walk.
 type scanner struct {
 	src  io.ReaderAt
@@ -115,6 +118,10 @@ func (s *scanner) enter(pos int64) (int64, error) {
 func (s *scanner) begin(parent int, pos int64, deflt string) (int64, error) {
 	header, end, flags, err := s.header(pos)
 	if err != nil {
+		return pos, err
+	}
+	// To take its fields apart takes longer than to find them.
+	if err := s.work.do(fieldsCost * len(header)); err != nil {
 		return pos, err
 	}
 	p := Part{Parent: parent, Depth: s.parts[parent].Depth + 1, HeaderOff: pos, Off: end, Flags: flags}
@@ -232,8 +239,9 @@ func (s *scanner) match(line []byte) (k int, last bool) {
 		case "--":
 			return k, true
 		}
-		if !s.longer(k, line) {
-			s.parts[f.part].Flags |= Broken
+		// Many parts may have boundaries that the line begins with: that is looked at once.
+		if p := &s.parts[f.part]; p.Flags&Broken == 0 && !s.longer(k, line) {
+			p.Flags |= Broken
 		}
 	}
 	return -1, false
@@ -242,7 +250,10 @@ func (s *scanner) match(line []byte) (k int, last bool) {
 // longer tells whether line is the delimiter of another open part than k.
 func (s *scanner) longer(k int, line []byte) bool {
 	for i, f := range s.open {
-		if i != k && f.boundary != nil && (bytes.Equal(line, f.boundary) || bytes.Equal(line, append(f.boundary[:len(f.boundary):len(f.boundary)], "--"...))) {
+		if i == k || f.boundary == nil {
+			continue
+		}
+		if rest, ok := bytes.CutPrefix(line, f.boundary); ok && (len(rest) == 0 || string(rest) == "--") {
 			return true
 		}
 	}
