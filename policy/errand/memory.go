@@ -28,7 +28,12 @@ type Memory struct {
 type space struct {
 	values map[string]kept
 	used   int64
+	swept  time.Time // when values that are over were last looked for
 }
+
+// sweepEvery is how often all values of a full space are looked at: what filters keep may be
+// of their clients' choice, who would have everybody wait for it.
+const sweepEvery = time.Second
 
 type kept struct {
 	value   []byte
@@ -71,6 +76,19 @@ func (s *space) drop(key string) {
 	}
 }
 
+// sweep drops what is over, if that was not looked for lately.
+func (s *space) sweep(now time.Time) {
+	if now.Sub(s.swept) < sweepEvery {
+		return
+	}
+	s.swept = now
+	for key, k := range s.values {
+		if k.over(now) {
+			s.drop(key)
+		}
+	}
+}
+
 // Set implements Values.
 func (m *Memory) Set(_ context.Context, name, key string, value []byte, expires time.Time, quota int64) error {
 	m.mu.Lock()
@@ -97,12 +115,7 @@ func (m *Memory) set(name, key string, value []byte, expires time.Time, quota in
 		return quota - s.used + old
 	}
 	if quota > 0 && size > left() {
-		now := time.Now()
-		for old, k := range s.values {
-			if k.over(now) {
-				s.drop(old)
-			}
-		}
+		s.sweep(time.Now())
 		if size > left() {
 			return store.ErrFull
 		}
