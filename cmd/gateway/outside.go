@@ -58,7 +58,12 @@ func (o *outside) resolver(cfg *config.Config) (resolver.DNS, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.names == nil {
-		r, err := newResolver(cfg, o.log)
+		ro, err := resolverOptions(cfg, o.log)
+		if err != nil {
+			return nil, err
+		}
+		ro.Inflight = 2000 // each filter has a share of these, see package errand
+		r, err := resolver.New(ro)
 		if err != nil {
 			return nil, err
 		}

@@ -58,6 +58,7 @@ type Values interface {
 type Runner struct {
 	services guest.Services
 	web      *web
+	names    *names
 }
 
 // New returns a Runner.
@@ -72,7 +73,8 @@ func New(o Options) *Runner {
 		r.services.KV = values{o.Values, o.Name, quota}
 	}
 	if g.DNS != nil && o.Names != nil {
-		r.services.DNS = names{o.Names}
+		r.names = newNames(o.Names)
+		r.services.DNS = r.names
 	}
 	if g.HTTP != nil {
 		r.web = newWeb(*g.HTTP, o.Names, o.Roots)
@@ -90,8 +92,12 @@ func New(o Options) *Runner {
 // Services returns what the filter's Envs call.
 func (r *Runner) Services() guest.Services { return r.services }
 
-// Close closes connections that wait for another request.
+// Close closes connections that wait for another request, and ends look-ups that nobody
+// waits for any more.
 func (r *Runner) Close() {
+	if r.names != nil {
+		r.names.close()
+	}
 	if r.web != nil {
 		r.web.transport.CloseIdleConnections()
 	}

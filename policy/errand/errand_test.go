@@ -122,6 +122,42 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// endless is a resolver that goes on asking for ever, and how many questions it asks.
+type endless struct {
+	resolver.DNS
+	asks atomic.Int32
+}
+
+func (e *endless) Lookup(ctx context.Context, _ string, _ resolver.Type) (resolver.Answer, error) {
+	e.asks.Add(1)
+	defer e.asks.Add(-1)
+	<-ctx.Done()
+	return resolver.Answer{}, ctx.Err()
+}
+
+// TestSlowNames: a filter that does not wait for what it began does not take all there is of
+// a resolver that others use too.
+func TestSlowNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := &endless{}
+		r := New(Options{Grants: guest.Grants{DNS: &guest.DNSGrant{}}, Names: dns})
+		for i := range 2 * maxLookUps {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if _, err := r.Services().DNS.LookUp(ctx, 16, fmt.Sprint(i, ".test")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("look-up %d: %v", i, err)
+			}
+			cancel()
+		}
+		if n := dns.asks.Load(); n != maxLookUps {
+			t.Errorf("%d questions are under way, want %d", n, maxLookUps)
+		}
+		r.Close()
+		if n := dns.asks.Load(); n != 0 {
+			t.Errorf("%d questions are under way after Close", n)
+		}
+	})
+}
+
 // loopback is what a test grants, and no operator should.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/penstock/penstock/policy/guest"
@@ -12,10 +13,59 @@ import (
 
 // names.go: look-ups.
 
-type names struct{ dns resolver.DNS }
+// maxLookUps is how many questions one filter may have under way. The resolver is there for
+// all filters and takes so many and no more, and it asks on when nobody waits any longer: so
+// what a filter has begun counts until it is over. Names that are slow to look up are easy to
+// come by, and whoever sends mail chooses which are looked up.
+const maxLookUps = 200
+
+// names is a guest.DNS.
+type names struct {
+	dns     resolver.DNS
+	places  chan struct{} // of questions under way
+	ctx     context.Context
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+func newNames(dns resolver.DNS) *names {
+	n := &names{dns: dns, places: make(chan struct{}, maxLookUps)}
+	n.ctx, n.stop = context.WithCancel(context.Background())
+	return n
+}
+
+// close ends look-ups.
+func (n *names) close() {
+	n.stop()
+	n.running.Wait()
+}
 
 // LookUp implements guest.DNS. The name of a PTR may be an address as people write it.
-func (n names) LookUp(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
+func (n *names) LookUp(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
+	select {
+	case n.places <- struct{}{}:
+	case <-ctx.Done():
+		return guest.DNSAnswer{}, ctx.Err()
+	}
+	type result struct {
+		answer guest.DNSAnswer
+		err    error
+	}
+	done := make(chan result, 1)
+	n.running.Go(func() {
+		defer func() { <-n.places }()
+		a, err := n.ask(n.ctx, typ, name)
+		done <- result{a, err}
+	})
+	select {
+	case r := <-done:
+		return r.answer, r.err
+	case <-ctx.Done():
+		return guest.DNSAnswer{}, ctx.Err()
+	}
+}
+
+func (n *names) ask(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
 	if addr, err := netip.ParseAddr(name); err == nil && resolver.Type(typ) == resolver.TypePTR {
 		r, err := n.dns.LookupPTR(ctx, addr)
 		if err != nil {
