@@ -25,6 +25,8 @@ type Link struct {
 	MayAccept bool
 	// MayRelay takes recipients that the filter names for which the client may not relay.
 	MayRelay bool
+	// Limits bound what the filter may change.
+	Limits EditLimits
 }
 
 // Chain is a list of filters. It is immutable and safe for concurrent use. The nil
@@ -45,6 +47,7 @@ type place struct {
 }
 
 func newPlace(l Link) place {
+	l.Limits = l.Limits.withDefaults()
 	p := place{Link: l, name: l.Filter.Name(), stages: l.Filter.Stages()}
 	for i := range p.onError {
 		p.onError[i] = l.OnError

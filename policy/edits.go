@@ -25,14 +25,38 @@ var (
 	ErrTooMuch = errors.New("policy: too many edits")
 )
 
-// Limits of the edits of one call. A filter that edits in a loop must not fill the
-// memory with its log.
+// EditLimits bound the edits of one call: a filter that edits in a loop must not fill the
+// memory with its log. The zero value of each field, and what is below, means its default.
+type EditLimits struct {
+	HeaderEdits int   // of fields. Default 256.
+	HeaderSize  int64 // octets of new fields. Default 128 KiB.
+	Recipients  int   // that are added. Default 100.
+	// BodyGrowth is how much larger than twice its size it may make a body, in octets.
+	// Default 1 MiB.
+	BodyGrowth int64
+}
+
+// withDefaults fills in what is zero.
+func (l EditLimits) withDefaults() EditLimits {
+	if l.HeaderEdits <= 0 {
+		l.HeaderEdits = 256
+	}
+	if l.HeaderSize <= 0 {
+		l.HeaderSize = 128 << 10
+	}
+	if l.Recipients <= 0 {
+		l.Recipients = 100
+	}
+	if l.BodyGrowth <= 0 {
+		l.BodyGrowth = 1 << 20
+	}
+	return l
+}
+
+// Limits of the edits of one call that are the same for all filters.
 const (
-	maxHeaderOps   = 256
-	maxHeaderBytes = 128 << 10 // of new fields
 	maxSplices     = 1024
 	maxEnvelopeOps = 4096
-	maxAddedRcpts  = 100
 	maxTags        = 64 // of one filter in a transaction, or in a session outside of them
 	maxTagBytes    = 1024
 )
@@ -115,6 +139,7 @@ func (e Edit) text() string {
 type Edits struct {
 	filter  string
 	relay   bool // it may name whom the client may not relay to
+	limits  *EditLimits
 	stage   Stage
 	session *Session
 	tx      *Transaction // the base; nil outside a transaction
@@ -135,7 +160,7 @@ type Edits struct {
 
 // begin makes e an empty log on tx, keeping the memory of the last one.
 func (e *Edits) begin(p *place, stage Stage, s *Session, tx *Transaction) {
-	*e = Edits{filter: p.name, relay: p.MayRelay, stage: stage, session: s, tx: tx, log: e.log[:0]}
+	*e = Edits{filter: p.name, relay: p.MayRelay, limits: &p.Limits, stage: stage, session: s, tx: tx, log: e.log[:0]}
 	if tx != nil {
 		e.message, e.sender, e.rcpts = tx.Message, tx.Sender, tx.Rcpts
 	}
@@ -158,7 +183,7 @@ func (e *Edits) headerEdit() error {
 	if e.stage != StageHeaders && e.stage != StageMessage || e.message == nil {
 		return ErrPhase
 	}
-	if e.headerOps >= maxHeaderOps {
+	if e.headerOps >= e.limits.HeaderEdits {
 		return fmt.Errorf("%w: header", ErrTooMuch)
 	}
 	return nil
@@ -170,7 +195,7 @@ func (e *Edits) newField(name, value string) (message.Field, error) {
 	if err != nil {
 		return f, err
 	}
-	if e.headerLen+len(f.Raw()) > maxHeaderBytes {
+	if int64(e.headerLen+len(f.Raw())) > e.limits.HeaderSize {
 		return f, fmt.Errorf("%w: header", ErrTooMuch)
 	}
 	e.headerLen += len(f.Raw())
@@ -294,9 +319,8 @@ func (e *Edits) field(i int) (message.Field, error) {
 }
 
 // SpliceBody replaces del octets of the body at off by data, of which it keeps a copy.
-// With off 0 and del the body's size it replaces the body. All filters together may
-// make the body at most twice as large as it came, and one MiB; one call may not put in
-// more than that either.
+// With off 0 and del the body's size it replaces the body. It may not be larger then than
+// MaxBody; one call may not put in more than that either.
 func (e *Edits) SpliceBody(off, del int64, data []byte) error {
 	if e.stage != StageMessage || e.message == nil {
 		return ErrPhase
@@ -305,11 +329,9 @@ func (e *Edits) SpliceBody(off, del int64, data []byte) error {
 	if off < 0 || del < 0 || off > size || del > size-off {
 		return ErrRange
 	}
-	m, add := *e.message, int64(len(data))
-	if m.maxBody == 0 {
-		m.maxBody = 2*size + 1<<20
-	}
-	if e.splices >= maxSplices || e.spliced+add > m.maxBody || size-del+add > m.maxBody {
+	m, add, most := *e.message, int64(len(data)), e.MaxBody()
+	m.came()
+	if e.splices >= maxSplices || e.spliced+add > most || size-del+add > most {
 		return fmt.Errorf("%w: body", ErrTooMuch)
 	}
 	m.Body = m.Body.splice(off, del, append([]byte(nil), data...))
@@ -318,6 +340,16 @@ func (e *Edits) SpliceBody(off, del int64, data []byte) error {
 	e.spliced += add
 	e.log = append(e.log, Edit{Kind: EditBodySplice, Off: off, Del: del, Add: add})
 	return nil
+}
+
+// MaxBody is the largest that the filter may make the body: twice what it came with, however
+// many filters change it, and EditLimits.BodyGrowth. It is 0 where there is no message.
+func (e *Edits) MaxBody() int64 {
+	if e.message == nil || e.limits == nil {
+		return 0
+	}
+	m := *e.message
+	return 2*m.came() + e.limits.BodyGrowth
 }
 
 // SetSender changes the reverse-path; the null path makes the message one that is never
@@ -383,7 +415,7 @@ func (e *Edits) AddRecipient(p smtp.Path) error {
 	if err := checkRecipient(p); err != nil {
 		return err
 	}
-	if e.added++; e.added > maxAddedRcpts {
+	if e.added++; e.added > e.limits.Recipients {
 		return fmt.Errorf("%w: recipients", ErrTooMuch)
 	}
 	r := Recipient{Recipient: smtp.Recipient{Path: p}, AddedBy: e.filter, Relay: e.relay}

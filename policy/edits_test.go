@@ -2,9 +2,11 @@ package policy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -313,6 +315,55 @@ func TestLimits(t *testing.T) {
 		r.Decide(t.Context(), StageHelo, nil)
 	}
 	equal(t, "tags of a session", len(s.Tags), 64)
+}
+
+// An operator may allow a filter more, or less; a body may grow by what the one filter may, not
+// by what another before it may.
+func TestLimitsOfLink(t *testing.T) {
+	tx := newTx(t)
+	came := tx.Message.Body.Size()
+	for _, tt := range []struct {
+		limits               EditLimits
+		fields, rcpts, bytes int
+	}{
+		{EditLimits{HeaderEdits: 2, Recipients: 3, BodyGrowth: 5}, 2, 3, int(came) + 5},
+		{EditLimits{HeaderSize: 15, BodyGrowth: 9}, 1, 100, 4}, // "X: 1234567\r\n" has 12
+	} {
+		count := func(edit func() error) (n int) {
+			for n < 1000 && edit() == nil {
+				n++
+			}
+			return n
+		}
+		f := Func("f", AllStages, func(_ context.Context, e *Event) (Verdict, error) {
+			equal(t, "fields", count(func() error { return e.Edits.AddHeader(0, "X", "1234567") }), tt.fields)
+			equal(t, "recipients", count(func() error { return e.Edits.AddRecipient(path(t, "n@example.net")) }), tt.rcpts)
+			equal(t, "octets", count(func() error { return e.Edits.SpliceBody(0, 0, []byte("x")) }), tt.bytes)
+			equal(t, "the most", e.Edits.Message().Body.Size(), e.Edits.MaxBody())
+			return Verdict{}, nil
+		})
+		NewChain(Link{Filter: f, Limits: tt.limits}).Open(new(Session), nil).Decide(t.Context(), StageMessage, tx)
+	}
+}
+
+// A footer on 25 MB copies the footer: neither the splice nor what sends it on copies the body.
+func TestFooterCopiesLittle(t *testing.T) {
+	tx := newTx(t)
+	tx.Message = &Message{Header: tx.Message.Header, Body: spool(t, make([]byte, 25_000_000))}
+	footer := []byte("-- \r\nchecked\r\n")
+	r := NewChain(Link{Filter: Func("f", AllStages, func(_ context.Context, e *Event) (Verdict, error) {
+		return Verdict{}, e.Edits.SpliceBody(e.Edits.Message().Body.Size(), 0, footer)
+	})}).Open(new(Session), nil)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	v := r.Decide(t.Context(), StageMessage, tx)
+	runtime.ReadMemStats(&after)
+	if v.Action != Continue || tx.Message.Body.Size() != 25_000_000+int64(len(footer)) {
+		t.Fatalf("%v, a body of %d octets", v, tx.Message.Body.Size())
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 4<<10 {
+		t.Errorf("%d octets were allocated for a footer of %d", n, len(footer))
+	}
 }
 
 // Random edits of all kinds, against a plain model.

@@ -17,11 +17,20 @@ type Message struct {
 	Header message.Header
 	Body   Body
 
-	maxBody int64 // how large edits may make the body; 0 until the first one
+	original int64 // octets of the body before the first edit, and 1; 0 until then
 }
 
 // Size returns the length in octets.
 func (m *Message) Size() int64 { return m.Header.Size() + m.Body.Size() }
+
+// came returns how large the body was before the first edit, and keeps it for the views that
+// are made of this one.
+func (m *Message) came() int64 {
+	if m.original == 0 {
+		m.original = m.Body.Size() + 1
+	}
+	return m.original - 1
+}
 
 // WriteTo writes the whole message. It implements io.WriterTo, and with Size
 // smtp.Content.

@@ -48,6 +48,14 @@ type Limits struct {
 	// Memory is the most linear memory of one instance, in octets. Default 16 MiB, from
 	// 64 KiB to 64 MiB.
 	Memory int64
+	// Stack is how deeply its calls may be nested, in octets as package meter weighs them.
+	// Default and most meter.MaxDepth, 512 KiB; at least 16 KiB.
+	Stack int64
+	// LogLines is how many lines it may log at one hook. Default 32, at most 1000.
+	LogLines int
+	// SessionValues is the most octets of what it keeps with sess_set. Default 16 KiB, at
+	// most 1 MiB.
+	SessionValues int64
 	// CPU is the CPU time of one call from connect to data, and of reset and close. Default
 	// 2 ms, at most 500 ms.
 	CPU time.Duration
@@ -75,6 +83,9 @@ const (
 	defaultWall       = 5 * time.Second
 	maxCPU            = 500 * time.Millisecond
 	maxCPUSession     = 5 * time.Second
+	minStack          = 16 << 10
+	maxLogLines       = 1000
+	maxSessionValues  = 1 << 20
 )
 
 // Validate returns every problem, joined.
@@ -82,6 +93,17 @@ func (l Limits) Validate() error {
 	var errs []error
 	if l.Memory != 0 && (l.Memory < pageSize || l.Memory > maxPages*pageSize) {
 		errs = append(errs, fmt.Errorf("memory: %d octets, want %d to %d", l.Memory, pageSize, maxPages*pageSize))
+	}
+	for _, n := range []struct {
+		name               string
+		value, least, most int64
+	}{
+		{"stack", l.Stack, minStack, meter.MaxDepth}, {"log lines", int64(l.LogLines), 1, maxLogLines},
+		{"session values", l.SessionValues, 1, maxSessionValues},
+	} {
+		if n.value != 0 && (n.value < n.least || n.value > n.most) {
+			errs = append(errs, fmt.Errorf("%s: %d, want %d to %d", n.name, n.value, n.least, n.most))
+		}
 	}
 	for _, d := range []struct {
 		name        string
@@ -111,6 +133,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Memory == 0 {
 		l.Memory = defaultMemory
+	}
+	if l.Stack == 0 {
+		l.Stack = meter.MaxDepth
 	}
 	fill(&l.CPU, defaultCPU)
 	fill(&l.CPUMessage, defaultCPUMessage)

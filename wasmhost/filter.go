@@ -257,6 +257,7 @@ func (f *Filter) boot(ctx context.Context) (*instance, *guest.Env, mailbox, erro
 func (f *Filter) newEnv(o guest.Options) (*guest.Env, guest.Host) {
 	o.Name, o.Config, o.Metrics, o.Start = f.opts.Name, f.opts.Config, f.module.rt.opts.Metrics, f.start
 	o.Log, o.LogLevel = f.opts.Log, f.opts.LogLevel
+	o.LogLines, o.SessionValues = f.opts.Limits.LogLines, int(f.opts.Limits.SessionValues)
 	o.Grants, o.Services, o.Told = f.opts.Grants, f.opts.Services, &f.told
 	env := guest.NewEnv(o)
 	if f.opts.Wrap != nil {

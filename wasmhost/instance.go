@@ -103,6 +103,7 @@ func (in *instance) bind() error {
 	if in.fuel == nil || in.depth == nil {
 		return errors.New("its code has no meter")
 	}
+	in.depth.Set(in.filter.depth())
 	for _, g := range in.filter.module.globals {
 		global := find(g.Export)
 		if global == nil {
@@ -272,8 +273,11 @@ func (in *instance) restore() {
 	for i, v := range in.filter.snapshot.globals {
 		in.state[i].Set(v)
 	}
-	in.depth.Set(0)
+	in.depth.Set(in.filter.depth())
 }
+
+// depth is where the count of the stack begins: its end is built into the code.
+func (f *Filter) depth() uint64 { return uint64(meter.MaxDepth - f.opts.Limits.Stack) }
 
 // destroy frees all that the instance has.
 func (in *instance) destroy() {

@@ -581,16 +581,17 @@ func testPartialFrame(t *testing.T) {
 	}
 }
 
+// nested adds deep(n) = n == 0 ? 0 : deep(n-1) + 1.
+func nested(m *wasmtest.Module) {
+	m.Func("deep", "l>l", "", wasmtest.Op(0x20, 0, 0x50, 0x04, 0x7e), wasmtest.I64(0), wasmtest.Op(0x05, 0x20, 0),
+		wasmtest.I64(1), wasmtest.Op(0x7d), wasmtest.Call("deep"), wasmtest.I64(1), wasmtest.Op(0x7c, 0x0b))
+}
+
 // Deep recursion that returns leaves no large stack behind, and the instance goes on.
 func TestDeepCall(t *testing.T) { bothWays(t, testDeepCall) }
 
 func testDeepCall(t *testing.T) {
-	deep := func(m *wasmtest.Module) {
-		// deep(n) = n == 0 ? 0 : deep(n-1) + 1
-		m.Func("deep", "l>l", "", wasmtest.Op(0x20, 0, 0x50, 0x04, 0x7e), wasmtest.I64(0), wasmtest.Op(0x05, 0x20, 0),
-			wasmtest.I64(1), wasmtest.Op(0x7d), wasmtest.Call("deep"), wasmtest.I64(1), wasmtest.Op(0x7c, 0x0b))
-	}
-	f := load(t, wasmtest.Guest{Edit: deep, On: hooks{
+	f := load(t, wasmtest.Guest{Edit: nested, On: hooks{
 		abi.HookMail: wasmtest.Seq(wasmtest.Call("deep", wasmtest.I64(3_000)), wasmtest.Drop(), wasmtest.Counter()),
 		abi.HookRcpt: wasmtest.Counter(),
 	}}.Bytes(), wasmhost.FilterOptions{})
@@ -600,6 +601,27 @@ func testDeepCall(t *testing.T) {
 		if got := d.at(stage); got.Err != nil || got.Verdict.Reply.Code != 450+n {
 			t.Errorf("call %d: %s, %v; want code %d", n, reply(got), got.Err, 450+n)
 		}
+	}
+}
+
+// A filter with a smaller stack is stopped earlier, in its first copy and in others, and goes
+// on afterwards.
+func TestStackLimit(t *testing.T) { bothWays(t, testStackLimit) }
+
+func testStackLimit(t *testing.T) {
+	f := load(t, wasmtest.Guest{Edit: nested, On: hooks{
+		abi.HookMail: wasmtest.Seq(wasmtest.Call("deep", wasmtest.I64(3_000)), wasmtest.Drop(), wasmtest.Counter()),
+		abi.HookRcpt: wasmtest.Seq(wasmtest.Call("deep", wasmtest.I64(10)), wasmtest.Drop(), wasmtest.Counter()),
+	}}.Bytes(), wasmhost.FilterOptions{Limits: wasmhost.Limits{Stack: 16 << 10}})
+	for range 3 {
+		d := talk(t, f)
+		if got := d.at(policy.StageMail); wasmhost.Cause(got.Err) != wasmhost.CauseStack {
+			t.Errorf("3,000 calls: %s, %v; want cause stack", reply(got), got.Err)
+		}
+		if got := d.at(policy.StageRcpt); got.Err != nil {
+			t.Errorf("10 calls: %v", got.Err)
+		}
+		d.close()
 	}
 }
 

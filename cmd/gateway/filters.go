@@ -219,13 +219,15 @@ func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain strin
 		return place{}, err
 	}
 	filter, err := set.boot(ctx, rt, wasm, f.Module.Name, wasmhost.FilterOptions{
-		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: limitsOf(f.Limits),
+		Name: cmp.Or(f.Name, f.Module.Name), Config: f.Config, Instance: string(f.Instance), Limits: limitsOf(f.Limits), Boot: f.Limits.Boot,
 		Grants: grantsOf(f.Grant), Services: runner.Services(), LogLevel: linesOf(f.Log),
 	})
 	if err != nil {
 		runner.Close()
 		return place{}, err
 	}
+	link.Limits = policy.EditLimits{HeaderEdits: f.Limits.HeaderEdits, HeaderSize: int64(f.Limits.HeaderSize),
+		Recipients: f.Limits.Recipients, BodyGrowth: int64(f.Limits.BodyGrowth)}
 	link.Filter, link.MayAccept = filter.value, f.Grant.AcceptFinal == config.True
 	link.MayRelay = f.Grant.Envelope.Given && f.Grant.Envelope.Relay == config.True
 	sum := sha256.Sum256(wasm)
@@ -240,7 +242,7 @@ func (set *chainSet) make(ctx context.Context, rt *wasmhost.Runtime, chain strin
 
 // limitsOf are limits in the words of package wasmhost.
 func limitsOf(l config.FilterLimits) wasmhost.Limits {
-	return wasmhost.Limits{Memory: int64(l.Memory), CPU: l.CPU, CPUMessage: l.CPUMessage, CPUPerMiB: l.CPUPerMiB,
+	return wasmhost.Limits{Memory: int64(l.Memory), Stack: int64(l.Stack), LogLines: l.LogLines, SessionValues: int64(l.SessionValues), CPU: l.CPU, CPUMessage: l.CPUMessage, CPUPerMiB: l.CPUPerMiB,
 		CPUSession: l.CPUSession, Wall: l.Wall}
 }
 

@@ -89,6 +89,10 @@ func loadFilter(keys string) (*config.Config, config.Problems) {
 func TestLimitsAgree(t *testing.T) {
 	for _, tt := range []struct{ key, least, most, more string }{
 		{"memory", "64KiB", "64MiB", "67108865"},
+		{"stack", "16KiB", "512KiB", "524289"},
+		{"log_lines", "1", "1000", "1001"},
+		{"session_values", "1", "1MiB", "1048577"},
+		{"boot", "1us", "1m", "61s"},
 		{"cpu", "1us", "500ms", "501ms"},
 		{"cpu_message", "1ms", "500ms", "501ms"},
 		{"cpu_per_mib", "1us", "500ms", "501ms"},
@@ -101,7 +105,8 @@ func TestLimitsAgree(t *testing.T) {
 				t.Errorf("%s: %s: %v", tt.key, value, problems)
 				continue
 			}
-			o := wasmhost.FilterOptions{Limits: limitsOf(cfg.Filters.Chains["c"][0].Limits)}
+			l := cfg.Filters.Chains["c"][0].Limits
+			o := wasmhost.FilterOptions{Limits: limitsOf(l), Boot: l.Boot}
 			if err := o.Validate(); err != nil {
 				t.Errorf("%s: %s is taken, but not by the host: %v", tt.key, value, err)
 			}

@@ -23,7 +23,7 @@ func grantsOf(g config.Grant) guest.Grants {
 		to.Envelope = &guest.EnvelopeGrant{Relay: g.Envelope.Relay == config.True}
 	}
 	if g.KV.Given {
-		to.KV = &guest.KVGrant{Quota: int64(g.KV.Quota)}
+		to.KV = &guest.KVGrant{Quota: int64(g.KV.Quota), MaxPerHook: g.KV.MaxPerHook}
 	}
 	if g.DNS.Given {
 		to.DNS = &guest.DNSGrant{Types: words(g.DNS.Types), MaxPerHook: g.DNS.MaxPerHook}
@@ -38,7 +38,7 @@ func grantsOf(g config.Grant) guest.Grants {
 }
 
 func webGrant(g config.HTTPGrant) *guest.HTTPGrant {
-	to := &guest.HTTPGrant{Methods: words(g.Methods), MaxResponse: int64(g.MaxResponse), Timeout: g.Timeout}
+	to := &guest.HTTPGrant{Methods: words(g.Methods), MaxResponse: int64(g.MaxResponse), MaxPerHook: g.MaxPerHook, Timeout: g.Timeout}
 	for _, h := range g.Hosts {
 		to.Hosts = append(to.Hosts, guest.HostPattern{Scheme: h.Scheme, Host: h.Host, Port: h.Port})
 	}

@@ -172,7 +172,7 @@ func documentErrnos(b *bytes.Buffer) {
 }
 
 func documentLimits(b *bytes.Buffer) {
-	b.WriteString("\n## Limits\n\nA guest that keeps to these keeps working; above them a function returns ELIMIT or does less.\n\n" +
+	b.WriteString("\n## Limits\n\nA guest that keeps to these keeps working; above them a function returns ELIMIT or does less. Some of them an operator may set otherwise.\n\n" +
 		"| name | value |\n|---|---|\n")
 	for _, c := range limits {
 		fmt.Fprintf(b, "| %s | %d |\n", c.name, c.value)

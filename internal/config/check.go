@@ -627,10 +627,31 @@ func (k *checker) filter(at string, f Filter) {
 		k.errorf(child(at, "module"), "%s would be in filters.dir, which is not set", quote(m.Name))
 	}
 	k.grant(child(at, "grant"), f.Grant)
-	if m := f.Limits.Memory; m != 0 && (m < wasmPage || m > wasmMemory) {
-		k.errorf(child(at, "limits.memory"), "%s is not between %s and %s", m, wasmPage, wasmMemory)
-	}
+	k.filterSizes(child(at, "limits"), f.Limits)
 	k.filterTime(child(at, "limits"), f.Limits)
+}
+
+// filterSizes checks what a filter may take and give that is no time. The caps are the host's.
+func (k *checker) filterSizes(at string, l FilterLimits) {
+	for _, s := range []struct {
+		key                string
+		value, least, most Size
+	}{
+		{"memory", l.Memory, wasmPage, wasmMemory}, {"stack", l.Stack, 16 << 10, 512 << 10}, {"session_values", l.SessionValues, 1, 1 << 20},
+		{"header_size", l.HeaderSize, 1, 1 << 20}, {"body_growth", l.BodyGrowth, 1, 64 << 20},
+	} {
+		if s.value != 0 && (s.value < s.least || s.value > s.most) {
+			k.errorf(child(at, s.key), "%s is not between %s and %s", s.value, s.least, s.most)
+		}
+	}
+	for _, n := range []struct {
+		key         string
+		value, most int
+	}{{"log_lines", l.LogLines, 1000}, {"header_edits", l.HeaderEdits, 4096}, {"recipients", l.Recipients, 1000}} {
+		if n.value < 0 || n.value > n.most {
+			k.errorf(child(at, n.key), "%d is not between 1 and %d", n.value, n.most)
+		}
+	}
 }
 
 // What a filter's CPU time may be. maxMessageCPU is the most that a call with a message gets
@@ -639,6 +660,7 @@ const (
 	maxCPU        = 500 * time.Millisecond
 	maxCPUSession = 5 * time.Second
 	maxWall       = time.Minute
+	maxBoot       = time.Minute
 	maxMessageCPU = 10 * time.Second
 	minPerMiB     = 50 * time.Microsecond
 )
@@ -649,7 +671,7 @@ func (k *checker) filterTime(at string, l FilterLimits) {
 		value, most time.Duration
 	}{
 		{"cpu", l.CPU, maxCPU}, {"cpu_message", l.CPUMessage, maxCPU}, {"cpu_per_mib", l.CPUPerMiB, maxCPU},
-		{"cpu_session", l.CPUSession, maxCPUSession}, {"wall", l.Wall, maxWall},
+		{"cpu_session", l.CPUSession, maxCPUSession}, {"wall", l.Wall, maxWall}, {"boot", l.Boot, maxBoot},
 	} {
 		if t.value > t.most {
 			k.errorf(child(at, t.key), "%v is more than %v", t.value, t.most)

@@ -263,6 +263,15 @@ type FilterLimits struct {
 	CPUPerMiB  time.Duration `key:"cpu_per_mib" default:"10ms" doc:"CPU time of such a call for each MiB of the message, at most 500ms."`
 	CPUSession time.Duration `key:"cpu_session" default:"200ms" doc:"CPU time of all calls in one transaction, at most 5s; that of headers, chunk and message comes on top."`
 	Wall       time.Duration `key:"wall" default:"5s" doc:"Time for one call, waiting for others included, at most 1m. Waiting for the processor is not."`
+
+	Boot          time.Duration `key:"boot" default:"1s" doc:"CPU time of its start, at most 1m."`
+	Stack         Size          `key:"stack" default:"512KiB" doc:"How deeply its calls may be nested, by an estimate of what their frames take: from 16KiB to 512KiB."`
+	LogLines      int           `key:"log_lines" default:"32" doc:"Lines that it may log at one stage, at most 1000."`
+	SessionValues Size          `key:"session_values" default:"16KiB" doc:"What it may keep for a session with sess_set, at most 1MiB."`
+	HeaderEdits   int           `key:"header_edits" default:"256" doc:"Changes of header fields in one call, at most 4096."`
+	HeaderSize    Size          `key:"header_size" default:"128KiB" doc:"Octets of header fields that it writes in one call, at most 1MiB."`
+	Recipients    int           `key:"recipients" default:"100" doc:"Recipients that it may add in one call, at most 1000."`
+	BodyGrowth    Size          `key:"body_growth" default:"1MiB" doc:"How much larger than twice its size it may make a body, at most 64MiB."`
 }
 
 // Certificates names the certificates shown to clients.

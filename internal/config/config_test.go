@@ -108,7 +108,7 @@ filters:
         config: {blocked: [spam.example], "1": 0x10, b: 1.5, a: true, none: ~, day: 2026-01-02, tag: <b>}
         instance: hook
         log: off
-        limits: {memory: 1MiB, cpu: 1ms, cpu_message: 2ms, cpu_per_mib: 3ms, cpu_session: 4ms, wall: 1s}
+        limits: {memory: 1MiB, cpu: 1ms, cpu_message: 2ms, cpu_per_mib: 3ms, cpu_session: 4ms, wall: 1s, boot: 2s, stack: 64KiB, log_lines: 5, session_values: 1KiB, header_edits: 6, header_size: 2KiB, recipients: 7, body_growth: 3KiB}
         grant:
           body_read: true
           body_edit: true
@@ -116,9 +116,9 @@ filters:
           discard: true
           accept_final: true
           auth_data: true
-          kv: {quota: 1MiB}
+          kv: {quota: 1MiB, max_per_hook: 4}
           dns: {types: [A, TXT], max_per_hook: 3}
-          http: {hosts: ["*.Rbl.example:8443", "http://[2001:DB8::1]"], private: [10.0.0.0/8], methods: [GET], max_response: 2KiB, timeout: 1s}
+          http: {hosts: ["*.Rbl.example:8443", "http://[2001:DB8::1]"], private: [10.0.0.0/8], methods: [GET], max_response: 2KiB, timeout: 1s, max_per_hook: 5}
           dsn: {rate: 5/1m}
           secret: [token]
         on_error: accept
@@ -149,7 +149,7 @@ func fullConfig() *Config {
 	}
 	callout := Callout{time.Hour, 5 * time.Minute, 10 * time.Second, 24 * time.Hour, 50000}
 	nothing := Grant{BodyRead: False, BodyEdit: False, Envelope: EnvelopeGrant{Relay: False}, Discard: False, AcceptFinal: False, AuthData: False,
-		KV: KVGrant{Quota: 16 << 20}, DNS: DNSGrant{MaxPerHook: 32}, HTTP: HTTPGrant{MaxResponse: 1 << 20, Timeout: 2 * time.Second},
+		KV: KVGrant{Quota: 16 << 20, MaxPerHook: 128}, DNS: DNSGrant{MaxPerHook: 32}, HTTP: HTTPGrant{MaxResponse: 1 << 20, Timeout: 2 * time.Second, MaxPerHook: 8},
 		DSN: DSNGrant{Rate: Rate{10, time.Hour}}}
 	return &Config{
 		Hostname: "mx1.xn--bcher-kva.example",
@@ -222,11 +222,12 @@ func fullConfig() *Config {
 				OnBroken: OnErrors{"default": OnErrorReject, "connect": OnErrorTempfail},
 				Config:   json.RawMessage(`{"1":16,"a":true,"b":1.5,"blocked":["spam.example"],"day":"2026-01-02","none":null,"tag":"<b>"}`),
 				Instance: InstanceHook, Log: FilterLogOff,
-				Limits: FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second},
+				Limits: FilterLimits{1 << 20, time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, 4 * time.Millisecond, time.Second,
+					2 * time.Second, 64 << 10, 5, 1 << 10, 6, 2 << 10, 7, 3 << 10},
 				Grant: Grant{BodyRead: True, BodyEdit: True, Envelope: EnvelopeGrant{true, True}, Discard: True, AcceptFinal: True, AuthData: True,
-					KV: KVGrant{true, 1 << 20}, DNS: DNSGrant{true, []DNSType{"A", "TXT"}, 3},
+					KV: KVGrant{true, 1 << 20, 4}, DNS: DNSGrant{true, []DNSType{"A", "TXT"}, 3},
 					HTTP: HTTPGrant{true, []WebHost{{"https", "*.rbl.example", 8443}, {"http", "2001:db8::1", 0}},
-						Networks{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}, []HTTPMethod{"GET"}, 2 << 10, time.Second},
+						Networks{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}, []HTTPMethod{"GET"}, 2 << 10, time.Second, 5},
 					DSN: DSNGrant{true, Rate{5, time.Minute}}, Secret: []string{"token"}},
 			},
 			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits, Grant: nothing},
@@ -244,7 +245,8 @@ func fullConfig() *Config {
 	}
 }
 
-var defaultLimits = FilterLimits{16 << 20, 2 * time.Millisecond, 20 * time.Millisecond, 10 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second}
+var defaultLimits = FilterLimits{16 << 20, 2 * time.Millisecond, 20 * time.Millisecond, 10 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second,
+	time.Second, 512 << 10, 32, 16 << 10, 256, 128 << 10, 100, 1 << 20}
 
 // read is load for a test: the file is /etc/p/penstock.yaml, but is called
 // penstock.yaml in the lines that come back.

@@ -40,6 +40,8 @@ func (g *EnvelopeGrant) give() { g.Given = true }
 type KVGrant struct {
 	Given bool
 	Quota Size `key:"quota" default:"16MiB" doc:"Octets of all its keys and values."`
+
+	MaxPerHook int `key:"max_per_hook" default:"128" doc:"Calls at one stage, at most 1024."`
 }
 
 func (g *KVGrant) give() { g.Given = true }
@@ -61,6 +63,7 @@ type HTTPGrant struct {
 	Methods     []HTTPMethod  `key:"methods" doc:"Methods that it may use. Empty is GET, HEAD and POST."`
 	MaxResponse Size          `key:"max_response" default:"1MiB" doc:"The largest body of an answer, at most 16MiB."`
 	Timeout     time.Duration `key:"timeout" default:"2s" doc:"How long one exchange may take, at most 1m."`
+	MaxPerHook  int           `key:"max_per_hook" default:"8" doc:"Requests at one stage, at most 32."`
 }
 
 func (g *HTTPGrant) give() { g.Given = true }
@@ -162,6 +165,8 @@ func (s *SecretSource) rebase(dir string) { s.File.rebase(dir) }
 // Bounds of grants.
 const (
 	maxLookUps             = 32
+	maxRequests            = 32
+	maxValues              = 1024
 	maxWebResponse    Size = 16 << 20
 	maxWebTimeout          = time.Minute
 	maxNotifications       = 1000
@@ -170,8 +175,13 @@ const (
 
 // grant checks what a filter is allowed.
 func (k *checker) grant(at string, g Grant) {
-	if n := g.DNS.MaxPerHook; n < 0 || n > maxLookUps {
-		k.errorf(child(at, "dns.max_per_hook"), "%d is not between 1 and %d", n, maxLookUps)
+	for _, n := range []struct {
+		key         string
+		value, most int
+	}{{"dns", g.DNS.MaxPerHook, maxLookUps}, {"http", g.HTTP.MaxPerHook, maxRequests}, {"kv", g.KV.MaxPerHook, maxValues}} {
+		if n.value < 0 || n.value > n.most {
+			k.errorf(child(at, n.key+".max_per_hook"), "%d is not between 1 and %d", n.value, n.most)
+		}
 	}
 	h := g.HTTP
 	if h.Given && len(h.Hosts) == 0 && !k.broken(child(at, "http.hosts")) {

@@ -354,7 +354,19 @@ penstock.yaml:7: filters.chains.c[0].on_broken: needs a store, and store.driver 
 		{"filter: limits", filter("module: a.wasm\nlimits: {memory: 1KiB, wall: -1s, fuel: 2ms}"), `
 penstock.yaml:6: filters.chains.c[0].limits.memory: 1KiB is not between 64KiB and 64MiB
 penstock.yaml:6: filters.chains.c[0].limits.wall: "-1s" is not a duration: write a number with its unit, such as 30s, 5m, 1h30m or 2d
-penstock.yaml:6: filters.chains.c[0].limits.fuel: unknown key; the keys here are memory, cpu, cpu_message, cpu_per_mib, cpu_session, wall`},
+penstock.yaml:6: filters.chains.c[0].limits.fuel: unknown key; the keys here are memory, cpu, cpu_message, cpu_per_mib, cpu_session, wall, boot, stack, log_lines, session_values, header_edits, header_size, recipients, body_growth`},
+		{"filter: sizes", filter("module: a.wasm\nlimits: {stack: 1MiB, session_values: 2MiB, header_size: 2MiB, body_growth: 65MiB, log_lines: 1001, header_edits: 5000, recipients: 1001, boot: 2m}\ngrant: {http: {hosts: [a.test], max_per_hook: 33}, kv: {max_per_hook: 1025}}"), `
+penstock.yaml:6: filters.chains.c[0].limits.stack: 1MiB is not between 16KiB and 512KiB
+penstock.yaml:6: filters.chains.c[0].limits.session_values: 2MiB is not between 1B and 1MiB
+penstock.yaml:6: filters.chains.c[0].limits.header_size: 2MiB is not between 1B and 1MiB
+penstock.yaml:6: filters.chains.c[0].limits.body_growth: 65MiB is not between 1B and 64MiB
+penstock.yaml:6: filters.chains.c[0].limits.log_lines: 1001 is not between 1 and 1000
+penstock.yaml:6: filters.chains.c[0].limits.header_edits: 5000 is not between 1 and 4096
+penstock.yaml:6: filters.chains.c[0].limits.recipients: 1001 is not between 1 and 1000
+penstock.yaml:6: filters.chains.c[0].limits.boot: 2m0s is more than 1m0s
+penstock.yaml:7: filters.chains.c[0].grant.http.max_per_hook: 33 is not between 1 and 32
+penstock.yaml:7: warning: filters.chains.c[0].grant.kv: there is no store: what the filter keeps is lost at a restart
+penstock.yaml:7: filters.chains.c[0].grant.kv.max_per_hook: 1025 is not between 1 and 1024`},
 		{"filter: CPU time", filter("module: a.wasm\nlimits: {cpu: 501ms, cpu_session: 6s, wall: 2m}"), `
 penstock.yaml:6: filters.chains.c[0].limits.cpu: 501ms is more than 500ms
 penstock.yaml:6: filters.chains.c[0].limits.cpu_session: 6s is more than 5s

@@ -53,14 +53,15 @@ type EnvelopeGrant struct {
 type KVGrant struct {
 	// Quota is the most octets of all its keys and values. 0 means DefaultQuota.
 	Quota int64
+	// MaxPerHook is how many calls it may make at one hook. 0 means abi.MaxKV.
+	MaxPerHook int
 }
 
 // DNSGrant lets a filter look names up.
 type DNSGrant struct {
 	// Types are the names of the record types, as in "TXT". Empty means all of abi.DNSTypes.
 	Types []string
-	// MaxPerHook is how many look-ups it may make at one hook. 0 means abi.MaxDNS, which is
-	// also the most.
+	// MaxPerHook is how many look-ups it may make at one hook. 0 means abi.MaxDNS.
 	MaxPerHook int
 }
 
@@ -75,6 +76,8 @@ type HTTPGrant struct {
 	Methods []string
 	// MaxResponse is the most octets of a response's body. 0 means 1 MiB.
 	MaxResponse int64
+	// MaxPerHook is how many it may make at one hook. 0 means abi.MaxHTTP.
+	MaxPerHook int
 	// Timeout is how long one exchange may take. 0 means 2 s.
 	Timeout time.Duration
 }

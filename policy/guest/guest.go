@@ -17,6 +17,7 @@ package guest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -65,6 +66,11 @@ type Options struct {
 	// LogLevel is the least level of the guest's own lines that are logged, whatever Log's
 	// level is; NoLines logs none. Nil leaves it to Log.
 	LogLevel slog.Leveler
+	// LogLines is how many of them there may be at one hook. Default abi.MaxLogLines.
+	LogLines int
+	// SessionValues is the most octets of all that it keeps with sess_set. Default
+	// abi.MaxSession.
+	SessionValues int
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 	// Rand gives random octets. Default crypto/rand.
@@ -142,6 +148,8 @@ func NewEnv(o Options) *Env {
 	if o.Start.IsZero() {
 		o.Start = o.Now()
 	}
+	o.LogLines = cmp.Or(o.LogLines, abi.MaxLogLines)
+	o.SessionValues = cmp.Or(o.SessionValues, abi.MaxSession)
 	g := &Env{opts: o, start: o.Start}
 	if o.Setup != nil {
 		g.setup = o.Setup.clone()
@@ -165,8 +173,8 @@ func (g *Env) SetBudget(cpu time.Duration) { g.cpu = cpu }
 // End ends the event. What the guest keeps of the Host is of no use until the next
 // Begin.
 func (g *Env) End() {
-	if g.lines > abi.MaxLogLines {
-		g.opts.Log.Warn("filter log lines dropped", "filter", g.opts.Name, "dropped", g.lines-abi.MaxLogLines)
+	if g.lines > g.opts.LogLines {
+		g.opts.Log.Warn("filter log lines dropped", "filter", g.opts.Name, "dropped", g.lines-g.opts.LogLines)
 	}
 	if g.hook == abi.HookAuth {
 		clear(g.scratch[:cap(g.scratch)]) // a password may have passed through it
@@ -374,7 +382,7 @@ func (g *Env) Log(level int32, line []byte) int32 {
 	if !g.logs(level) {
 		return 0
 	}
-	if g.lines++; g.lines > abi.MaxLogLines {
+	if g.lines++; g.lines > g.opts.LogLines {
 		return int32(abi.ELIMIT)
 	}
 	if len(line) > abi.MaxLogLine {
@@ -461,7 +469,7 @@ func (g *Env) SessSet(key, value []byte) int32 {
 		g.sessionSize = size
 		return 0
 	}
-	if size += len(key) + len(value); size > abi.MaxSession {
+	if size += len(key) + len(value); size > g.opts.SessionValues {
 		return int32(abi.ELIMIT)
 	}
 	if g.session == nil {

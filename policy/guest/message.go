@@ -269,7 +269,7 @@ func (g *Env) BodyWrite(p []byte) int32 {
 	}
 	// The same bound as for splices; what does not pass it here would fail at the
 	// commit, after it had been collected.
-	if int64(len(g.newBody)+len(p)) > 2*g.event.Tx.Message.Body.Size()+1<<20 {
+	if int64(len(g.newBody)+len(p)) > g.event.Edits.MaxBody() {
 		return int32(abi.ELIMIT)
 	}
 	if !g.charge(int64(len(p))) {

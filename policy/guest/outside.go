@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -98,7 +99,7 @@ func (g *Env) kvBegins(key []byte, size int) abi.Errno {
 		return abi.ELIMIT
 	case g.opts.Services.KV == nil:
 		return abi.EUNAVAIL
-	case !count(&g.away.kv, abi.MaxKV) || !g.charge(int64(len(key)+size)):
+	case !count(&g.away.kv, cmp.Or(g.opts.Grants.KV.MaxPerHook, abi.MaxKV)) || !g.charge(int64(len(key)+size)):
 		return abi.ELIMIT
 	}
 	return 0
@@ -241,7 +242,7 @@ func (g *Env) dnsTask(typ int32, name []byte) (task, abi.Errno) {
 		return nil, abi.EPERM
 	case service == nil:
 		return nil, abi.EUNAVAIL
-	case !count(&g.away.dns, limitOf(grant.MaxPerHook, abi.MaxDNS)):
+	case !count(&g.away.dns, cmp.Or(grant.MaxPerHook, abi.MaxDNS)):
 		return nil, abi.ELIMIT
 	}
 	t, n := abi.DNSTypes()[i], string(name)
@@ -252,14 +253,6 @@ func (g *Env) dnsTask(typ int32, name []byte) (task, abi.Errno) {
 		}
 		return appendDNS(nil, t.Type, answer), nil
 	}, 0
-}
-
-// limitOf is a limit of the operator's, where 0 is the most.
-func limitOf(n, most int) int {
-	if n <= 0 {
-		return most
-	}
-	return min(n, most)
 }
 
 // appendDNS writes an answer as package abi draws it.
@@ -328,7 +321,7 @@ func (g *Env) httpTask(req []byte) (task, abi.Errno) {
 		return nil, abi.EPERM
 	case service == nil:
 		return nil, abi.EUNAVAIL
-	case !count(&g.away.http, abi.MaxHTTP):
+	case !count(&g.away.http, cmp.Or(grant.MaxPerHook, abi.MaxHTTP)):
 		return nil, abi.ELIMIT
 	}
 	timeout := grant.Timeout

@@ -128,6 +128,40 @@ func TestOutsideAnswers(t *testing.T) {
 	})
 }
 
+// What an operator allows at one hook, and in one session, beside what there is by default.
+func TestOperatorsLimits(t *testing.T) {
+	all := everything()
+	all.KV, all.HTTP.MaxPerHook = &guest.KVGrant{MaxPerHook: 2}, 1
+	var out bytes.Buffer
+	o := guest.Options{Grants: all, Services: world().Services(), LogLines: 2, SessionValues: 4, Log: slog.New(slog.NewTextHandler(&out, nil))}
+	for range 2 { // they begin anew with each hook
+		askEnv(t, guest.NewEnv(o), abi.HookMail, func(g *guest.Env, _ *policy.Event) error {
+			for name, f := range map[string]struct {
+				most int
+				call func() int32
+			}{
+				"kv":       {2, func() int32 { return g.KvDel([]byte("k")) }},
+				"http":     {1, func() int32 { return g.Http(list("GET", "https://a.test/", ""), make([]byte, 100)) }},
+				"log":      {2, func() int32 { return g.Log(int32(abi.LevelInfo), []byte("a line")) }},
+				"sess_set": {0, func() int32 { return g.SessSet([]byte("key"), []byte("of5")) }},
+			} {
+				for n := range f.most + 1 {
+					if got := abi.Errno(f.call()); (got == abi.ELIMIT) != (n >= f.most) {
+						t.Errorf("%s, call %d: got %d, with a limit of %d", name, n+1, got, f.most)
+					}
+				}
+			}
+			if got := g.SessSet([]byte("key"), []byte("v")); got != 0 {
+				t.Errorf("4 octets for the session: got %d", got)
+			}
+			return nil
+		})
+	}
+	if got := out.String(); strings.Count(got, "a line") != 4 || strings.Count(got, "dropped=1") != 2 {
+		t.Errorf("log:\n%s", got)
+	}
+}
+
 // slow is a resolver that never answers, and counts who waits.
 type slow struct{ ended chan string }
 
