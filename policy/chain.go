@@ -159,20 +159,22 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 
 func (r *Run) decide(ctx context.Context, event Event) Decision {
 	r.lap = 0
-	d := r.askAll(ctx, event)
-	r.event, r.edits, r.step = Event{}, Edits{}, Step{} // an idle session must not keep its last message, or password, alive
+	d := r.askAll(ctx, &event)
+	// An idle session must not keep its last message, or password, alive.
+	r.event, r.step = Event{}, Step{}
+	r.edits.end()
 	return d
 }
 
 // askAll asks the filters in order until one has the last word.
-func (r *Run) askAll(ctx context.Context, event Event) Decision {
+func (r *Run) askAll(ctx context.Context, event *Event) Decision {
 	var held Decision
 	for i := range r.links {
 		l := &r.links[i]
 		if !l.wants(event.Stage) {
 			continue
 		}
-		r.event = event // anew: the filter before may have written into it
+		r.event = *event // anew: the filter before may have written into it
 		v := r.ask(ctx, l, event.Stage, event.Tx)
 		switch {
 		case v.Action == Accept && event.Stage == StageAuth:
@@ -200,25 +202,24 @@ func (r *Run) askAll(ctx context.Context, event Event) Decision {
 // filter said.
 func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Verdict {
 	asked := r.event.Time
-	r.step = Step{Filter: l.name, Stage: stage}
-	r.edits.begin(l.place, stage, r.session, tx)
 	permit := l.Breaker.ask(stage, asked)
 	if permit == denied {
-		r.step.Verdict, r.step.Err = standIn(l.onBroken[stage], stage), ErrBroken
+		r.step = Step{Filter: l.name, Stage: stage, Verdict: standIn(l.onBroken[stage], stage), Err: ErrBroken}
 		l.noChunks = l.noChunks || stage == StageChunk // what it would see next has no front
 		r.tell(l)
 		return r.step.Verdict
 	}
+	r.edits.begin(l.place, stage, r.session, tx)
 	mayAccept := l.mayAccept(&r.event) // now: a filter may write into its event
 	v, err := r.try(ctx, l)
 	if err == nil {
 		v, err = v.check(stage, mayAccept)
 	}
 	if err == nil {
-		err = because(CauseVerdict, r.edits.check(v))
+		err = r.edits.check(v)
 	}
 	if err != nil {
-		v = r.fail(ctx, l, permit, err)
+		v = r.fail(ctx, l, stage, permit, err)
 		r.edits.begin(l.place, stage, r.session, tx)
 	} else {
 		if permit == probing {
@@ -228,7 +229,7 @@ func (r *Run) ask(ctx context.Context, l *link, stage Stage, tx *Transaction) Ve
 	}
 	if r.observe != nil || l.Account != nil {
 		now := time.Since(asked) // a monotonic clock alone is cheaper than time.Now
-		r.step.Verdict, r.step.Edits, r.step.Duration = v, r.edits.Log(), now-r.lap
+		r.step = Step{Filter: l.name, Stage: stage, Verdict: v, Edits: r.edits.Log(), Err: err, Duration: now - r.lap}
 		r.lap = now
 		r.tell(l)
 		if err != nil || v.Action != Continue { // it was written to a log
@@ -249,11 +250,9 @@ func (r *Run) tell(l *link) {
 }
 
 // fail is what a failure of the filter that was asked comes to.
-func (r *Run) fail(ctx context.Context, l *link, p permit, err error) Verdict {
+func (r *Run) fail(ctx context.Context, l *link, stage Stage, p permit, err error) Verdict {
 	l.drop()
-	stage := r.step.Stage
 	l.noChunks = l.noChunks || stage == StageChunk // a new instance has not seen the front
-	r.step.Err = err
 	if l.Breaker != nil {
 		switch now := time.Now(); {
 		case ctx.Err() == nil && CauseOf(err) != CauseStopped:

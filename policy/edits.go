@@ -147,23 +147,40 @@ type Edits struct {
 
 	// The view. Each part is the base's until it is changed for the first time.
 	message  *Message
-	sender   smtp.Sender
+	sender   *smtp.Sender // nil outside a transaction
 	rcpts    []Recipient
 	ownRcpts bool
+	judged   bool // a recipient has a verdict of its own
 
-	// What counts for the limits.
-	headerOps, headerLen, splices, envelopeOps, added, tags, scores int
-
-	spliced int64
-	judged  bool // a recipient has a verdict of its own
+	tally
 }
 
-// begin makes e an empty log on tx, keeping the memory of the last one.
+// tally is what counts for the limits.
+type tally struct {
+	headerOps, headerLen, splices, envelopeOps, added, tags, scores int
+
+	spliced int64 // octets
+}
+
+// begin makes e an empty log on tx, keeping the memory of the last one. It is on the way of
+// every call: one field after the other is set, since a whole Edits would be made elsewhere
+// first and then copied.
 func (e *Edits) begin(p *place, stage Stage, s *Session, tx *Transaction) {
-	*e = Edits{filter: p.name, relay: p.MayRelay, limits: &p.Limits, stage: stage, session: s, tx: tx, log: e.log[:0]}
-	if tx != nil {
-		e.message, e.sender, e.rcpts = tx.Message, tx.Sender, tx.Rcpts
+	e.filter, e.relay, e.limits = p.name, p.MayRelay, &p.Limits
+	e.stage, e.session, e.tx = stage, s, tx
+	e.log = e.log[:0]
+	e.ownRcpts, e.judged, e.tally = false, false, tally{}
+	if tx == nil {
+		e.message, e.sender, e.rcpts = nil, nil, nil
+		return
 	}
+	e.message, e.sender, e.rcpts = tx.Message, &tx.Sender, tx.Rcpts
+}
+
+// end forgets the message and what was done to it: an idle session must not keep them alive.
+func (e *Edits) end() {
+	e.session, e.tx, e.log = nil, nil, nil
+	e.message, e.sender, e.rcpts = nil, nil, nil
 }
 
 // Log returns what was done so far. It is valid during the call.
@@ -172,8 +189,14 @@ func (e *Edits) Log() []Edit { return slices.Clip(e.log) }
 // Message returns the message with the edits so far; nil before StageHeaders.
 func (e *Edits) Message() *Message { return e.message }
 
-// Sender returns the sender with the edits so far.
-func (e *Edits) Sender() smtp.Sender { return e.sender }
+// Sender returns the sender with the edits so far, the zero Sender outside a transaction. It
+// must not be changed and is valid until the next edit.
+func (e *Edits) Sender() *smtp.Sender {
+	if e.sender == nil {
+		return &smtp.Sender{}
+	}
+	return e.sender
+}
 
 // Recipients returns the recipients with the edits so far. The slice must not be
 // changed and is valid until the next edit.
@@ -361,8 +384,9 @@ func (e *Edits) SetSender(p smtp.Path) error {
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	old := e.sender.Path
-	e.sender.Path = p
+	old, changed := e.sender.Path, *e.sender
+	changed.Path = p
+	e.sender = &changed
 	e.log = append(e.log, Edit{Kind: EditSender, Old: old.String(), Value: p.String()})
 	return nil
 }
@@ -519,9 +543,10 @@ func (e *Edits) apply() {
 	}
 	e.applyScores()
 	if e.tx != nil {
-		e.sender.UTF8 = e.sender.UTF8 || e.needsUTF8()
+		utf8 := e.sender.UTF8 || e.needsUTF8()
 		e.judge()
-		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, e.sender, slices.Clip(e.rcpts)
+		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, *e.sender, slices.Clip(e.rcpts)
+		e.tx.Sender.UTF8 = utf8
 	}
 }
 

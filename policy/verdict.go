@@ -61,6 +61,9 @@ var ErrVerdict = errors.New("policy: verdict makes no sense")
 // check completes v with the default reply and returns an error wrapping ErrVerdict if
 // its parts contradict each other or the stage.
 func (v Verdict) check(stage Stage, mayAccept bool) (Verdict, error) {
+	if v.Action == Continue && v.Reply == nil { // nearly all are that
+		return v, nil
+	}
 	if !stage.Decides() && v.Action != Continue && v.Action != Skip {
 		return v, fmt.Errorf("%w: %s at stage %s, where a filter only observes", ErrVerdict, v.Action, stage)
 	}

@@ -26,26 +26,24 @@ func (g *Env) Frame(buf []byte) int {
 	fields := hookFields[g.hook]
 	end := abi.FrameHead + len(fields)*abi.FrameEntry // payload begins behind all entries
 	n, flags := 0, uint32(0)
-	scratch := g.scratch
-	defer func() { g.scratch = scratch }() // the guest's memory is nobody's to keep
 	for _, f := range fields {
 		// Written where it belongs: what does not fit goes elsewhere by itself.
-		g.scratch = buf[min(end, len(buf)):min(end, len(buf)):len(buf)]
-		value, kind := g.field(f)
+		room := buf[min(end, len(buf)):]
+		value, kind := g.field(room[:0], f)
 		if kind == 0 {
 			continue
 		}
-		if len(value) > len(buf)-end {
+		if len(value) > len(room) {
 			flags |= abi.FlagPartial
 			continue
 		}
-		entry := buf[abi.FrameHead+n*abi.FrameEntry:]
+		entry := buf[abi.FrameHead+n*abi.FrameEntry:][:abi.FrameEntry]
 		binary.LittleEndian.PutUint16(entry, uint16(f))
 		binary.LittleEndian.PutUint16(entry[abi.EntryKind:], uint16(kind))
 		binary.LittleEndian.PutUint32(entry[abi.EntryOff:], uint32(end))
 		binary.LittleEndian.PutUint32(entry[abi.EntryLen:], uint32(len(value)))
-		if len(value) > 0 && &value[0] != &buf[end] { // it was there already, elsewhere
-			copy(buf[end:], value)
+		if len(value) > 0 && &value[0] != &room[0] { // it was there already, elsewhere
+			copy(room, value)
 		}
 		end += len(value)
 		n++
@@ -79,7 +77,10 @@ func (g *Env) Get(field, index int32, buf []byte) int32 {
 	if field < 0 || field > 0xffff || index < -1 {
 		return int32(abi.EINVAL)
 	}
-	value, kind := g.field(abi.Field(field))
+	value, kind := g.field(g.scratch[:0], abi.Field(field))
+	if cap(value) > cap(g.scratch) && abi.Field(field) != abi.FieldChunk { // whose octets are not ours
+		g.scratch = value[:0] // it grew
+	}
 	if !g.charge(int64(len(value))) { // of a list, all of it is written each time
 		return int32(abi.ETIME)
 	}
@@ -114,37 +115,36 @@ func (g *Env) concealed(f abi.Field) bool {
 	return f == abi.FieldAuthPassword && a.Password != "" || f == abi.FieldAuthToken && a.Token != ""
 }
 
-// field returns a field's payload; kind 0 means that the event has no such field. The
-// payload is valid until the next call.
-func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
-	g.scratch = g.scratch[:0]
+// field returns a field's payload; kind 0 means that the event has no such field. It is
+// appended to b, which is empty, or was there already: it may not be changed.
+func (g *Env) field(b []byte, f abi.Field) (value []byte, kind abi.Kind) {
 	s := g.event.Session
 	switch f {
 	case abi.FieldClientIP:
-		return g.ip(s.Remote.Addr())
+		return ip(b, s.Remote.Addr())
 	case abi.FieldClientPort:
-		return g.number(int64(s.Remote.Port()), s.Remote.IsValid())
+		return number(b, int64(s.Remote.Port()), s.Remote.IsValid())
 	case abi.FieldServerIP:
-		return g.ip(s.Local.Addr())
+		return ip(b, s.Local.Addr())
 	case abi.FieldRDNS:
-		return g.text(s.RDNS, s.RDNS != "")
+		return text(b, s.RDNS, s.RDNS != "")
 	case abi.FieldHelo:
-		return g.text(s.Helo, s.Helo != "")
+		return text(b, s.Helo, s.Helo != "")
 	case abi.FieldAuthUser:
-		return g.text(s.User, s.User != "")
+		return text(b, s.User, s.User != "")
 	case abi.FieldListener:
-		return g.text(s.Listener, true)
+		return text(b, s.Listener, true)
 	case abi.FieldConnID:
-		return g.text(s.ID, true)
+		return text(b, s.ID, true)
 	case abi.FieldTags:
-		return g.tags()
+		return g.tags(b)
 	case abi.FieldScores:
-		return g.scores()
+		return g.scores(b)
 	case abi.FieldTLSVersion, abi.FieldTLSCipher, abi.FieldTLSPeer, abi.FieldTLSName, abi.FieldTLSALPN,
 		abi.FieldTLSVerified, abi.FieldTLSFingerprint:
-		return g.tlsField(f)
+		return g.tlsField(b, f)
 	case abi.FieldAuthMechanism, abi.FieldAuthLogin, abi.FieldAuthAuthz, abi.FieldAuthPassword, abi.FieldAuthToken:
-		return g.authField(f)
+		return g.authField(b, f)
 	case abi.FieldChunk:
 		if c := g.event.Chunk; c != nil && g.may(abi.CapBodyRead) {
 			return c.Data, abi.KindBytes
@@ -152,29 +152,29 @@ func (g *Env) field(f abi.Field) (value []byte, kind abi.Kind) {
 		return nil, 0
 	case abi.FieldChunkOffset:
 		if c := g.event.Chunk; c != nil {
-			return g.number(c.Offset, true)
+			return number(b, c.Offset, true)
 		}
 		return nil, 0
 	}
 	if g.event.Tx == nil {
 		return nil, 0
 	}
-	return g.transactionField(f)
+	return g.transactionField(b, f)
 }
 
-func (g *Env) transactionField(f abi.Field) ([]byte, abi.Kind) {
-	edits := g.event.Edits // what it has is large: it is copied where it is needed
+func (g *Env) transactionField(b []byte, f abi.Field) ([]byte, abi.Kind) {
+	edits := g.event.Edits
 	switch f {
 	case abi.FieldMailFrom:
-		return g.path(edits.Sender().Path)
+		return path(b, edits.Sender().Path)
 	case abi.FieldMailParams:
-		return g.mailParams(edits.Sender())
+		return mailParams(b, edits.Sender())
 	case abi.FieldSize:
 		if m := edits.Message(); m != nil && g.hook == abi.HookMessage {
-			return g.number(m.Size(), true)
+			return number(b, m.Size(), true)
 		}
 		size := edits.Sender().Size
-		return g.number(size, size > 0)
+		return number(b, size, size > 0)
 	case abi.FieldRcpt, abi.FieldRcptParams:
 		rcpts := edits.Recipients()
 		if g.hook != abi.HookRcpt || len(rcpts) == 0 {
@@ -182,152 +182,149 @@ func (g *Env) transactionField(f abi.Field) ([]byte, abi.Kind) {
 		}
 		candidate := &rcpts[len(rcpts)-1]
 		if f == abi.FieldRcptParams {
-			return g.rcptParams(candidate.Recipient)
+			return rcptParams(b, &candidate.Recipient)
 		}
-		return g.path(candidate.Path)
+		return path(b, candidate.Path)
 	case abi.FieldRcpts:
 		rcpts := edits.Recipients()
 		for i := range rcpts {
-			at := len(g.scratch)
-			g.scratch = rcpts[i].Path.AppendTo(append(g.scratch, 0, 0, 0, 0))
-			binary.LittleEndian.PutUint32(g.scratch[at:], uint32(len(g.scratch)-at-4))
+			at := len(b)
+			b = rcpts[i].Path.AppendTo(append(b, 0, 0, 0, 0))
+			binary.LittleEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 		}
-		return g.scratch, abi.KindList
+		return b, abi.KindList
 	}
 	return nil, 0
 }
 
-func (g *Env) tlsField(f abi.Field) ([]byte, abi.Kind) {
+func (g *Env) tlsField(b []byte, f abi.Field) ([]byte, abi.Kind) {
 	t := g.event.Session.TLS
 	if t == nil {
 		return nil, 0
 	}
 	switch f {
 	case abi.FieldTLSVersion:
-		return g.number(int64(t.Version), true)
+		return number(b, int64(t.Version), true)
 	case abi.FieldTLSCipher:
-		return g.text(tls.CipherSuiteName(t.Cipher), true)
+		return text(b, tls.CipherSuiteName(t.Cipher), true)
 	case abi.FieldTLSPeer:
-		return g.text(t.Peer, t.Peer != "")
+		return text(b, t.Peer, t.Peer != "")
 	case abi.FieldTLSVerified:
-		return g.number(1, t.Verified)
+		return number(b, 1, t.Verified)
 	case abi.FieldTLSFingerprint:
-		return g.text(t.Fingerprint, t.Fingerprint != "")
+		return text(b, t.Fingerprint, t.Fingerprint != "")
 	case abi.FieldTLSName:
-		return g.text(t.ServerName, t.ServerName != "")
+		return text(b, t.ServerName, t.ServerName != "")
 	default:
-		return g.text(t.ALPN, t.ALPN != "")
+		return text(b, t.ALPN, t.ALPN != "")
 	}
 }
 
-func (g *Env) authField(f abi.Field) ([]byte, abi.Kind) {
+func (g *Env) authField(b []byte, f abi.Field) ([]byte, abi.Kind) {
 	a := g.event.Auth
 	if a == nil {
 		return nil, 0
 	}
 	switch f {
 	case abi.FieldAuthMechanism:
-		return g.text(a.Mechanism, true)
+		return text(b, a.Mechanism, true)
 	case abi.FieldAuthLogin:
-		return g.text(a.User, a.User != "")
+		return text(b, a.User, a.User != "")
 	case abi.FieldAuthAuthz:
-		return g.text(a.Authz, a.Authz != "")
+		return text(b, a.Authz, a.Authz != "")
 	case abi.FieldAuthPassword:
-		return g.text(a.Password, a.Reveal && a.Password != "" && g.may(abi.CapAuthData))
+		return text(b, a.Password, a.Reveal && a.Password != "" && g.may(abi.CapAuthData))
 	default:
-		return g.text(a.Token, a.Reveal && a.Token != "" && g.may(abi.CapAuthData))
+		return text(b, a.Token, a.Reveal && a.Token != "" && g.may(abi.CapAuthData))
 	}
 }
 
-func (g *Env) text(s string, ok bool) ([]byte, abi.Kind) {
+func text(b []byte, s string, ok bool) ([]byte, abi.Kind) {
 	if !ok {
 		return nil, 0
 	}
-	g.scratch = append(g.scratch, s...)
-	return g.scratch, abi.KindBytes
+	return append(b, s...), abi.KindBytes
 }
 
-func (g *Env) path(p smtp.Path) ([]byte, abi.Kind) {
-	g.scratch = p.AppendTo(g.scratch)
-	return g.scratch, abi.KindBytes
+func path(b []byte, p smtp.Path) ([]byte, abi.Kind) {
+	return p.AppendTo(b), abi.KindBytes
 }
 
-func (g *Env) number(n int64, ok bool) ([]byte, abi.Kind) {
+func number(b []byte, n int64, ok bool) ([]byte, abi.Kind) {
 	if !ok {
 		return nil, 0
 	}
-	g.scratch = binary.LittleEndian.AppendUint64(g.scratch, uint64(n))
-	return g.scratch, abi.KindInt
+	return binary.LittleEndian.AppendUint64(b, uint64(n)), abi.KindInt
 }
 
-func (g *Env) ip(a netip.Addr) ([]byte, abi.Kind) {
+func ip(b []byte, a netip.Addr) ([]byte, abi.Kind) {
 	if !a.IsValid() {
 		return nil, 0
 	}
-	g.scratch = append(g.scratch, a.Unmap().AsSlice()...)
-	return g.scratch, abi.KindIP
+	return append(b, a.Unmap().AsSlice()...), abi.KindIP
 }
 
 // mailParams and rcptParams have values as they are meant: a filter should not have to know
 // xtext.
-func (g *Env) mailParams(m smtp.Sender) ([]byte, abi.Kind) {
+func mailParams(b []byte, m *smtp.Sender) ([]byte, abi.Kind) {
 	if m.Size > 0 {
-		var b [32]byte
-		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "SIZE="...), m.Size, 10))
+		var text [32]byte
+		b = appendList(b, strconv.AppendInt(append(text[:0], "SIZE="...), m.Size, 10))
 	}
-	g.param("BODY=", string(m.Body))
+	b = param(b, "BODY=", string(m.Body))
 	if m.UTF8 {
-		g.scratch = appendList(g.scratch, "SMTPUTF8")
+		b = appendList(b, "SMTPUTF8")
 	}
 	if m.RequireTLS {
-		g.scratch = appendList(g.scratch, "REQUIRETLS")
+		b = appendList(b, "REQUIRETLS")
 	}
-	g.param("RET=", string(m.Return))
-	g.param("ENVID=", m.EnvID)
-	g.param("AUTH=", m.Auth)
+	b = param(b, "RET=", string(m.Return))
+	b = param(b, "ENVID=", m.EnvID)
+	b = param(b, "AUTH=", m.Auth)
 	if m.Priority != 0 {
-		var b [16]byte
-		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "MT-PRIORITY="...), int64(m.Priority), 10))
+		var text [16]byte
+		b = appendList(b, strconv.AppendInt(append(text[:0], "MT-PRIORITY="...), int64(m.Priority), 10))
 	}
-	g.param("BY=", m.By.String())
+	b = param(b, "BY=", m.By.String())
 	if m.HoldFor > 0 {
-		var b [32]byte
-		g.scratch = appendList(g.scratch, strconv.AppendInt(append(b[:0], "HOLDFOR="...), int64(m.HoldFor/time.Second), 10))
+		var text [32]byte
+		b = appendList(b, strconv.AppendInt(append(text[:0], "HOLDFOR="...), int64(m.HoldFor/time.Second), 10))
 	}
 	if !m.HoldUntil.IsZero() {
-		g.param("HOLDUNTIL=", m.HoldUntil.UTC().Format(time.RFC3339))
+		b = param(b, "HOLDUNTIL=", m.HoldUntil.UTC().Format(time.RFC3339))
 	}
-	return g.scratch, abi.KindList
+	return b, abi.KindList
 }
 
-func (g *Env) rcptParams(r smtp.Recipient) ([]byte, abi.Kind) {
-	g.param("NOTIFY=", r.Notify.String())
-	g.param("ORCPT=", r.Original.String())
-	return g.scratch, abi.KindList
+func rcptParams(b []byte, r *smtp.Recipient) ([]byte, abi.Kind) {
+	b = param(b, "NOTIFY=", r.Notify.String())
+	b = param(b, "ORCPT=", r.Original.String())
+	return b, abi.KindList
 }
 
-// param appends a parameter to the list in scratch if it was given.
-func (g *Env) param(key, value string) {
-	if value != "" {
-		g.scratch = appendList(g.scratch, key+value)
+// param appends a parameter to the list b if it was given.
+func param(b []byte, key, value string) []byte {
+	if value == "" {
+		return b
 	}
+	return appendList(b, key+value)
 }
 
-func (g *Env) tags() ([]byte, abi.Kind) {
+func (g *Env) tags(b []byte) ([]byte, abi.Kind) {
 	for _, t := range g.event.Session.Tags {
-		g.scratch = appendList(g.scratch, t.Filter+"."+t.Key+"="+t.Value)
+		b = appendList(b, t.Filter+"."+t.Key+"="+t.Value)
 	}
 	if g.event.Tx != nil {
 		for _, t := range g.event.Tx.Tags {
-			g.scratch = appendList(g.scratch, t.Filter+"."+t.Key+"="+t.Value)
+			b = appendList(b, t.Filter+"."+t.Key+"="+t.Value)
 		}
 	}
-	return g.scratch, abi.KindList
+	return b, abi.KindList
 }
 
-func (g *Env) scores() ([]byte, abi.Kind) {
+func (g *Env) scores(b []byte) ([]byte, abi.Kind) {
 	for _, s := range g.event.Edits.Scores() {
-		g.scratch = appendList(g.scratch, s.Key+"="+strconv.FormatInt(s.Milli, 10))
+		b = appendList(b, s.Key+"="+strconv.FormatInt(s.Milli, 10))
 	}
-	return g.scratch, abi.KindList
+	return b, abi.KindList
 }

@@ -181,18 +181,22 @@ func (g *Env) End() {
 	}
 	g.endAway()
 	g.ctx, g.hook, g.event = nil, 0, nil
-	g.raw.of, g.mime = nil, structure{}
-	g.newBody = small(g.newBody)
-	g.scratch, g.raw.b = small(g.scratch), small(g.raw.b)
+	g.raw.of = nil
+	if g.mime.known { // it is large
+		g.mime = structure{}
+	}
+	empty(&g.newBody)
+	empty(&g.scratch)
+	empty(&g.raw.b)
 }
 
-// small returns b emptied for the next use, or nil if it grew large: a session that once
+// empty empties b for the next use, and lets it go if it grew large: a session that once
 // had a large message should not keep its room until the client goes away.
-func small(b []byte) []byte {
-	if cap(b) > 4<<10 {
-		return nil
+func empty(b *[]byte) {
+	*b = (*b)[:0]
+	if cap(*b) > 4<<10 {
+		*b = nil
 	}
-	return b[:0]
 }
 
 // Complaint returns the warnings and errors that the guest logged in mg1_init, a line

@@ -295,7 +295,8 @@ func (g *Env) BodyCommit() int32 {
 		return int32(abi.ETIME)
 	}
 	err := g.event.Edits.SpliceBody(0, b.Size(), g.newBody)
-	g.newBody, g.writing = small(g.newBody), false
+	empty(&g.newBody)
+	g.writing = false
 	return errnoOf(err)
 }
 

@@ -41,6 +41,8 @@ func errnoOfService(ctx context.Context, err error) abi.Errno {
 
 // away is what a guest did outside at one hook.
 type away struct {
+	used bool // what follows may not be zero
+
 	kv, dns, http, dsn int
 
 	stop    context.CancelFunc // of flights; nil without any
@@ -64,6 +66,9 @@ type flight struct {
 // endAway ends what still runs.
 func (g *Env) endAway() {
 	a := &g.away
+	if !a.used {
+		return
+	}
 	if a.stop != nil {
 		a.stop()
 		a.running.Wait()
@@ -85,6 +90,7 @@ func (g *Env) begins(capability string) abi.Errno {
 	case !g.may(capability):
 		return abi.EPERM
 	}
+	g.away.used = true
 	return 0
 }
 
