@@ -7,6 +7,7 @@ import (
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/policy"
+	"github.com/penstock/penstock/policy/account"
 	"github.com/penstock/penstock/wasmhost"
 	"github.com/penstock/penstock/wasmhost/wasmtest"
 )
@@ -22,30 +23,41 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// BenchmarkHook is what the gateway pays for one hook of three filters that do nothing, with
-// an observer: the chain and its looks at the clock included.
+// BenchmarkHook is what the gateway pays for one hook of three filters that do nothing, as in
+// the gateway: with an observer, a breaker and an account of each, and the chain's looks at
+// the clock. "bare" is what of it the guest's own code takes, with wazero's way in and out.
 func BenchmarkHook(b *testing.B) {
-	var links []policy.Link
 	f := load(b, wasmtest.Guest{}.Bytes(), wasmhost.FilterOptions{})
-	for range 3 {
-		links = append(links, policy.Link{Filter: f})
-	}
 	for _, stage := range []policy.Stage{policy.StageConnect, policy.StageRcpt} {
+		tx := transaction(policy.NewMessage([]byte("Subject: x\r\n\r\nhello\r\n")))
+		if stage == policy.StageConnect {
+			tx = nil
+		}
 		b.Run("stage="+stage.String(), func(b *testing.B) {
+			book := account.New()
+			var links []policy.Link
+			for _, name := range []string{"a", "b", "c"} {
+				links = append(links, policy.Link{Filter: f, Breaker: policy.NewBreaker(nil), Account: book.Open(name, "v", nil)})
+			}
 			run := policy.NewChain(links...).Open(session(), func(policy.Step) {})
 			defer run.Close(context.Background())
-			tx := transaction(policy.NewMessage([]byte("Subject: x\r\n\r\nhello\r\n")))
-			if stage == policy.StageConnect {
-				tx = nil
-			}
 			b.ReportAllocs()
 			before := cpuTime(b)
 			for b.Loop() {
 				run.Decide(b.Context(), stage, tx)
 			}
-			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/3, "cpu-ns/filter")
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/float64(len(links)), "cpu-ns/filter")
 		})
 	}
+	b.Run("bare", func(b *testing.B) {
+		l, err := wasmhost.NewLife(f, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			l.Bare(abi.HookRcpt)
+		}
+	})
 }
 
 // BenchmarkImport is the cost of imports: of n calls within one hook.

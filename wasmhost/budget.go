@@ -222,7 +222,11 @@ type cpuTime struct {
 // begin readies the instance for guest code. asked is when somebody began to wait for it.
 func (in *instance) begin(ctx context.Context, host guest.Host, b budget, asked time.Time) {
 	in.ctx.Context, in.host, in.used = ctx, host, true
-	in.run = run{budget: b, at: asked.Sub(in.filter.module.rt.epoch)}
+	// What is not set here is not read before it is: see read.
+	r := &in.run
+	r.budget, r.cpuTime = b, cpuTime{}
+	r.at, r.lapsed = asked.Sub(in.filter.module.rt.epoch), 0
+	r.clocked, r.placed = false, false
 	in.fuel.Set(uint64(in.slice()))
 	if w := in.filter.watch.Load(); w != 0 {
 		in.watch(w)

@@ -5,6 +5,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/policy"
 	"github.com/penstock/penstock/policy/guest"
 )
@@ -46,6 +47,15 @@ func NewLife(f *Filter, e *policy.Event) (*Life, error) {
 func (l *Life) Hook(ctx context.Context) {
 	l.e.Tx.Seq++
 	if _, err := l.s.Decide(ctx, l.e); err != nil {
+		panic(err)
+	}
+}
+
+// Bare calls the guest's code and nothing around it but wazero.
+func (l *Life) Bare(hook abi.Hook) {
+	in := l.s.in
+	in.args = [2]uint64{uint64(hook), abi.FrameHead}
+	if err := in.hook.CallWithStack(&in.ctx, in.args[:]); err != nil {
 		panic(err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // BenchmarkFrame is the cost of an event's frame.
 func BenchmarkFrame(b *testing.B) {
-	for _, h := range []abi.HookInfo{abi.HookTable()[0], abi.HookTable()[3], abi.HookTable()[4]} {
+	for _, h := range []abi.HookInfo{abi.HookTable()[0], abi.HookTable()[4], abi.HookTable()[5]} {
 		b.Run("hook="+h.Name, func(b *testing.B) {
 			ask(b, h.Hook, guest.Options{}, func(g *guest.Env, _ *policy.Event) error {
 				mailbox := make([]byte, abi.MinMailbox)

@@ -210,6 +210,9 @@ func (g *Env) StderrTail() string { return g.stderr.take() }
 // Verdict unpacks what mg1_hook returned, with the text that the guest gave. An error
 // means that the guest failed or that the verdict makes no sense.
 func (g *Env) Verdict(v abi.Verdict) (policy.Verdict, error) {
+	if v == abi.Verdict(abi.ActContinue) { // nearly all are that
+		return policy.Verdict{}, nil
+	}
 	if v&abi.ErrorBit != 0 {
 		return policy.Verdict{}, fmt.Errorf("guest: it says that it failed, code %d", uint32(v))
 	}
