@@ -47,7 +47,7 @@ func (r *Run) DecideAuth(ctx context.Context, a *Auth) Decision {
 	if !a.Reveal {
 		shown.Password, shown.Token = "", ""
 	}
-	return r.decide(ctx, Event{Stage: StageAuth, Session: r.session, Time: time.Now(), Auth: &shown, Edits: &r.edits})
+	return r.decide(ctx, &Event{Stage: StageAuth, Session: r.session, Time: time.Now(), Auth: &shown, Edits: &r.edits})
 }
 
 // mayAccept tells whether a filter's Accept counts in the event.

@@ -154,12 +154,12 @@ func (r *Run) Decide(ctx context.Context, stage Stage, tx *Transaction) Decision
 	if !r.stages.Has(stage) {
 		return Decision{}
 	}
-	return r.decide(ctx, Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits})
+	return r.decide(ctx, &Event{Stage: stage, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits})
 }
 
-func (r *Run) decide(ctx context.Context, event Event) Decision {
+func (r *Run) decide(ctx context.Context, event *Event) Decision {
 	r.lap = 0
-	d := r.askAll(ctx, &event)
+	d := r.askAll(ctx, event)
 	// An idle session must not keep its last message, or password, alive.
 	r.event, r.step = Event{}, Step{}
 	r.edits.end()

@@ -49,7 +49,7 @@ func (r *Run) DecideChunk(ctx context.Context, tx *Transaction, off int64, p []b
 	if !r.WantsChunks() {
 		return Decision{}
 	}
-	return r.decide(ctx, Event{Stage: StageChunk, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits,
+	return r.decide(ctx, &Event{Stage: StageChunk, Session: r.session, Time: time.Now(), Tx: tx, Edits: &r.edits,
 		Chunk: &Chunk{Offset: off, Data: p}})
 }
 

@@ -37,6 +37,7 @@ const (
 	oddly      = 500 * time.Microsecond // more than fuel says: the next calls are looked at
 	oddCalls   = 16                     // as many
 	perOctet   = 8                      // octets of the host's work that cost a unit of fuel
+	fewOctets  = 256                    // octets that are charged together with the next
 	perCall    = 2 << 10                // octets that a call of the host stands for where the clock is looked at
 	lookEvery  = 64 << 10               // octets
 	bootWall   = 10                     // times its CPU time
@@ -199,6 +200,7 @@ type run struct {
 	budget
 	cpuTime
 	given   int64         // fuel at the last reading
+	owed    int64         // octets of the host's work that are not charged yet, less than fewOctets
 	hosted  int64         // octets of the host's work since the last look at a clock
 	hosts   bool          // there was so much of it since the last reading
 	looked  time.Duration // when that look was, the first of a slice; 0: there was none
@@ -222,11 +224,8 @@ type cpuTime struct {
 // begin readies the instance for guest code. asked is when somebody began to wait for it.
 func (in *instance) begin(ctx context.Context, host guest.Host, b budget, asked time.Time) {
 	in.ctx.Context, in.host, in.used = ctx, host, true
-	// What is not set here is not read before it is: see read.
-	r := &in.run
-	r.budget, r.cpuTime = b, cpuTime{}
-	r.at, r.lapsed = asked.Sub(in.filter.module.rt.epoch), 0
-	r.clocked, r.placed = false, false
+	in.run = run{} // by itself: the rest would be put together elsewhere and copied
+	in.run.budget, in.run.at = b, asked.Sub(in.filter.module.rt.epoch)
 	in.fuel.Set(uint64(in.slice()))
 	if w := in.filter.watch.Load(); w != 0 {
 		in.watch(w)
@@ -441,6 +440,11 @@ func (r *Runtime) addTick(ctx context.Context) error {
 // so many octets, before it is done. False means that the guest has none left: it is
 // stopped when it goes on.
 func (in *instance) charge(octets int64) bool {
+	in.run.owed += octets
+	if in.run.owed < fewOctets {
+		return true // the meter is dearer to reach than that
+	}
+	octets, in.run.owed = in.run.owed, 0
 	fuel := int64(in.fuel.Get()) - octets/perOctet
 	ok := true
 	if in.lapse(octets) || fuel < 0 {

@@ -280,7 +280,7 @@ func (p Path) AppendTo(b []byte) []byte {
 	if p.Local == "" || isDotString(p.Local) {
 		b = append(b, p.Local...)
 	} else {
-		b = append(b, quoteLocal(p.Local)...)
+		b = appendQuoted(b, p.Local)
 	}
 	if !p.Domain.IsZero() {
 		b = append(append(b, '@'), p.Domain.name...)
@@ -293,7 +293,7 @@ func (p Path) AppendTo(b []byte) []byte {
 func (p Path) String() string {
 	local := p.Local
 	if local != "" && !isDotString(local) {
-		local = quoteLocal(local)
+		local = string(appendQuoted(nil, local))
 	}
 	if p.Domain.IsZero() {
 		return local
@@ -301,18 +301,16 @@ func (p Path) String() string {
 	return local + "@" + p.Domain.name
 }
 
-func quoteLocal(s string) string {
-	var b strings.Builder
-	b.Grow(len(s) + 4)
-	b.WriteByte('"')
-	for i := range len(s) {
-		if s[i] == '"' || s[i] == '\\' {
-			b.WriteByte('\\')
+// appendQuoted appends a local part as a quoted string.
+func appendQuoted(b []byte, local string) []byte {
+	b = append(b, '"')
+	for i := range len(local) {
+		if local[i] == '"' || local[i] == '\\' {
+			b = append(b, '\\')
 		}
-		b.WriteByte(s[i])
+		b = append(b, local[i])
 	}
-	b.WriteByte('"')
-	return b.String()
+	return append(b, '"')
 }
 
 // appendPath writes p with its brackets.

@@ -285,7 +285,9 @@ func mailParams(b []byte, m *smtp.Sender) ([]byte, abi.Kind) {
 		var text [16]byte
 		b = appendList(b, strconv.AppendInt(append(text[:0], "MT-PRIORITY="...), int64(m.Priority), 10))
 	}
-	b = param(b, "BY=", m.By.String())
+	if !m.By.IsZero() {
+		b = param(b, "BY=", m.By.String())
+	}
 	if m.HoldFor > 0 {
 		var text [32]byte
 		b = appendList(b, strconv.AppendInt(append(text[:0], "HOLDFOR="...), int64(m.HoldFor/time.Second), 10))
@@ -297,8 +299,12 @@ func mailParams(b []byte, m *smtp.Sender) ([]byte, abi.Kind) {
 }
 
 func rcptParams(b []byte, r *smtp.Recipient) ([]byte, abi.Kind) {
-	b = param(b, "NOTIFY=", r.Notify.String())
-	b = param(b, "ORCPT=", r.Original.String())
+	if r.Notify != 0 {
+		b = param(b, "NOTIFY=", r.Notify.String())
+	}
+	if !r.Original.IsZero() {
+		b = param(b, "ORCPT=", r.Original.String())
+	}
 	return b, abi.KindList
 }
 
