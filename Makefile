@@ -36,8 +36,9 @@ bench: filters ## all benchmarks; docs/bench.md has the standing figures and the
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 KILLS ?= 300
-torture: filters ## the long forms of tests that have a short one: 300 kills under load (KILLS=n), 1,000 filters swapped, disks that fail, a restart with a million messages
+torture: filters ## the long forms of tests that have a short one: 300 kills under load (KILLS=n), 1,000 filters swapped, random modules that are metered, disks that fail, a restart with a million messages
 	PENSTOCK_TORTURE=$(KILLS) $(GO) test -count 1 -v -timeout 60m -run 'TestKilled|TestTerminated|TestSwap' ./cmd/gateway
+	PENSTOCK_TORTURE=$(KILLS) $(GO) test -count 1 -v -timeout 60m -run 'TestEquivalent' ./wasmhost/meter
 	PENSTOCK_TORTURE=$(KILLS) $(GO) test -count 1 -v -timeout 60m -run 'TestPowerCut|TestDiskFails|TestRestart' ./store/...
 
 FUZZTIME ?= 1m

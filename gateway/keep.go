@@ -142,6 +142,13 @@ func (tx *transaction) keepOrDeliver(ctx context.Context, keeper Keeper) ([]*smt
 			}
 		}
 	}
+	return tx.keepRest(ctx, keeper, all, direct, replies, kept)
+}
+
+// keepRest keeps the message for those who have not got it, and answers for them and for those
+// of whom a backend or a filter has spoken: direct, with their replies. all are the recipients
+// of the message.
+func (tx *transaction) keepRest(ctx context.Context, keeper Keeper, all, direct []policy.Recipient, replies []*smtp.Reply, kept []KeptRecipient) ([]*smtp.Reply, error) {
 	name, err := tx.keep(ctx, keeper, kept, "")
 	answer := keptReply(name)
 	switch {
