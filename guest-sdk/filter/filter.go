@@ -37,9 +37,10 @@
 // # Life of a filter
 //
 // The program starts once; its configuration is read then. The memory it has at that
-// moment is frozen, and every session begins with a copy of it. What handlers put in
-// variables is therefore seen by the same session alone, and is lost if the gateway
-// moves the session to another instance: what must last belongs in [Event.Session].
+// moment is frozen, and every session begins with a copy of it; with "instance: hook" in the
+// gateway's configuration every call does. What handlers put in variables is therefore seen
+// by the same session alone, or not even there: what must last for a session belongs in
+// [Event.Session], what must last longer in [Event.KV].
 // Goroutines do not run between calls. Random numbers: see [Event.Rand].
 //
 // # Handlers
@@ -66,6 +67,17 @@
 //
 // Scores are added up by all filters of a chain ([Event.Score]); metrics are numbers that the
 // gateway shows to its operator ([Filter.Metric]).
+//
+// # What an operator grants
+//
+// Reading and changing the body, changing the envelope, dropping mail, seeing passwords,
+// values that last ([Event.KV]), look-ups ([Event.LookUp], and several at once with
+// [Event.StartLookUp]), requests to web servers ([Event.Fetch]), notifications ([Event.Notify])
+// and secrets ([Config.Secret]) take a grant of the operator's each. What was not granted is an
+// error, abi.EPERM, so that one filter can do with less. What a filter asks for stands in
+// filter.json beside its sources:
+//
+//	{"name": "rcpt-guard", "version": "1", "capabilities": ["dns"], "optional": ["kv"]}
 //
 // The package imports little on purpose: a filter that uses package fmt, time or
 // encoding/json pays for it with up to a megabyte of code. So times are in nanoseconds
