@@ -378,13 +378,14 @@ func (in *instance) refuel(fuel int64) (int64, error) {
 	in.read(fuel)
 	in.run.ticks++
 	in.deep = true // a stack that grew large took its time
-	if err := in.over(); err != nil {
+	err := in.over()
+	if err == nil {
+		err = in.makeWay()
+	}
+	in.mark() // whatever comes of it: the guest may be asked again, and its end is a reading
+	if err != nil {
 		return 0, err
 	}
-	if err := in.makeWay(); err != nil {
-		return 0, err
-	}
-	in.mark()
 	return in.slice(), nil
 }
 
@@ -507,8 +508,8 @@ func (in *instance) outside(f func(ctx context.Context)) {
 	if err == nil && placed {
 		err = in.makeWay()
 	}
+	in.mark()
 	if err != nil {
 		panic(err)
 	}
-	in.mark()
 }
