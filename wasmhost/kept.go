@@ -3,9 +3,11 @@ package wasmhost
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/gob"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,12 +19,13 @@ import (
 // made of a module that was found good. To read and rewrite a module takes longer than to
 // load its code, and is the same at each start.
 //
-//	CacheDir/checked/ID    SHA-256 of the rest, 32 octets | gob of meter.Rewritten
+//	CacheDir/checked/ID    CRC-32C of the rest, 4 octets | length of the binary, 4 octets |
+//	                       the binary | gob of the rest of meter.Rewritten
 //
 // ID is a digest of the module and of this build of the program: what another build found
 // good, or made of it, is of no interest. That a file is there also says that wazero's cache
 // has had the code, whose files' names cannot be told from outside. Like the code, these
-// files are trusted as the program itself is; the digest is there for damage.
+// files are trusted as the program itself is; the sum is there for damage.
 
 const keptFolder = "checked"
 
@@ -68,27 +71,41 @@ func readKept(file string) (*meter.Rewritten, error) {
 	if err != nil {
 		return nil, err
 	}
-	var sum [sha256.Size]byte
-	if n := copy(sum[:], data); n < len(sum) || sha256.Sum256(data[n:]) != sum {
-		return nil, errors.New("its digest is another")
+	le := binary.LittleEndian
+	if len(data) < keptHead || le.Uint32(data) != checksum(data[4:]) {
+		return nil, errors.New("its sum is another")
+	}
+	wasm, size := data[keptHead:], int64(le.Uint32(data[4:]))
+	if size > int64(len(wasm)) {
+		return nil, errors.New("it is cut off")
 	}
 	m := new(meter.Rewritten)
-	return m, gob.NewDecoder(bytes.NewReader(data[len(sum):])).Decode(m)
+	err = gob.NewDecoder(bytes.NewReader(wasm[size:])).Decode(m)
+	m.Wasm = wasm[:size:size] // where it is: it is large
+	return m, err
 }
 
-// keepModule keeps what was made of a module that was found good, unless it is there. If that fails it is made again
-// after the next start.
+// keptHead is what stands before the binary.
+const keptHead = 8
+
+func checksum(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
+
+// keepModule keeps what was made of a module that was found good, unless it is there. If that
+// fails it is made again after the next start.
 func (r *Runtime) keepModule(id moduleID, m *meter.Rewritten) {
 	file := r.keptFile(id)
 	if _, err := os.Stat(file); file == "" || err == nil {
 		return
 	}
 	var data bytes.Buffer
-	data.Write(make([]byte, sha256.Size))
-	err := gob.NewEncoder(&data).Encode(m)
+	data.Write(make([]byte, keptHead))
+	data.Write(m.Wasm)
+	rest := *m
+	rest.Wasm = nil
+	err := gob.NewEncoder(&data).Encode(&rest)
 	if err == nil {
-		sum := sha256.Sum256(data.Bytes()[sha256.Size:])
-		copy(data.Bytes(), sum[:])
+		binary.LittleEndian.PutUint32(data.Bytes()[4:], uint32(len(m.Wasm)))
+		binary.LittleEndian.PutUint32(data.Bytes(), checksum(data.Bytes()[4:]))
 		err = replaceFile(file, data.Bytes())
 	}
 	if err != nil {
