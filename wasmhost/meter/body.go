@@ -18,6 +18,7 @@ type body struct {
 	cost    uint64 // of the code outside of loops
 	heavy   bool   // it cannot be light
 	bulk    bool   // it has bulk operations
+	through bool   // it calls through tables
 	tight   []bool // for each loop in order: no loop, call or bulk operation is in it
 	// calls are the functions that it calls: a part of Module.calls. They are kept while
 	// it may be light.
@@ -173,6 +174,8 @@ func (w *walk) step(f *reader, in instr) {
 		w.notTight()
 		if f.err == nil {
 			w.results(in.a)
+			w.b.through = true
+			m.calledBy(&m.tables[in.b], in.a)
 		}
 	case opLocalGet, opLocalSet, opLocalTee:
 		if in.a >= w.b.locals {
@@ -184,6 +187,7 @@ func (w *walk) step(f *reader, in instr) {
 		}
 	case opTableGet, opTableSet:
 		below(f, "table", in.a, len(m.tables))
+		m.opened(in.a)
 		m.used.resetless = m.used.resetless || in.op == opTableSet
 	case opMemoryGrow:
 		w.b.heavy = true
@@ -269,6 +273,7 @@ func (w *walk) bulk(f *reader, in instr) {
 	if in.sub < fcMemoryInit || in.sub == fcTableSize {
 		if in.sub == fcTableSize {
 			below(f, "table", in.a, len(m.tables))
+			m.opened(in.a)
 		}
 		return
 	}
@@ -286,12 +291,16 @@ func (w *walk) bulk(f *reader, in instr) {
 		below(f, "memory", max(in.a, in.b), 1)
 		return
 	case fcTableInit, fcElemDrop:
-		below(f, "element segment", in.a, m.elements)
+		below(f, "element segment", in.a, len(m.elements))
 		if in.sub == fcTableInit {
 			below(f, "table", in.b, len(m.tables))
+			m.opened(in.b)
 		}
 	default:
 		below(f, "table", max(in.a, in.b), len(m.tables))
+		if m.opened(in.a); in.sub == fcTableCopy {
+			m.opened(in.b)
+		}
 		m.used.grows = m.used.grows || in.sub == fcTableGrow
 	}
 	m.used.resetless = true

@@ -6,18 +6,19 @@ import "slices"
 
 // codeSection returns the code section.
 func (w *rewriter) codeSection() []byte {
-	n := len(w.m.bodies) + 1
-	if w.m.used.moves {
-		n += 2
-	}
+	n := len(w.m.bodies) + len(w.ours)
 	out := appendUint(make([]byte, 0, len(w.m.sections[secCode])*3/2+1024), uint32(n))
 	for i := range w.m.bodies {
 		out = w.code(out, i)
 	}
-	return w.slowFunction(w.moveFunctions(out))
+	for _, f := range w.ours {
+		code := f.code()
+		out = append(appendUint(out, uint32(len(code))), code...)
+	}
+	return out
 }
 
-// slowFunction appends the function that is called when there is no fuel or no stack left.
+// slowFunction is the code of the function that is called when there is no fuel or no stack left.
 // Whoever calls it goes back to where it paid, and so gets back what it paid:
 //
 //	(func (param $paid i64)
@@ -26,7 +27,7 @@ func (w *rewriter) codeSection() []byte {
 //	  (if (i64.lt_s (global.get $fuel) (i64.const 0))
 //	    (then (global.set $fuel (call $tick (global.get $fuel)))))
 //	  (global.set $fuel (i64.add (global.get $fuel) (local.get $paid))))
-func (w *rewriter) slowFunction(out []byte) []byte {
+func (w *rewriter) slowFunction() []byte {
 	tick := uint32(w.m.imports)
 	e := emitter{out: []byte{0}}
 	e.op(opGlobalGet, w.depth)
@@ -47,7 +48,7 @@ func (w *rewriter) slowFunction(out []byte) []byte {
 	e.raw(opI64Add)
 	e.op(opGlobalSet, w.fuel)
 	e.raw(opEnd)
-	return append(appendUint(out, uint32(len(e.out))), e.out...)
+	return e.out
 }
 
 // emitter writes instructions.
@@ -180,8 +181,12 @@ func (c *coder) resultType() {
 }
 
 func (c *coder) addDepth(op byte) {
+	weight := c.b.frame()
+	if c.b.through {
+		weight += c.w.callFrame
+	}
 	c.op(opGlobalGet, c.w.depth)
-	c.i32(int32(c.b.frame()))
+	c.i32(int32(weight))
 	c.raw(op)
 	c.op(opGlobalSet, c.w.depth)
 }
@@ -304,6 +309,8 @@ func (c *coder) step(in instr) {
 		} else if int(in.a) < c.w.m.imports {
 			r.cost += costHost
 		}
+	case opCallIndirect:
+		c.indirect(in)
 	case opRefFunc:
 		c.upTo(in.at)
 		c.reference(in.a)

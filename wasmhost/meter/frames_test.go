@@ -44,13 +44,14 @@ func TestFrames(t *testing.T) {
 		{"4095 vectors", strings.Repeat("v", 4095), wasmtest.Seq(wide, self, useWide)},
 		{"5000 operands", "", wasmtest.Seq(repeat(5000, func(int) []byte { return []byte{0x20, 0, 0x79} }), self, adds(5000))},
 		{"results", "", wasmtest.Seq(repeat(20, func(int) []byte { return []byte{0x10, 1} }), self, adds(4000))},
+		{"through a table", "", wasmtest.Seq(op(0x20, 0, 0x41, 0xac, 2, 0x11, 0, 0, 0x42, 1, 0x7c))},
 		{"64 locals that meet", strings.Repeat("l", 64), wasmtest.Seq(
 			meet, self, meet, self, meet, self, meet, self, meet, self, op(0x7c, 0x7c, 0x7c, 0x7c),
 			repeat(64, func(i int) []byte { return append(withIndex(0x20, i), 0x7c) }))},
 	}
 	h := newHost(t)
 	for _, tt := range tests {
-		m := &wasmtest.Module{}
+		m := &wasmtest.Module{Table: &wasmtest.Limits{Min: 301}, Elements: make([]uint32, 301)} // of two layers
 		m.Func("f", "l>l", tt.locals, tt.code)
 		m.Func("results", ">"+strings.Repeat("l", 200), "", repeat(200, func(i int) []byte { return []byte{0x42, 1} }))
 		m.ExportFunc("f")

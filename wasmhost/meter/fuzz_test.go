@@ -78,7 +78,7 @@ func (p *pair) call(t *testing.T, seed uint64, a, b api.Module, name string, rnd
 		}
 	}
 	for _, mod := range []api.Module{a, b} {
-		mod.ExportedGlobal("ga").(api.MutableGlobal).Set(400)
+		mod.ExportedGlobal("ga").(api.MutableGlobal).Set(genTurns)
 	}
 	setFuel(b, 100)
 	want, errA := f.Call(t.Context(), args...)
@@ -164,6 +164,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(wasmtest.Guest{Start: wasmtest.Work(1), Data: map[uint32]string{100: "x"}}.Bytes())
 	f.Add(randomModule(1))
 	f.Add(randomModule(2))
+	f.Add(throughTable(func(*wasmtest.Module) {}))
 	ctx := context.Background()
 	rt := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
 	f.Cleanup(func() { rt.Close(ctx) })

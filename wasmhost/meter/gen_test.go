@@ -36,7 +36,9 @@ type generator struct {
 const (
 	genImports = 1
 	genTable   = 16
-	genBudget  = 0 // the global that is used up
+	genClosed  = 20  // entries of the table that is only called through
+	genBudget  = 0   // the global that is used up
+	genTurns   = 250 // what it begins with
 )
 
 // randomModule returns the binary of a module with exports f0, f1, ... and g0, g1, ...
@@ -92,7 +94,7 @@ func (g *generator) module() []byte {
 	section(1, vec(len(g.types), types...))
 	section(2, append(vec(1, wasmtest.Vec([]byte("env"))...), append(wasmtest.Vec([]byte("f")), 0, 0)...))
 	section(3, vec(n, funcs...))
-	section(4, vec(2, 0x70, 1, genTable, 40, 0x6f, 0, 3))
+	section(4, vec(3, 0x70, 1, genTable, 40, 0x6f, 0, 3, 0x70, 0, genClosed))
 	section(5, []byte{1, 1, 1, 3})
 	section(6, vec(len(g.globals), g.globalSection()...))
 	section(7, vec(n+len(g.globals)-2, exports...))
@@ -121,7 +123,7 @@ func (g *generator) globalSection() (b []byte) {
 		b = append(b, t, 1)
 		switch {
 		case i == genBudget:
-			b = append(append(b, 0x41), wasmtest.Int(400)...)
+			b = append(append(b, 0x41), wasmtest.Int(genTurns)...)
 		case t == funcref:
 			b = append(b, 0xd2, byte(g.IntN(len(g.funcs))))
 		default:
@@ -134,7 +136,8 @@ func (g *generator) globalSection() (b []byte) {
 	return b
 }
 
-// elements has a segment of each of a few kinds: active, passive, declared.
+// elements has a segment of each of a few kinds: active, passive, declared. Two that overlap
+// fill the table that is only called through, from entry 3 to 14.
 func (g *generator) elements() []byte {
 	var list []byte
 	for range 8 {
@@ -144,10 +147,12 @@ func (g *generator) elements() []byte {
 	for i := range g.funcs {
 		all = append(all, byte(i))
 	}
-	b := append([]byte{4, 0, 0x41, 2, 0x0b, 8}, list...)
+	b := append([]byte{6, 0, 0x41, 2, 0x0b, 8}, list...)
 	b = append(append(b, 1, 0, 8), list...)
 	b = append(b, 5, 0x70, 2, 0xd2, 1, 0x0b, 0xd0, 0x70, 0x0b)
-	return append(b, append([]byte{3, 0, byte(len(all))}, all...)...)
+	b = append(b, append([]byte{3, 0, byte(len(all))}, all...)...)
+	b = append(append(b, 2, 2, 0x41, 3, 0x0b, 0, 8), list...)
+	return append(b, 6, 2, 0x41, 10, 0x0b, 0x70, 5, 0xd2, list[0], 0x0b, 0xd0, 0x70, 0x0b, 0xd2, list[1], 0x0b, 0xd0, 0x70, 0x0b, 0xd2, list[2], 0x0b)
 }
 
 // function writes a function of a type.
@@ -379,10 +384,11 @@ func (g *generator) call(depth int) {
 	g.values(t.params)
 	if g.IntN(3) == 0 && g.leaf == 0 {
 		g.value(i32, depth+1)
-		g.op(0x41, genTable-1)
+		table := g.pick(0, 2)
+		g.op(0x41, 15+8*int(table)) // the other table has fewer
 		g.raw(0x71)
 		g.op(0x11, g.funcs[f])
-		g.raw(0)
+		g.raw(table)
 	} else {
 		g.op(0x10, f)
 	}
@@ -419,7 +425,7 @@ func (g *generator) bulk() {
 		args(genTable, 4, 4)
 		g.raw(0xfc, 12, byte(g.IntN(2)), 0)
 	case 7:
-		g.raw(0xfc, 13, byte(g.IntN(4)))
+		g.raw(0xfc, 13, byte(g.IntN(6)))
 	case 8:
 		args(genTable, genTable, 4)
 		g.raw(0xfc, 14, 0, 0)

@@ -46,6 +46,13 @@
 // Threads, tail calls, exceptions, memories of 64 bits and more than one memory are not in
 // WebAssembly 2.0 and are refused.
 //
+// # Tables
+//
+// A table that code does nothing with but call what is in it, and nobody else sees, is
+// emptied: calls through it become calls of functions of ours that know what was in it.
+// So an instance has no more of it than two entries, and not an object of the host for each
+// function of the guest.
+//
 // # State
 //
 // What a guest changes must be found again to be set back. Mutable globals get exports.

@@ -17,23 +17,14 @@ const (
 	copyFunction = TickModule + "_copy"
 )
 
-// addMoves gives our functions numbers, before that of the slow one, if the module needs
-// them.
+// addMoves adds our functions if the module needs them.
 func (w *rewriter) addMoves() {
 	if !w.m.used.moves {
 		return
 	}
 	w.moveType = w.typeOf(funcType{[]byte{typeI32, typeI32, typeI32}, nil})
-	w.fill, w.copy = w.slow, w.slow+1
-	w.slow += 2
-}
-
-// ourNames are the names of our functions.
-func (w *rewriter) ourNames() []name {
-	if !w.m.used.moves {
-		return []name{{w.slow, tickFunction}}
-	}
-	return []name{{w.fill, fillFunction}, {w.copy, copyFunction}, {w.slow, tickFunction}}
+	w.fill = w.add(w.moveType, fillFunction, w.fillCode)
+	w.copy = w.add(w.moveType, copyFunction, w.copyCode)
 }
 
 // move writes an instruction that takes its length from the stack, where it was put into the
@@ -59,21 +50,22 @@ const (
 	moveTo, moveFrom, moveLength, movePiece = 0, 1, 2, 3 // moveFrom is the octet to fill with, too
 )
 
-// moveFunctions appends the code of our functions.
+// fillCode is the code of our function that fills.
 //
 // A range outside of memory is left to one instruction, which traps and writes nothing.
-// Memory never gets smaller, so a range that was inside stays there. What is copied to a
-// higher place is copied from its end, so that no piece is written over before it was read.
-func (w *rewriter) moveFunctions(out []byte) []byte {
-	if !w.m.used.moves {
-		return out
-	}
+// Memory never gets smaller, so a range that was inside stays there.
+func (w *rewriter) fillCode() []byte {
 	fill := mover{emitter{[]byte{1, 1, typeI32}}, w}
 	fill.outside(moveTo)
 	fill.trapIf(opPrefixFC, fcMemoryFill, 0)
 	fill.forward(opPrefixFC, fcMemoryFill, 0)
 	fill.raw(opEnd)
+	return fill.out
+}
 
+// copyCode is that of the one that copies. What is copied to a higher place is copied from
+// its end, so that no piece is written over before it was read.
+func (w *rewriter) copyCode() []byte {
 	move := mover{emitter{[]byte{1, 1, typeI32}}, w}
 	move.outside(moveTo)
 	move.outside(moveFrom)
@@ -86,10 +78,7 @@ func (w *rewriter) moveFunctions(out []byte) []byte {
 	move.raw(opElse)
 	move.backward()
 	move.raw(opEnd, opEnd)
-	for _, f := range []mover{fill, move} {
-		out = append(appendUint(out, uint32(len(f.out))), f.out...)
-	}
-	return out
+	return move.out
 }
 
 // mover writes one of our functions.

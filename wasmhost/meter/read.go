@@ -91,7 +91,7 @@ type Module struct {
 	declared  []bool // functions that code may take references of
 	used      uses
 	dataCount int // as the section says; -1 without it
-	elements  int // segments
+	elements  []elements
 	effort    int // of compiling it: see maxEffort
 	scratch   []byte
 }
@@ -119,6 +119,10 @@ type table struct {
 	typ      byte
 	min, max uint32
 	bounded  bool
+	// calls are the types that code calls its functions by. If open, it is more than called
+	// through, or there are too many types to tell: see dispatch.go.
+	calls []uint32
+	open  bool
 }
 
 // dataSegment is a data segment; one that is not active is passive.
@@ -126,6 +130,19 @@ type dataSegment struct {
 	Segment
 	active   bool
 	imported bool // its place is that of an imported global
+}
+
+// noFunction is a null in an element segment.
+const noFunction = 1<<32 - 1
+
+// elements is an element segment: octets from to of the section.
+type elements struct {
+	from, to  int
+	active    bool
+	known     bool // the offset is a constant, and the entries are functions and nulls
+	table     uint32
+	offset    uint32
+	functions []uint32
 }
 
 // uses says what code makes use of.
@@ -301,6 +318,7 @@ func (m *Module) importEntry(r *reader) {
 		m.imports++
 	case kindTable:
 		m.table(r)
+		m.opened(uint32(m.importedTables))
 		m.importedTables++
 		kind = "table"
 	case kindMemory:
@@ -350,6 +368,13 @@ func (m *Module) table(r *reader) {
 		r.fail("a table of %d entries, the most is %d", total, maxTable)
 	}
 	m.tables = append(m.tables, t)
+}
+
+// opened notes that a table is more than called through.
+func (m *Module) opened(i uint32) {
+	if int(i) < len(m.tables) {
+		m.tables[i].open = true
+	}
 }
 
 func (m *Module) memory(r *reader) {
@@ -446,7 +471,7 @@ func (m *Module) exportEntry(r *reader) {
 	case kindFunc:
 		m.declare(m.fix(r, secExport))
 	case kindTable:
-		r.below("table", len(m.tables))
+		m.opened(r.below("table", len(m.tables)))
 	case kindMemory:
 		r.below("memory", m.memories)
 	case kindGlobal:
@@ -476,32 +501,49 @@ func (m *Module) startFunction(r *reader) {
 func (m *Module) elementSection(r *reader, each func(string, int, int, func(*reader))) {
 	left := maxElements
 	each("element segments", maxSegments, 2, func(r *reader) {
-		m.elements++
+		base := len(r.b) - len(m.sections[secElement])
+		s := elements{from: r.p - base}
 		flags := r.u32()
 		if flags > 7 {
 			r.fail("an element segment of kind %d", flags)
 		}
 		if flags&3 == 2 {
-			r.below("table", len(m.tables))
+			s.table = r.below("table", len(m.tables))
 		} else if flags&1 == 0 && len(m.tables) == 0 {
 			r.fail("elements, and no table")
 		}
 		if flags&1 == 0 {
-			m.constant(r, secElement)
+			s.active = true
+			in, at := m.constant(r, secElement)
+			s.offset, s.known = uint32(at), in.op == opI32Const
 		}
 		if flags&3 != 0 {
-			r.byte()
+			kind := r.byte()
+			s.known = s.known && (kind == 0 && flags&4 == 0 || kind == typeFuncref && flags&4 != 0)
 		}
 		n := r.count("elements", left, 1)
 		left -= n
-		for i := 0; i < n && r.err == nil; i++ {
-			if flags&4 != 0 {
-				m.constant(r, secElement)
-			} else {
-				m.declare(m.fix(r, secElement))
-			}
-		}
+		m.entries(r, &s, n, flags&4 != 0)
+		s.to = r.p - base
+		m.elements = append(m.elements, s)
 	})
+}
+
+// entries reads the functions of a segment: their numbers, or expressions.
+func (m *Module) entries(r *reader, s *elements, n int, expressions bool) {
+	s.functions = make([]uint32, 0, n)
+	for i := 0; i < n && r.err == nil; i++ {
+		f := uint32(noFunction)
+		if !expressions {
+			f = m.fix(r, secElement)
+			m.declare(f)
+		} else if in, _ := m.constant(r, secElement); in.op == opRefFunc {
+			f = in.a
+		} else if in.op != opRefNull || in.a != typeFuncref {
+			s.known = false
+		}
+		s.functions = append(s.functions, f)
+	}
 }
 
 func (m *Module) dataSegment(r *reader) {

@@ -9,7 +9,7 @@ import (
 // rewriter writes a module anew.
 //
 // The tick import comes behind all other imports of functions, so that functions of the
-// module move up by one. Behind all functions comes one of ours, which calls it.
+// module move up by one. Behind all functions come ours, the last of which calls it.
 type rewriter struct {
 	m      *Module
 	lights *lights
@@ -19,12 +19,18 @@ type rewriter struct {
 	refAt  map[uint32]uint32
 	coder  coder
 
+	ours      []ourFunction
 	tickType  uint32
 	slowType  uint32
 	moveType  uint32
 	fill      uint32 // our functions; fill and copy if the module needs them
 	copy      uint32
 	slow      uint32
+	calls     map[indirect]uint32 // functions of ours that are called instead
+	closed    []*closed
+	callFrame uint32 // the weight of the heaviest of them
+	places    int    // entries that they look at
+	targets   int    // functions that they call
 	fuel      uint32 // globals
 	depth     uint32
 	refTable  uint32
@@ -38,13 +44,14 @@ func (m *Module) Rewrite() (*Rewritten, error) {
 		return nil, errors.New("a data segment at a place that an imported global decides")
 	}
 	w := &rewriter{m: m, lights: m.findLights(), refAt: make(map[uint32]uint32)}
-	w.slow = uint32(len(m.funcs)) + 1
-	w.addMoves()
 	w.fuel = uint32(len(m.globals))
 	w.depth = w.fuel + 1
 	w.refTable = uint32(len(m.tables))
 	w.tickType = w.typeOf(funcType{[]byte{typeI64}, []byte{typeI64}})
 	w.slowType = w.typeOf(funcType{[]byte{typeI64}, nil})
+	w.addMoves()
+	w.addCalls()
+	w.slow = w.add(w.slowType, tickFunction, w.slowFunction)
 	code := w.codeSection() // fills types and refs
 	w.out = append(make([]byte, 0, len(code)+len(code)/2+4096), "\x00asm\x01\x00\x00\x00"...)
 	w.typeSection()
@@ -69,6 +76,19 @@ func (m *Module) Rewrite() (*Rewritten, error) {
 
 // resettable tells whether what code changes can be set back.
 func (w *rewriter) resettable() bool { return !w.m.used.resetless }
+
+// ourFunction is a function of ours.
+type ourFunction struct {
+	typ  uint32
+	name string // in stack traces
+	code func() []byte
+}
+
+// add gives a function of ours a number.
+func (w *rewriter) add(typ uint32, name string, code func() []byte) uint32 {
+	w.ours = append(w.ours, ourFunction{typ, name, code})
+	return uint32(len(w.m.funcs) + len(w.ours))
+}
 
 // function returns the number that a function has now.
 func (w *rewriter) function(f uint32) uint32 {
@@ -108,25 +128,47 @@ func (w *rewriter) section(id byte, content []byte) {
 // list writes a section that is a list: of the n elements that were there before, content,
 // and of more.
 func (w *rewriter) list(id byte, content []byte, more ...[]byte) {
-	n := w.m.counts[id] + len(more)
-	if n == 0 {
-		return
+	w.listOf(id, content, len(more), slices.Concat(more...))
+}
+
+// listOf writes such a section with so many more elements.
+func (w *rewriter) listOf(id byte, content []byte, count int, more []byte) {
+	if n := w.m.counts[id] + count; n > 0 {
+		w.section(id, slices.Concat(appendUint(nil, uint32(n)), content, more))
 	}
-	w.section(id, slices.Concat(appendUint(nil, uint32(n)), content, slices.Concat(more...)))
 }
 
 func (w *rewriter) copySection(id byte) { w.list(id, w.m.sections[id]) }
 
-// fixed returns the content of a section with the new numbers of functions.
-func (w *rewriter) fixed(id byte) []byte {
+// fixed returns the content of a section with the new numbers of functions, and with other
+// octets in place of some.
+func (w *rewriter) fixed(id byte, others ...other) []byte {
 	old := w.m.sections[id]
 	b := make([]byte, 0, len(old)+len(w.m.fixups[id])/8)
 	at := 0
+	replace := func(o other) {
+		b = append(append(b, old[at:o.from]...), o.octets...)
+		at = o.to
+	}
 	for _, f := range w.m.fixups[id] {
-		b = appendUint(append(b, old[at:f.from]...), w.function(f.function))
-		at = f.to
+		for ; len(others) > 0 && others[0].from < f.from; others = others[1:] {
+			replace(others[0])
+		}
+		if f.from >= at {
+			b = appendUint(append(b, old[at:f.from]...), w.function(f.function))
+			at = f.to
+		}
+	}
+	for _, o := range others {
+		replace(o)
 	}
 	return append(b, old[at:]...)
+}
+
+// other is what is written instead of octets from to of a section.
+type other struct {
+	from, to int
+	octets   []byte
 }
 
 func (w *rewriter) typeSection() {
@@ -146,12 +188,11 @@ func (w *rewriter) importSection() {
 func appendName(b []byte, s string) []byte { return append(appendUint(b, uint32(len(s))), s...) }
 
 func (w *rewriter) functionSection() {
-	ours := [][]byte{appendUint(nil, w.slowType)}
-	if w.m.used.moves {
-		move := appendUint(nil, w.moveType)
-		ours = [][]byte{move, move, ours[0]}
+	var ours []byte
+	for _, f := range w.ours {
+		ours = appendUint(ours, f.typ)
 	}
-	w.list(secFunction, w.m.sections[secFunction], ours...)
+	w.listOf(secFunction, w.m.sections[secFunction], len(w.ours), ours)
 }
 
 // tableSection bounds tables that grow, since they do so in the host's memory, and adds one
@@ -159,16 +200,18 @@ func (w *rewriter) functionSection() {
 func (w *rewriter) tableSection() {
 	var more [][]byte
 	if n := uint32(len(w.refs)); n > 0 {
-		more = append(more, table{typeFuncref, n, n, true}.bytes())
-	}
-	if !w.m.used.grows {
-		w.list(secTable, w.m.sections[secTable], more...)
-		return
+		more = append(more, table{typ: typeFuncref, min: n, max: n, bounded: true}.bytes())
 	}
 	var all []byte
-	for _, t := range w.m.tables[w.m.importedTables:] {
-		if most := max(t.min, maxTable/uint32(len(w.m.tables))); !t.bounded || t.max > most {
+	for i, t := range w.m.tables {
+		if i < w.m.importedTables {
+			continue
+		}
+		if most := max(t.min, maxTable/uint32(len(w.m.tables))); w.m.used.grows && (!t.bounded || t.max > most) {
 			t.max, t.bounded = most, true
+		}
+		if w.closedTable(i) {
+			t = table{typ: typeFuncref, min: trapEntries, max: trapEntries, bounded: true}
 		}
 		all = append(all, t.bytes()...)
 	}
@@ -207,9 +250,9 @@ func (w *rewriter) exportSection() {
 	w.list(secExport, w.fixed(secExport), more...)
 }
 
-// elementSection adds the segment that fills our table.
+// elementSection adds the segments that fill our table, and those that we call instead of.
 func (w *rewriter) elementSection() {
-	var more [][]byte
+	more := w.trapSegments()
 	if len(w.refs) > 0 {
 		b := append(appendUint([]byte{2}, w.refTable), opI32Const, 0, opEnd, 0)
 		b = appendUint(b, uint32(len(w.refs)))
@@ -218,7 +261,7 @@ func (w *rewriter) elementSection() {
 		}
 		more = append(more, b)
 	}
-	w.list(secElement, w.fixed(secElement), more...)
+	w.list(secElement, w.fixed(secElement, w.emptied()...), more...)
 }
 
 // dataSection keeps the segments that code speaks of, and takes the active ones out.
@@ -255,6 +298,14 @@ func (w *rewriter) customSections() {
 	if len(names) > 0 {
 		w.section(secCustom, nameSection(append(names, w.ourNames()...)))
 	}
+}
+
+// ourNames are the names of our functions.
+func (w *rewriter) ourNames() (names []name) {
+	for i, f := range w.ours {
+		names = append(names, name{uint32(len(w.m.funcs) + 1 + i), f.name})
+	}
+	return names
 }
 
 // nameSection encodes the names of functions.

@@ -143,6 +143,9 @@ func (m *Module) typeOf(sig string) uint32 {
 	return uint32(len(m.types) - 1)
 }
 
+// Type returns the number of a type, as an instruction has it.
+func (m *Module) Type(sig string) []byte { return Uint(uint64(m.typeOf(sig))) }
+
 // Bytes encodes the module.
 func (m *Module) Bytes() []byte {
 	imports, funcs, code := m.importSection(), m.functionSection(), m.codeSection() // these fill m.types
