@@ -95,7 +95,12 @@ type coder struct {
 type region struct {
 	cost uint64
 	at   [2]int // where it is written in out: five octets each
+	fast bool   // the fuel is in the local
 }
+
+// maxStretch is what code may cost behind one another without a check: that many loads that
+// miss all caches are some hundred microseconds, in which nothing can stop the guest.
+const maxStretch = 2 << 10
 
 // upTo copies code up to a place.
 func (c *coder) upTo(at int) {
@@ -270,11 +275,12 @@ func (c *coder) loop(in instr) {
 	}
 	if in.a == 0 || len(c.w.m.types[in.a-1].params) == 0 {
 		c.check(pay, fast)
+		c.regions[len(c.regions)-1].fast = fast
 		return
 	}
 	// A branch to this loop needs its parameters, which are out of reach in a block.
 	c.open = append(c.open, len(c.regions))
-	c.regions = append(c.regions, region{})
+	c.regions = append(c.regions, region{fast: fast})
 	pay()
 	c.ifEmpty(func() { c.slow(fast) })
 }
@@ -287,8 +293,39 @@ func (c *coder) ifEmpty(then func()) {
 	c.raw(opEnd)
 }
 
+// stretch begins a region in the middle of one that costs much, before an instruction. It ends
+// where the block ends: who jumps over the check jumps over what it pays for.
+func (c *coder) stretch(in instr) {
+	c.raw(c.b.code[c.copied:in.at]...)
+	c.copied = in.at
+	top := len(c.open) - 1
+	old := c.open[top]
+	fast := c.regions[old].fast
+	if top == 0 || c.open[top-1] != old {
+		c.regions[old].write(c.out)
+	}
+	c.open[top] = len(c.regions)
+	c.regions = append(c.regions, region{fast: fast})
+	if fast {
+		c.payLocal()
+	} else {
+		c.payGlobal()
+	}
+	c.ifEmpty(func() { c.slow(fast) })
+}
+
+// write writes the cost where it is paid.
+func (r *region) write(out []byte) {
+	for _, at := range r.at {
+		putPadded(out[at:], min(r.cost+1, 1<<33))
+	}
+}
+
 // step writes an instruction of a heavy function.
 func (c *coder) step(in instr) {
+	if c.regions[c.open[len(c.open)-1]].cost >= maxStretch {
+		c.stretch(in)
+	}
 	r := &c.regions[c.open[len(c.open)-1]]
 	r.cost += cost(in)
 	switch in.op {
@@ -329,10 +366,7 @@ func (c *coder) end() {
 		c.raw(opEnd)
 	}
 	if len(c.open) == 0 || c.open[len(c.open)-1] != last {
-		r := c.regions[last]
-		for _, at := range r.at {
-			putPadded(c.out[at:], min(r.cost+1, 1<<33))
-		}
+		c.regions[last].write(c.out)
 	}
 }
 

@@ -282,7 +282,7 @@ var skims = func() (t [256]byte) {
 func (r *reader) skim(locals uint32) (cost uint64) {
 	const longest = 11 // octets
 	b, p := r.b, r.p
-	for p+longest <= len(b) {
+	for p+longest <= len(b) && cost < maxStretch {
 		n := 1
 		switch skims[b[p]] {
 		case skimFree:

@@ -18,6 +18,7 @@
 //	                 if fuel < 0 or depth > MaxDepth: call the host
 //	loop header      fuel -= cost of one turn, inner loops left out
 //	                 if fuel < 0: call the host
+//	long code        the same every maxStretch, for what is behind
 //	bulk operation   fuel -= length / 64, before it runs;  if fuel < 0: call the host
 //	function exit    depth -= frame
 //
