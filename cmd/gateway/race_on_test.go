@@ -1,0 +1,6 @@
+//go:build race
+
+package main
+
+// raceEnabled tells that the race detector makes everything slower.
+const raceEnabled = true
