@@ -58,12 +58,12 @@ type Values interface {
 type Runner struct {
 	services guest.Services
 	web      *web
-	names    *names
+	share    *share // of the resolver
 }
 
 // New returns a Runner.
 func New(o Options) *Runner {
-	r := &Runner{}
+	r := &Runner{share: newShare()}
 	g := o.Grants
 	if g.KV != nil && o.Values != nil {
 		quota := g.KV.Quota
@@ -73,11 +73,10 @@ func New(o Options) *Runner {
 		r.services.KV = values{o.Values, o.Name, quota}
 	}
 	if g.DNS != nil && o.Names != nil {
-		r.names = newNames(o.Names)
-		r.services.DNS = r.names
+		r.services.DNS = names{o.Names, r.share}
 	}
 	if g.HTTP != nil {
-		r.web = newWeb(*g.HTTP, o.Names, o.Roots)
+		r.web = newWeb(*g.HTTP, o.Names, r.share, o.Roots)
 		r.services.HTTP = r.web
 	}
 	if g.DSN != nil && o.Mail != nil {
@@ -95,9 +94,7 @@ func (r *Runner) Services() guest.Services { return r.services }
 // Close closes connections that wait for another request, and ends look-ups that nobody
 // waits for any more.
 func (r *Runner) Close() {
-	if r.names != nil {
-		r.names.close()
-	}
+	r.share.close()
 	if r.web != nil {
 		r.web.transport.CloseIdleConnections()
 	}

@@ -19,53 +19,64 @@ import (
 // come by, and whoever sends mail chooses which are looked up.
 const maxLookUps = 200
 
-// names is a guest.DNS.
-type names struct {
-	dns     resolver.DNS
+// share is a filter's of a resolver.
+type share struct {
 	places  chan struct{} // of questions under way
 	ctx     context.Context
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 
-func newNames(dns resolver.DNS) *names {
-	n := &names{dns: dns, places: make(chan struct{}, maxLookUps)}
-	n.ctx, n.stop = context.WithCancel(context.Background())
-	return n
+func newShare() *share {
+	s := &share{places: make(chan struct{}, maxLookUps)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s
 }
 
 // close ends look-ups.
-func (n *names) close() {
-	n.stop()
-	n.running.Wait()
+func (s *share) close() {
+	s.stop()
+	s.running.Wait()
 }
 
-// LookUp implements guest.DNS. The name of a PTR may be an address as people write it.
-func (n *names) LookUp(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
+// lookUp calls ask, which may go on when ctx has ended: then its context has not, and what it
+// found is lost.
+func lookUp[T any](ctx context.Context, s *share, ask func(ctx context.Context) (T, error)) (none T, err error) {
 	select {
-	case n.places <- struct{}{}:
+	case s.places <- struct{}{}:
 	case <-ctx.Done():
-		return guest.DNSAnswer{}, ctx.Err()
+		return none, ctx.Err()
 	}
 	type result struct {
-		answer guest.DNSAnswer
-		err    error
+		found T
+		err   error
 	}
 	done := make(chan result, 1)
-	n.running.Go(func() {
-		defer func() { <-n.places }()
-		a, err := n.ask(n.ctx, typ, name)
-		done <- result{a, err}
+	s.running.Go(func() {
+		defer func() { <-s.places }()
+		found, err := ask(s.ctx)
+		done <- result{found, err}
 	})
 	select {
 	case r := <-done:
-		return r.answer, r.err
+		return r.found, r.err
 	case <-ctx.Done():
-		return guest.DNSAnswer{}, ctx.Err()
+		return none, ctx.Err()
 	}
 }
 
-func (n *names) ask(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
+// names is a guest.DNS.
+type names struct {
+	dns resolver.DNS
+	*share
+}
+
+// LookUp implements guest.DNS. The name of a PTR may be an address as people write it.
+func (n names) LookUp(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
+	return lookUp(ctx, n.share, func(ctx context.Context) (guest.DNSAnswer, error) { return n.ask(ctx, typ, name) })
+}
+
+func (n names) ask(ctx context.Context, typ uint16, name string) (guest.DNSAnswer, error) {
 	if addr, err := netip.ParseAddr(name); err == nil && resolver.Type(typ) == resolver.TypePTR {
 		r, err := n.dns.LookupPTR(ctx, addr)
 		if err != nil {

@@ -38,13 +38,14 @@ type web struct {
 	max       int64
 	timeout   time.Duration // of connecting
 	names     resolver.DNS
+	share     *share // of names
 	dialer    net.Dialer
 	transport *http.Transport
 	places    chan struct{} // of exchanges under way
 }
 
-func newWeb(g guest.HTTPGrant, names resolver.DNS, roots *x509.CertPool) *web {
-	w := &web{max: g.MaxResponse, names: names, places: make(chan struct{}, maxExchanges)}
+func newWeb(g guest.HTTPGrant, names resolver.DNS, share *share, roots *x509.CertPool) *web {
+	w := &web{max: g.MaxResponse, names: names, share: share, places: make(chan struct{}, maxExchanges)}
 	if w.max <= 0 {
 		w.max = guest.DefaultMaxResponse
 	}
@@ -171,7 +172,9 @@ func (w *web) addresses(ctx context.Context, host string) ([]netip.Addr, error) 
 	if w.names == nil {
 		return nil, errNoNames
 	}
-	found, err := w.names.LookupAddrs(ctx, host, resolver.Both)
+	found, err := lookUp(ctx, w.share, func(ctx context.Context) (resolver.Addrs, error) {
+		return w.names.LookupAddrs(ctx, host, resolver.Both)
+	})
 	if err != nil {
 		return nil, dnsError(err)
 	}
