@@ -345,6 +345,21 @@ func (e *Edits) field(i int) (message.Field, error) {
 // With off 0 and del the body's size it replaces the body. It may not be larger then than
 // MaxBody; one call may not put in more than that either.
 func (e *Edits) SpliceBody(off, del int64, data []byte) error {
+	return e.spliceBody(off, del, int64(len(data)), func(b Body) Body { return b.splice(off, del, append([]byte(nil), data...)) })
+}
+
+// ReplaceBody puts another body in the place of the whole, as SpliceBody would, and copies
+// nothing.
+func (e *Edits) ReplaceBody(b Body) error {
+	var size int64
+	if e.message != nil {
+		size = e.message.Body.Size()
+	}
+	return e.spliceBody(0, size, b.Size(), func(Body) Body { return b })
+}
+
+// spliceBody makes the change if it may be: add octets for del at off.
+func (e *Edits) spliceBody(off, del, add int64, change func(Body) Body) error {
 	if e.stage != StageMessage || e.message == nil {
 		return ErrPhase
 	}
@@ -352,12 +367,12 @@ func (e *Edits) SpliceBody(off, del int64, data []byte) error {
 	if off < 0 || del < 0 || off > size || del > size-off {
 		return ErrRange
 	}
-	m, add, most := *e.message, int64(len(data)), e.MaxBody()
+	m, most := *e.message, e.MaxBody()
 	m.came()
 	if e.splices >= maxSplices || e.spliced+add > most || size-del+add > most {
 		return fmt.Errorf("%w: body", ErrTooMuch)
 	}
-	m.Body = m.Body.splice(off, del, append([]byte(nil), data...))
+	m.Body = change(m.Body)
 	e.message = &m
 	e.splices++
 	e.spliced += add

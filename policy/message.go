@@ -59,12 +59,13 @@ type piece struct {
 	n    int64
 }
 
-// BytesBody returns a Body of b, which must not be changed any more.
-func BytesBody(b []byte) Body {
-	if len(b) == 0 {
-		return Body{}
+// BytesBody returns a Body of pieces, one behind the other, which must not be changed any more.
+func BytesBody(pieces ...[]byte) Body {
+	var b Body
+	for _, p := range pieces {
+		b.add(piece{mem: p, n: int64(len(p))})
 	}
-	return Body{pieces: []piece{{mem: b, n: int64(len(b))}}, size: int64(len(b))}
+	return b
 }
 
 // FileBody returns a Body of the n octets of r from off on.

@@ -116,7 +116,7 @@ type Env struct {
 	hasReply bool
 	lines    int // log lines at this hook
 	away     away
-	newBody  []byte
+	newBody  newBody
 	writing  bool // between body_new and body_commit
 	scratch  []byte
 	raw      rawHeader
@@ -185,7 +185,7 @@ func (g *Env) End() {
 	if g.mime.known { // it is large
 		g.mime = structure{}
 	}
-	empty(&g.newBody)
+	g.newBody = newBody{}
 	empty(&g.scratch)
 	empty(&g.raw.b)
 }

@@ -252,7 +252,7 @@ func (g *Env) BodyNew() int32 {
 	if !g.may(abi.CapBodyEdit) {
 		return int32(abi.EPERM)
 	}
-	g.newBody, g.writing = g.newBody[:0], true
+	g.newBody, g.writing = newBody{}, true
 	return 0
 }
 
@@ -269,20 +269,19 @@ func (g *Env) BodyWrite(p []byte) int32 {
 	}
 	// The same bound as for splices; what does not pass it here would fail at the
 	// commit, after it had been collected.
-	if int64(len(g.newBody)+len(p)) > g.event.Edits.MaxBody() {
+	if g.newBody.size+int64(len(p)) > g.event.Edits.MaxBody() {
 		return int32(abi.ELIMIT)
 	}
 	if !g.charge(int64(len(p))) {
 		return int32(abi.ETIME)
 	}
-	g.newBody = append(g.newBody, p...)
+	g.newBody.write(p)
 	return int32(len(p))
 }
 
 // BodyCommit implements Host.
 func (g *Env) BodyCommit() int32 {
-	b, ok := g.body()
-	if !ok {
+	if _, ok := g.body(); !ok {
 		return int32(abi.EPHASE)
 	}
 	if !g.may(abi.CapBodyEdit) {
@@ -291,14 +290,43 @@ func (g *Env) BodyCommit() int32 {
 	if !g.writing {
 		return int32(abi.EPHASE)
 	}
-	if !g.charge(int64(len(g.newBody))) {
-		return int32(abi.ETIME)
-	}
-	err := g.event.Edits.SpliceBody(0, b.Size(), g.newBody)
-	empty(&g.newBody)
-	g.writing = false
+	err := g.event.Edits.ReplaceBody(g.newBody.body())
+	g.newBody, g.writing = newBody{}, false
 	return errnoOf(err)
 }
+
+// newBody is what a guest writes in the place of a body, in pieces that double: what was
+// written is not copied again, however large it grows.
+type newBody struct {
+	pieces [][]byte
+	size   int64
+}
+
+const (
+	firstPiece = 4 << 10
+	mostPiece  = 256 << 10
+)
+
+func (b *newBody) write(p []byte) {
+	b.size += int64(len(p))
+	for len(p) > 0 {
+		last := len(b.pieces) - 1
+		if last < 0 || len(b.pieces[last]) == cap(b.pieces[last]) {
+			room := firstPiece
+			if last >= 0 {
+				room = min(2*cap(b.pieces[last]), mostPiece)
+			}
+			b.pieces = append(b.pieces, make([]byte, 0, room))
+			last++
+		}
+		n := min(len(p), cap(b.pieces[last])-len(b.pieces[last]))
+		b.pieces[last] = append(b.pieces[last], p[:n]...)
+		p = p[n:]
+	}
+}
+
+// body is what was written. Nothing may be written any more.
+func (b *newBody) body() policy.Body { return policy.BytesBody(b.pieces...) }
 
 // address reads an address of a guest; the empty one is the null path if null is set.
 func address(addr []byte, null bool) (smtp.Path, bool) {
