@@ -5,8 +5,8 @@ package meter
 // which nobody can stop the guest and Go's collector waits. So what is longer than maxMove is
 // done piece by piece, by functions of ours that look at the fuel before each.
 
-// maxMove is the most octets of one instruction.
-const maxMove = 64 << 10
+// maxMove is the most octets of one instruction: four pages that the system may have to find.
+const maxMove = 16 << 10
 
 // pieceCost is what a piece costs.
 const pieceCost = maxMove>>6 + costBulk

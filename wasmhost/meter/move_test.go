@@ -23,9 +23,9 @@ func mover() []byte {
 // What is filled and copied piece by piece is what is so at once: of all lengths, over
 // itself in both directions, up to the end of memory and beyond it, where nothing is written.
 func TestMoves(t *testing.T) {
-	const size, p = 8 << 16, 64 << 10
+	const size, p = 8 << 16, 16 << 10
 	h := newHost(t)
-	fuel := int64(2000) // for a piece or two
+	fuel := int64(400) // for a piece
 	h.tick = func(int64) int64 { return fuel }
 	cut := h.start(t, rewrite(t, mover()))
 	whole, err := h.rt.InstantiateWithConfig(t.Context(), mover(), wazero.NewModuleConfig().WithName(""))
