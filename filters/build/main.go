@@ -42,16 +42,25 @@ func buildAll(dir string) error {
 }
 
 // build runs the compiler. The module is the same wherever it is built: -trimpath leaves
-// the builder's paths out, -s -w what only debuggers read.
+// the builder's paths out, -s -w what only debuggers read. It appears at file when it is
+// whole: the compiler leaves a file alone that it has made before, manifest and all.
 func build(name, file string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o", file,
+	built := file + ".new"
+	defer os.Remove(built) // left over only after an error
+	if err := os.Remove(built); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o", built,
 		"github.com/penstock/penstock/filters/"+name)
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return err
 	}
-	return addManifest(name, file)
+	if err := addManifest(name, built); err != nil {
+		return err
+	}
+	return os.Rename(built, file)
 }
 
 // addManifest puts into the module what the filter says of itself, if it does.
