@@ -17,13 +17,14 @@ import (
 
 // budget.go: how much a guest may compute and wait, and how it is stopped.
 //
-// The code of a guest carries a meter (package meter): it counts fuel down and calls tick
-// when there is none left. The fuel is given in slices of some sixty microseconds. A call
-// that ends within its first slice, as nearly all do, costs the host no look at a clock; it
-// is charged what its fuel is worth by what was measured of the filter before; where that
-// seems to be odd, the next calls are clocked from their beginning. From the first tick on, CPU time is what the system says the thread has used: a loaded machine
-// must not fail a filter that is healthy. At each tick the guest also makes way for others.
-// It is stopped by a panic, which wazero turns into the error of the call.
+// The code of a guest carries a meter (package meter): it counts fuel down and calls tick when
+// there is none left. The fuel is given in slices of some sixty microseconds. A call that ends
+// within its first slice, as nearly all do, costs the host no look at a clock; it is charged
+// what its fuel is worth by what was measured of the filter before; where that seems to be odd,
+// the next calls are clocked from their beginning. From the first tick on, CPU time is what the
+// system says the thread has used: a loaded machine must not fail a filter that is healthy. At
+// each tick the guest also makes way for others. It is stopped by a panic, which wazero turns
+// into the error of the call.
 
 const (
 	sliceTime  = 60 * time.Microsecond
