@@ -430,9 +430,9 @@ func failAgain(t *testing.T, at int64) (reopened int64) {
 	f.again.Store(n + at)
 	f.to.Store(n + 1)
 	f.from.Store(n)
-	if err := l.finish(t, q, list[1]); err == nil {
-		t.Error("the end that the disk failed at: got no error")
-	}
+	// The operation that fails may be one of the database's own, such as the write of the first
+	// end, which it does beside; the second is well then, and must be.
+	ended := l.finish(t, q, list[1]) == nil
 	eventually(t, "the store is well", func() bool {
 		_, err := commit(ctx, q, mail(t, fmt.Sprint("again-", f.count.Load())), "x")
 		return err == nil && f.hit.Load() == 2 && s.Health(ctx) == nil
@@ -447,7 +447,7 @@ func failAgain(t *testing.T, at int64) (reopened int64) {
 		}
 	}
 	compare(t, there, l.acked, l.begun, l.told)
-	if there["0-7"] > 0 {
+	if there["0-7"] > 0 || ended && there["0-3"] > 0 {
 		t.Error("what was ended is there again")
 	}
 	if again := counted(s); again != inMemory || s.Stats().Corrupt > 0 {
