@@ -219,19 +219,28 @@ func (r *Resolver) failure(k key, f *failure) *outcome {
 // Authenticates asks, past the cache, for the name servers of the root, which is signed,
 // and tells whether the answer was authenticated. False with a nil error means that DANE
 // is not to be had from these servers. An error is of kind ErrTemporary. The context bounds
-// it, and so does the budget of a look-up.
+// it, and so does the budget of a look-up. See Health for a watch.
 func (r *Resolver) Authenticates(ctx context.Context) (bool, error) {
+	return r.authenticates(ctx, ".")
+}
+
+func (r *Resolver) authenticates(ctx context.Context, name string) (bool, error) {
+	k, err := question(name, TypeNS)
+	if err != nil {
+		return false, err
+	}
 	if !r.enter() {
-		return false, &Error{Name: ".", Type: TypeNS, Kind: ErrTemporary, Cause: errClosed}
+		return false, &Error{Name: k.name, Type: TypeNS, Kind: ErrTemporary, Cause: errClosed}
 	}
 	defer r.running.Done()
 	ctx, cancel := context.WithTimeout(ctx, r.opt.Budget)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
-	o := r.resolve(ctx, key{".", TypeNS})
-	if o.err != nil {
+	o := r.resolve(ctx, k)
+	if o.err != nil && o.err.Temporary() {
 		return false, o.err
 	}
+	// That there is no such name, or are no such records, is signed too.
 	return o.meta.Authentic, nil
 }
 

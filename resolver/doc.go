@@ -11,7 +11,7 @@
 //
 // The way of a look-up:
 //
-//	Lookup... -> cache -> flight -> servers, in order -> UDP -> TCP if truncated
+//	Lookup... -> cache -> flight -> servers, in order -> UDP -> TCP if truncated or lost
 //
 // A flight is one question that is being asked. Callers with the same question share it,
 // and one that gives up does not end it for the others. It has a budget of its own, so
@@ -31,6 +31,9 @@
 //
 // For the same reason servers whose AD bit counts are not mixed with others: an attacker
 // who makes the former fail would have us believe the latter.
+//
+// A resolver that stops validating says so with a bit that is not there. A Health asks it
+// each minute for something that is known to be signed, so that somebody notices.
 //
 // Names are in ASCII, absolute with or without the dot at the end. Names that come out are
 // in lower case without it; the root is ".". Octets that are not common in names are

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,8 @@ const (
 // host is a server as we know it. Its methods are safe for concurrent use.
 type host struct {
 	Server
-	tls     *tls.Config // nil without TLS
+	tls     *tls.Config  // nil without TLS
+	web     *http.Client // nil without HTTPS
 	replies atomic.Uint64
 	down    atomic.Int64 // Unix nanoseconds until which it is asked last; 0 if it is not
 
@@ -51,20 +53,26 @@ func newHost(s Server) *host {
 	if s.Network == "" {
 		s.Network = "udp"
 	}
-	return &host{Server: s, tls: s.tlsConfig()}
+	h := &host{Server: s, tls: s.tlsConfig()}
+	if s.Network == "https" {
+		h.web = newWeb(s)
+	}
+	return h
 }
 
 // exchange sends the query, under a number of its own, and returns what answers it. The
 // context must have a deadline.
 func (h *host) exchange(ctx context.Context, query *dns.Msg, n *counters) (*dns.Msg, error) {
-	query.Id = newID()
+	if query.Id = newID(); h.web != nil {
+		query.Id = 0
+	}
 	wire, err := query.Pack()
 	if err != nil {
 		return nil, fmt.Errorf("pack query: %w", err)
 	}
 	n.queries.Add(1)
 	if h.Network == "udp" {
-		m, err := h.overUDP(ctx, query, wire, n)
+		m, err := h.overUDPFirst(ctx, query, wire, n)
 		if err == nil && !m.Truncated {
 			return m, nil
 		}
@@ -73,9 +81,30 @@ func (h *host) exchange(ctx context.Context, query *dns.Msg, n *counters) (*dns.
 		}
 		n.streams.Add(1)
 	}
-	m, err := h.overStream(ctx, query, wire)
+	overStream := h.overStream
+	if h.web != nil {
+		overStream = h.overHTTPS
+	}
+	m, err := overStream(ctx, query, wire)
 	if err == nil && m.Truncated {
 		return nil, errors.New("reply is truncated on a stream")
+	}
+	return m, err
+}
+
+// overUDPFirst gives UDP a part of the time, and leaves the rest to TCP: a datagram may be
+// lost, and a path may take none at all. A server that is at work on the answer loses
+// nothing by being asked again.
+func (h *host) overUDPFirst(ctx context.Context, query *dns.Msg, wire []byte, n *counters) (*dns.Msg, error) {
+	part := ctx
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		part, cancel = context.WithTimeout(ctx, time.Until(deadline)*2/5)
+		defer cancel()
+	}
+	m, err := h.overUDP(part, query, wire, n)
+	if err != nil && part.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("%w: %w", errUseTCP, err)
 	}
 	return m, err
 }
@@ -236,6 +265,9 @@ func (h *host) expire(s *stream) {
 
 // close closes the idle streams; none is kept from now on.
 func (h *host) close() {
+	if h.web != nil {
+		h.web.CloseIdleConnections()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true

@@ -78,31 +78,31 @@ func TestFaults(t *testing.T) {
 			reply.Truncated = true
 			return reply
 		}},
-		{why: "another number", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "another number", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Id++
 			return reply
 		}},
-		{why: "another name", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "another name", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Question[0].Name = "z.example."
 			return reply
 		}},
-		{why: "another type", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "another type", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Question[0].Qtype = dns.TypeMX
 			return reply
 		}},
-		{why: "another class", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "another class", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Question[0].Qclass = dns.ClassCHAOS
 			return reply
 		}},
-		{why: "no question", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "no question", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Question = nil
 			return reply
 		}},
-		{why: "two questions", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "two questions", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Question = append(reply.Question, reply.Question[0])
 			return reply
 		}},
-		{why: "a query", queries: 1, want: ErrTemporary, cause: "in time", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
+		{why: "a query", queries: 2, want: ErrTemporary, cause: "not the reply", react: func(q *dns.Msg, _ asked, reply *dns.Msg) *dns.Msg {
 			reply.Response = false
 			return reply
 		}},
@@ -111,7 +111,8 @@ func TestFaults(t *testing.T) {
 			reply.Answer[0].Header().Name = "x.EXAMPLE."
 			return reply
 		}},
-		{why: "silent", queries: 1, react: silent, want: ErrTemporary, cause: "in time"},
+		{why: "silent", queries: 2, react: silent, want: ErrTemporary, cause: "in time"},
+		{why: "lost on the way", queries: 2, react: overUDP(silent)},
 		{why: "no EDNS, says so", queries: 2, react: func(q *dns.Msg, a asked, reply *dns.Msg) *dns.Msg {
 			if a.edns {
 				return reply.SetRcode(q, dns.RcodeFormatError)
@@ -158,7 +159,7 @@ func TestFaults(t *testing.T) {
 				tt.records = 1
 			}
 			o := Options{Tries: 1}
-			if tt.cause == "in time" {
+			if tt.why == "lost on the way" || tt.cause == "in time" || tt.cause == "not the reply" {
 				o.Timeout = 150 * time.Millisecond
 			}
 			r := start(t, o, f)
@@ -278,7 +279,7 @@ func TestFailover(t *testing.T) {
 		counts [2]int // queries for the first and the second name, at the first server
 		second int
 	}{
-		{"silent, and asked last from then on", func(*dns.Msg, asked, *dns.Msg) *dns.Msg { return nil }, nil, [2]int{1, 0}, 2},
+		{"silent, and asked last from then on", func(*dns.Msg, asked, *dns.Msg) *dns.Msg { return nil }, nil, [2]int{2, 0}, 2}, // over UDP and TCP
 		{"failed", code(dns.RcodeServerFailure, 0), nil, [2]int{1, 1}, 2},
 		{"refused", code(dns.RcodeRefused, 0), nil, [2]int{1, 1}, 2},
 		{"bogus: nobody knows better", code(dns.RcodeServerFailure, dns.ExtendedErrorCodeDNSBogus), ErrBogus, [2]int{1, 1}, 0},

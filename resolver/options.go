@@ -29,15 +29,23 @@ const (
 
 // Server is a resolver to ask: one that does the recursion for us.
 type Server struct {
-	// Network is udp (with TCP where a reply was truncated), tcp, tls (RFC 7858) or unix
-	// (a stream socket that is spoken to like TCP). Default udp.
+	// Network is udp (with TCP where a reply was truncated or none came), tcp, tls (RFC
+	// 7858), https (RFC 8484) or unix (a stream socket that is spoken to like TCP). Default
+	// udp.
 	Network string
 	// Address is the address and port, or the path of the socket. Required.
 	Address string
-	// ServerName is the name in the certificate of a tls server. Default the address.
+	// Path is that of the URL of an https server. Default /dns-query.
+	Path string
+	// ServerName is the name in the certificate of a tls or https server. Default the
+	// address; with Pins it is not looked at unless it is set.
 	ServerName string
 	// CAs are the authorities that may have issued it. Nil means those of the system.
 	CAs *x509.CertPool
+	// Pins are the keys that a tls or https server may have. With Pins and without a
+	// ServerName a pin is all that is asked of its certificate, whoever issued it; with
+	// both, both are. Empty takes any key.
+	Pins []Pin
 	// Trust says whether the AD bit counts. Default TrustAuto.
 	Trust Trust
 }
@@ -46,8 +54,10 @@ type Server struct {
 const maxServers = 4
 
 // ParseServer reads a server as a configuration names it: an address with an optional
-// port, or udp://, tcp:// or tls:// before one, or unix: and a path. A # and the name in
-// the certificate may follow a tls server. Ports default to 53, and 853 for tls.
+// port, or udp://, tcp://, tls:// or https:// before one, or unix: and a path. Behind the
+// address of an https server its path may stand. Behind a # what is asked of the
+// certificate of a tls or https server: the name in it, pins as sha256:BASE64, or several
+// of these with commas between. Ports default to 53, 853 for tls and 443 for https.
 func ParseServer(s string) (Server, error) {
 	srv := Server{Network: "udp", Address: s}
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
@@ -58,9 +68,15 @@ func ParseServer(s string) (Server, error) {
 		srv.Network, srv.Address = scheme, rest
 	}
 	port := "53"
-	if srv.Network == "tls" {
-		port = "853"
-		srv.Address, srv.ServerName, _ = strings.Cut(srv.Address, "#")
+	if srv.secure() {
+		port = map[string]string{"tls": "853", "https": "443"}[srv.Network]
+		address, identity, _ := strings.Cut(srv.Address, "#")
+		if srv.Address = address; srv.Network == "https" {
+			srv.Address, srv.Path = cutPath(address)
+		}
+		if err := srv.identify(identity); err != nil {
+			return srv, err
+		}
 	}
 	if _, err := netip.ParseAddrPort(srv.Address); err == nil {
 		return srv, srv.validate()
@@ -71,9 +87,43 @@ func ParseServer(s string) (Server, error) {
 	return srv, srv.validate()
 }
 
+// cutPath parts the path of a URL from what is before it.
+func cutPath(s string) (address, path string) {
+	if i := strings.IndexByte(s, '/'); i >= 0 {
+		return s[:i], s[i:]
+	}
+	return s, ""
+}
+
+// identify reads what is asked of the certificate.
+func (s *Server) identify(text string) error {
+	if text == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		digest, isPin := strings.CutPrefix(part, "sha256:")
+		if !isPin {
+			if s.ServerName != "" || part == "" {
+				return fmt.Errorf("%q is not one name and pins like sha256:BASE64", text)
+			}
+			s.ServerName = part
+			continue
+		}
+		pin, err := ParsePin(digest)
+		if err != nil {
+			return err
+		}
+		s.Pins = append(s.Pins, pin)
+	}
+	return nil
+}
+
+// secure tells whether the server is spoken to over TLS.
+func (s Server) secure() bool { return s.Network == "tls" || s.Network == "https" }
+
 func (s Server) validate() error {
 	switch s.Network {
-	case "", "udp", "tcp", "tls":
+	case "", "udp", "tcp", "tls", "https":
 		// A name would have to be looked up before there is somebody to ask.
 		if addr, err := netip.ParseAddrPort(s.Address); err != nil || addr.Port() == 0 {
 			return fmt.Errorf("%q is not an IP address with a port", s.Address)
@@ -83,19 +133,22 @@ func (s Server) validate() error {
 			return errors.New("unix: the path is empty")
 		}
 	default:
-		return fmt.Errorf("network %q is none of udp, tcp, tls, unix", s.Network)
+		return fmt.Errorf("network %q is none of udp, tcp, tls, https, unix", s.Network)
 	}
 	switch s.Trust {
 	case "", TrustAuto, TrustNo:
 	case TrustYes:
-		if s.Network != "tls" && !s.near() {
+		if !s.secure() && !s.near() {
 			return errors.New("its AD bit cannot be trusted over a network without tls")
 		}
 	default:
 		return fmt.Errorf("trust %q is none of auto, true, false", s.Trust)
 	}
-	if s.Network != "tls" && (s.ServerName != "" || s.CAs != nil) {
-		return errors.New("a server name and authorities are for tls alone")
+	if !s.secure() && (s.ServerName != "" || s.CAs != nil || len(s.Pins) > 0) {
+		return errors.New("a server name, authorities and pins are for tls and https alone")
+	}
+	if s.Path != "" && (s.Network != "https" || s.Path[0] != '/') {
+		return errors.New("a path is for https alone, and begins with a slash")
 	}
 	return nil
 }
@@ -114,16 +167,21 @@ func (s Server) authenticates() bool {
 	return s.Trust == TrustYes || s.Trust != TrustNo && s.near()
 }
 
-// tlsConfig returns the configuration for a tls server, and nil for another.
+// tlsConfig returns the configuration for a server over TLS, and nil for another.
 func (s Server) tlsConfig() *tls.Config {
-	if s.Network != "tls" {
+	if !s.secure() {
 		return nil
 	}
 	name := s.ServerName
 	if name == "" {
 		name, _, _ = net.SplitHostPort(s.Address)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, ServerName: name, RootCAs: s.CAs}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, ServerName: name, RootCAs: s.CAs,
+		// Without a name the pin alone counts, which is looked at then.
+		InsecureSkipVerify: s.ServerName == "" && len(s.Pins) > 0,
+		VerifyConnection:   pinned(s.Pins),
+	}
 }
 
 // Options are the settings of a Resolver. The zero value of each field means its default.

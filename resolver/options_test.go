@@ -2,10 +2,12 @@ package resolver
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -28,18 +30,24 @@ func TestParseServer(t *testing.T) {
 		{"tcp://192.0.2.1", Server{Network: "tcp", Address: "192.0.2.1:53"}, ""},
 		{"tls://192.0.2.1#dns.example", Server{Network: "tls", Address: "192.0.2.1:853", ServerName: "dns.example"}, ""},
 		{"tls://[2001:db8::1]:8853", Server{Network: "tls", Address: "[2001:db8::1]:8853"}, ""},
+		{"tls://192.0.2.1#sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", Server{Network: "tls", Address: "192.0.2.1:853", Pins: []Pin{sha256.Sum256(nil)}}, ""},
+		{"https://192.0.2.1", Server{Network: "https", Address: "192.0.2.1:443"}, ""},
+		{"https://[2001:db8::1]:8443/q#dns.example,sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", Server{Network: "https", Address: "[2001:db8::1]:8443", Path: "/q", ServerName: "dns.example", Pins: []Pin{sha256.Sum256(nil)}}, ""},
+		{"tls://192.0.2.1#a.example,b.example", Server{}, "not one name"},
+		{"tls://192.0.2.1#sha256:abcd", Server{}, "not the base64"},
+		{"tls://192.0.2.1/q", Server{}, "not an IP address"},
 		{"unix:/run/dns", Server{Network: "unix", Address: "/run/dns"}, ""},
 		{"dns.example", Server{}, "not an IP address"},
 		{"dns.example:53", Server{}, "not an IP address"},
 		{"192.0.2.1:0", Server{}, "not an IP address"},
 		{"192.0.2.1#dns.example", Server{}, "not an IP address"},
-		{"https://192.0.2.1", Server{}, "none of"},
+		{"quic://192.0.2.1", Server{}, "none of"},
 		{"unix:", Server{}, "empty"},
 		{"", Server{}, "not an IP address"},
 	} {
 		got, err := ParseServer(tt.in)
 		switch {
-		case tt.err == "" && (err != nil || got != tt.want):
+		case tt.err == "" && (err != nil || !reflect.DeepEqual(got, tt.want)):
 			t.Errorf("%q: got %+v, %v; want %+v", tt.in, got, err, tt.want)
 		case tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)):
 			t.Errorf("%q: got %v, want an error with %q", tt.in, err, tt.err)
@@ -56,6 +64,7 @@ func TestValidate(t *testing.T) {
 		{Address: "192.0.2.3:53", ServerName: "dns.example"},
 		{Address: "192.0.2.4:53", CAs: x509.NewCertPool(), Network: "tls"},
 		{Network: "sctp"},
+		{Network: "tls", Address: "192.0.2.1:53", Path: "/x"},
 	}}
 	err := o.Validate()
 	if err == nil {
@@ -63,8 +72,8 @@ func TestValidate(t *testing.T) {
 	}
 	for _, want := range []string{
 		"timeout: must not", "tries: must not", "budget: must not", "inflight: must not", "bytes of the cache: must not",
-		"6 servers are more than 4", "cannot be trusted over a network without tls", `trust "maybe"`,
-		"are for tls alone", `network "sctp"`, "counts from some servers and not from others",
+		"7 servers are more than 4", "cannot be trusted over a network without tls", `trust "maybe"`,
+		"are for tls and https alone", "a path is for https alone", `network "sctp"`, "counts from some servers and not from others",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v; want %q in it", err, want)
