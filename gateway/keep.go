@@ -30,6 +30,8 @@ type Kept struct {
 	// Client is whom we had it from; Listener and Session are for the log.
 	Client            smtp.Forwarded
 	Listener, Session string
+	// Trusted tells that the client has logged in, or is trusted by its address.
+	Trusted bool
 	// Recipients are at least one.
 	Recipients []KeptRecipient
 	// Held, if not empty, is why a person is to look at it first.
@@ -295,6 +297,7 @@ func (tx *transaction) keep(ctx context.Context, keeper Keeper, kept []KeptRecip
 		sender.Priority = min(sender.Priority, 0)
 	}
 	name, err := keeper.Keep(ctx, Kept{Sender: sender, Client: tx.client(), Listener: tx.s.l.Name, Session: tx.s.facts.ID,
+		Trusted:    tx.s.trusted || tx.s.isUser(),
 		Recipients: kept, Held: held, Content: &m})
 	for _, r := range kept {
 		held = cmp.Or(held, r.Held)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -86,6 +87,13 @@ type Origin struct {
 	// zero if it did not say. Mode is its letters, such as "R" or "NT".
 	By   time.Time
 	Mode string
+	// Trusted tells that the client had logged in, or was trusted by its address: what the
+	// message asks for about its way counts.
+	Trusted bool
+	// TLSOptional tells that the message is to be delivered although a policy of the other side
+	// about TLS cannot be kept: it came from one who is Trusted, and says so in its header
+	// (RFC 8689, Section 3).
+	TLSOptional bool
 }
 
 // Recipient is a recipient and what became of it.
@@ -108,8 +116,14 @@ type Recipient struct {
 type Attempt struct {
 	Time        time.Time
 	Destination Destination
-	// Host is whom we spoke to, empty if nobody could be reached.
+	// Host is whom we spoke to, empty if nobody could be reached. Addr is at which address; it is
+	// not valid where that is not known, as for backends.
 	Host string
+	Addr netip.Addr
+	// TLS is what the connection was encrypted with, such as "TLS 1.3"; empty if it was not, or
+	// for backends. Verdict says in a word who the host was by that, "dane" or "pkix" for one
+	// that was authenticated; empty if nobody looked.
+	TLS, Verdict string
 	// Recipients are indexes into Message.Recipients.
 	Recipients []int
 	// Reply is what it said, or what went wrong in the words of a reply.

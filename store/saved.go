@@ -72,6 +72,9 @@ type savedOrigin struct {
 	By       time.Time   `json:"by,omitzero"`
 	Mode     text        `json:"mode,omitempty"`
 	Client   savedClient `json:"client"`
+
+	Trusted     bool `json:"trusted,omitempty"`
+	TLSOptional bool `json:"tls_optional,omitempty"`
 }
 
 type savedClient struct {
@@ -104,6 +107,9 @@ type savedAttempt struct {
 	Time        time.Time   `json:"time"`
 	Destination text        `json:"destination"`
 	Host        text        `json:"host,omitempty"`
+	Addr        netip.Addr  `json:"addr,omitzero"`
+	TLS         text        `json:"tls,omitempty"`
+	Verdict     text        `json:"verdict,omitempty"`
 	Recipients  []int       `json:"recipients"`
 	Reply       *savedReply `json:"reply,omitempty"`
 	Took        int64       `json:"took_ns"`
@@ -175,7 +181,8 @@ func save(m *Message) *savedMessage {
 		Origin: savedOrigin{
 			Listener: text(m.Origin.Listener), Session: text(m.Origin.Session), ReportOf: m.Origin.ReportOf,
 			Reason: text(m.Origin.Reason), By: m.Origin.By, Mode: text(m.Origin.Mode),
-			Client: savedClient{text(c.Name), c.Addr, c.Port, text(c.Proto), text(c.Helo), text(c.Ident), text(c.Source), text(c.Login), c.DestAddr, c.DestPort},
+			Client:  savedClient{text(c.Name), c.Addr, c.Port, text(c.Proto), text(c.Helo), text(c.Ident), text(c.Source), text(c.Login), c.DestAddr, c.DestPort},
+			Trusted: m.Origin.Trusted, TLSOptional: m.Origin.TLSOptional,
 		},
 	}
 	for _, r := range m.Recipients {
@@ -185,7 +192,8 @@ func save(m *Message) *savedMessage {
 		})
 	}
 	for _, a := range m.Attempts {
-		s.Attempts = append(s.Attempts, savedAttempt{a.Time, text(a.Destination), text(a.Host), a.Recipients, saveReply(a.Reply), int64(a.Took)})
+		s.Attempts = append(s.Attempts, savedAttempt{Time: a.Time, Destination: text(a.Destination), Host: text(a.Host), Addr: a.Addr,
+			TLS: text(a.TLS), Verdict: text(a.Verdict), Recipients: a.Recipients, Reply: saveReply(a.Reply), Took: int64(a.Took)})
 	}
 	return s
 }
@@ -202,6 +210,7 @@ func (s *savedMessage) message() (*Message, error) {
 			Reason: string(s.Origin.Reason), By: s.Origin.By, Mode: string(s.Origin.Mode),
 			Client: smtp.Forwarded{Name: string(c.Name), Addr: c.Addr, Port: c.Port, Proto: string(c.Proto), Helo: string(c.Helo),
 				Ident: string(c.Ident), Source: string(c.Source), Login: string(c.Login), DestAddr: c.DestAddr, DestPort: c.DestPort},
+			Trusted: s.Origin.Trusted, TLSOptional: s.Origin.TLSOptional,
 		},
 	}
 	var err error
@@ -218,7 +227,8 @@ func (s *savedMessage) message() (*Message, error) {
 		m.Recipients = append(m.Recipients, n)
 	}
 	for _, a := range s.Attempts {
-		m.Attempts = append(m.Attempts, Attempt{a.Time, Destination(a.Destination), string(a.Host), a.Recipients, a.Reply.reply(), time.Duration(a.Took)})
+		m.Attempts = append(m.Attempts, Attempt{Time: a.Time, Destination: Destination(a.Destination), Host: string(a.Host), Addr: a.Addr,
+			TLS: string(a.TLS), Verdict: string(a.Verdict), Recipients: a.Recipients, Reply: a.Reply.reply(), Took: time.Duration(a.Took)})
 	}
 	return m, nil
 }

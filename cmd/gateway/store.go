@@ -115,7 +115,7 @@ type keepingRelay struct {
 // Keep implements gateway.Keeper.
 func (r keepingRelay) Keep(ctx context.Context, k gateway.Kept) (string, error) {
 	dk := delivery.Keeping{Sender: k.Sender, Held: k.Held, Content: k.Content,
-		Origin: store.Origin{Listener: k.Listener, Session: k.Session, Client: k.Client}}
+		Origin: store.Origin{Listener: k.Listener, Session: k.Session, Client: k.Client, Trusted: k.Trusted}}
 	for _, rcpt := range k.Recipients {
 		dk.Recipients = append(dk.Recipients, delivery.KeptRecipient{Recipient: rcpt.Recipient,
 			Destination: delivery.BackendDestination(rcpt.Backend), Reply: rcpt.Reply, Held: rcpt.Held})

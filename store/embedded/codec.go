@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -284,6 +285,10 @@ func appendEnvelope(b []byte, m *store.Message) []byte {
 		e.text(r.Original.Type)
 		e.text(r.Original.Address)
 	}
+	// What came later stands at the end, and only where it says something.
+	if later := bits(o.Trusted, o.TLSOptional); later != 0 {
+		e.byte(later)
+	}
 	return e.b
 }
 
@@ -351,6 +356,10 @@ func decodeEnvelope(record []byte, m *store.Message) error {
 		r.Notify = smtp.Notify(d.byte())
 		r.Original.Type = d.text()
 		r.Original.Address = d.text()
+	}
+	if len(d.b) > 0 {
+		later := d.byte()
+		o.Trusted, o.TLSOptional = later&1 != 0, later&2 != 0
 	}
 	return d.end()
 }
@@ -451,8 +460,19 @@ func appendAttempts(b []byte, a *attempts) []byte {
 		e.reply(t.Reply)
 		e.int(int64(t.Took))
 	}
+	// What came later stands at the end, and only where it says something.
+	if slices.ContainsFunc(a.list, knowsConnection) {
+		for i := range a.list {
+			e.addr(a.list[i].Addr)
+			e.text(a.list[i].TLS)
+			e.text(a.list[i].Verdict)
+		}
+	}
 	return e.b
 }
+
+// knowsConnection tells whether an attempt says anything of its connection.
+func knowsConnection(t store.Attempt) bool { return t.Addr.IsValid() || t.TLS != "" || t.Verdict != "" }
 
 func decodeAttempts(record []byte) (*attempts, error) {
 	d := begin(record)
@@ -474,6 +494,12 @@ func decodeAttempts(record []byte) (*attempts, error) {
 		}
 		t.Reply = d.reply()
 		t.Took = time.Duration(d.int())
+	}
+	for i := 0; i < len(a.list) && (i > 0 || len(d.b) > 0); i++ {
+		t := &a.list[i]
+		t.Addr = d.addr()
+		t.TLS = d.text()
+		t.Verdict = d.text()
 	}
 	return a, d.end()
 }

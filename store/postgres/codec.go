@@ -158,6 +158,9 @@ func (r *reader) reply() *smtp.Reply {
 	return reply
 }
 
+// more tells whether fields follow: a record of before they were appended has none.
+func (r *reader) more() bool { return !r.bad && len(r.b) > 0 }
+
 func (r *reader) err(what string) error {
 	if r.bad {
 		return fmt.Errorf("%w: %s", store.ErrCorrupt, what)
@@ -195,6 +198,8 @@ func encodeEnvelope(m *store.Message) []byte {
 	w.text(c.Login)
 	w.addr(c.DestAddr)
 	w.int(int64(c.DestPort))
+	w.bool(o.Trusted)
+	w.bool(o.TLSOptional)
 	return w.done()
 }
 
@@ -212,6 +217,9 @@ func decodeEnvelope(b []byte, m *store.Message) error {
 			Name: r.text(), Addr: r.addr(), Port: uint16(r.int()), Proto: r.text(), Helo: r.text(),
 			Ident: r.text(), Source: r.text(), Login: r.text(), DestAddr: r.addr(), DestPort: uint16(r.int()),
 		},
+	}
+	if r.more() {
+		m.Origin.Trusted, m.Origin.TLSOptional = r.bool(), r.bool()
 	}
 	return r.err("an envelope")
 }
@@ -263,6 +271,9 @@ func encodeAttempt(a *store.Attempt) []byte {
 	for _, n := range a.Recipients {
 		w.int(int64(n))
 	}
+	w.addr(a.Addr)
+	w.text(a.TLS)
+	w.text(a.Verdict)
 	return w.done()
 }
 
@@ -278,6 +289,9 @@ func decodeAttempt(b []byte) (store.Attempt, error) {
 	}
 	for i := int64(0); i < n && !r.bad; i++ {
 		a.Recipients = append(a.Recipients, int(r.int()))
+	}
+	if r.more() {
+		a.Addr, a.TLS, a.Verdict = r.addr(), r.text(), r.text()
 	}
 	return a, r.err("an attempt")
 }

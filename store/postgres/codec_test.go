@@ -106,3 +106,19 @@ func TestRank(t *testing.T) {
 		}
 	}
 }
+
+// Records of before Origin.Trusted and Attempt.Addr end where these begin.
+func TestOlderRecords(t *testing.T) {
+	older := func(b []byte, lacks int) []byte {
+		return (&writer{b[:len(b)-4-lacks]}).done()
+	}
+	m := &store.Message{Sender: smtp.Sender{EnvID: "e"}, Origin: store.Origin{Mode: "N"}}
+	var got store.Message
+	if err := decodeEnvelope(older(encodeEnvelope(m), 2), &got); err != nil || got.Sender.EnvID != "e" || got.Origin.Trusted {
+		t.Errorf("an older envelope: got %+v, %v", got, err)
+	}
+	a, err := decodeAttempt(older(encodeAttempt(&store.Attempt{Host: "h", Recipients: []int{0, 3}}), 3))
+	if err != nil || a.Host != "h" || len(a.Recipients) != 2 || a.Addr.IsValid() {
+		t.Errorf("an older attempt: got %+v, %v", a, err)
+	}
+}

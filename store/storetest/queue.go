@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -282,6 +283,7 @@ func testFinish(t *testing.T, e *Env) {
 	attempt := &store.Attempt{
 		Time: now.Add(time.Second), Destination: here, Host: "mx1.example.com", Recipients: []int{0, 1, 2, 3},
 		Reply: reply(451, "some\nlater"), Took: 1500 * time.Millisecond,
+		Addr: netip.MustParseAddr("2001:db8::25"), TLS: "TLS 1.3", Verdict: "dane",
 	}
 	if err := q.Finish(ctx, l, outcomes(l, delivered())[:2], nil); err == nil {
 		t.Error("outcomes of some recipients alone: got no error")

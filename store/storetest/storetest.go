@@ -146,6 +146,7 @@ func full(t testing.TB) *store.Message {
 				Helo: "[192.0.2.1]", Ident: "ident", Source: "REMOTE", Login: "user",
 				DestAddr: netip.MustParseAddr("192.0.2.25"), DestPort: 25,
 			},
+			Trusted: true, TLSOptional: true,
 		},
 		Recipients: []store.Recipient{
 			{
