@@ -85,6 +85,8 @@ var layout = []row{
 		"receiving; it never imports delivery: what it needs of the far side is its own interface Relay"},
 	{"delivery/tlsrpt", "internal/netguard mail/message mail/parts mail/smtp resolver", "",
 		"reports about TLS, those we send and those we get; who stores and mails them is behind interfaces of its own"},
+	{"delivery/dane", "resolver", "",
+		"TLSA records and certificates; of use to a program that connects by other means"},
 	{"delivery", "mail/smtp mail/smtp/sasl mail/message store", "golang.org/x/net/idna golang.org/x/sys golang.org/x/time/rate",
 		"sending; it never imports gateway, and satisfies its interface without knowing it"},
 	{"certs", "mail/smtp", "golang.org/x/net/idna golang.org/x/net/netutil github.com/caddyserver/certmagic github.com/mholt/acmez/v3 go.uber.org/zap",
