@@ -122,9 +122,11 @@ type Listener struct {
 	// 100; negative is no limit.
 	Connections, ConnectionsPerIP int
 	// Rates of one address, and of its network of 24 bits (IPv6: 48). Zero is no limit. Who has
-	// logged in is held to MessageRate by user name, wherever it comes from.
+	// logged in is held to MessageRate and RecipientRate by user name, wherever it comes from.
+	// The latter counts the recipients that were named, refused ones too.
 	ConnectionRate, ConnectionRateNetwork Rate
 	MessageRate, MessageRateNetwork       Rate
+	RecipientRate                         Rate
 	// AuthFailureRate is how many logins of one address may fail, those under way included. Zero
 	// is no limit.
 	AuthFailureRate Rate
@@ -136,6 +138,8 @@ type Listener struct {
 	Hops int
 	// MaxHeader is the largest header section in octets. Default 1 MiB.
 	MaxHeader int
+	// Submission is what is done with the mail of clients that may relay.
+	Submission Submission
 	// Server are the dialogue's own limits. What the listener knows itself is filled in:
 	// Hostname, TLS, MaxConnections, Prepare, XClient, XForward, Stressed.
 	Server smtp.ServerOptions
@@ -233,7 +237,7 @@ func (l Listener) check(o Options) []error {
 	for _, a := range l.Addresses {
 		errs = append(errs, a.listen().validate())
 	}
-	for _, r := range []Rate{l.ConnectionRate, l.ConnectionRateNetwork, l.MessageRate, l.MessageRateNetwork, l.AuthFailureRate} {
+	for _, r := range []Rate{l.ConnectionRate, l.ConnectionRateNetwork, l.MessageRate, l.MessageRateNetwork, l.RecipientRate, l.AuthFailureRate} {
 		errs = append(errs, r.limit().validate())
 	}
 	switch l.tls() {
@@ -250,6 +254,9 @@ func (l Listener) check(o Options) []error {
 	}
 	if l.Server.Auth.Required && l.Logins.Credentials == nil && !l.Logins.Filter {
 		errs = append(errs, errors.New("a login is required, and nobody can log in"))
+	}
+	if err := l.Submission.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if l.Hops < 0 || l.MaxHeader < 0 {
 		errs = append(errs, errors.New("hops and the size of the header section must not be negative"))
@@ -337,8 +344,8 @@ type listener struct {
 	open  []net.Listener
 	busy  atomic.Int32 // of those in open, which Serve takes connections of
 	proxy proxySettings
-	// Nil is no limit. userMessages is messageRate for those who have logged in.
-	connectionRate, messageRate, userMessages, authFailures *rates
+	// Nil is no limit. userMessages and userRecipients are for those who have logged in.
+	connectionRate, messageRate, userMessages, recipientRate, userRecipients, authFailures *rates
 
 	proxyLines, fullLines seldom
 }
@@ -385,6 +392,8 @@ func newListener(g *Gateway, o Listener) *listener {
 	l.connectionRate = newRates(o.ConnectionRate.limit(), o.ConnectionRateNetwork.limit(), 0, time.Now)
 	l.messageRate = newRates(o.MessageRate.limit(), o.MessageRateNetwork.limit(), 0, time.Now)
 	l.userMessages = newRates(o.MessageRate.limit(), rateLimit{}, 0, time.Now)
+	l.recipientRate = newRates(o.RecipientRate.limit(), rateLimit{}, 0, time.Now)
+	l.userRecipients = newRates(o.RecipientRate.limit(), rateLimit{}, 0, time.Now)
 	l.authFailures = newRates(o.AuthFailureRate.limit(), rateLimit{}, 0, time.Now)
 	return l
 }

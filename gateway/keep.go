@@ -43,6 +43,7 @@ type Kept struct {
 // KeptRecipient is a recipient of a message that is to be kept.
 type KeptRecipient struct {
 	smtp.Recipient
+	// Backend is where it is to go; empty to the mail exchangers of its domain.
 	Backend string
 	// Reply is what the backend said when it was asked, nil if it was not: a refusal for good
 	// is told to the sender, a temporary one repeated later.

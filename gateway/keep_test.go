@@ -408,7 +408,7 @@ func TestKeepOffers(t *testing.T) {
 		if c.keeper {
 			relay = r.keeping()
 		}
-		if got := rules(r).offers(relay, c.held); got != c.want {
+		if got := rules(r).offers(relay, false, c.held); got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
 		}
 	}

@@ -199,6 +199,7 @@ type rig struct {
 	more     []Listener
 	links    []policy.Link
 	routes   []Route
+	out      bool // Rules.Out
 	options  func(*Options)
 
 	gw  *Gateway
@@ -241,7 +242,7 @@ func (r *rig) rules(release func()) Rules {
 	if routes == nil {
 		routes = []Route{{Domains: []string{"example.com"}, Backend: "a"}, {Domains: []string{"example.org"}, Backend: "b"}}
 	}
-	return Rules{Routes: routes, Chains: map[string]*policy.Chain{"in": policy.NewChain(r.links...)}, Release: release}
+	return Rules{Routes: routes, Chains: map[string]*policy.Chain{"in": policy.NewChain(r.links...)}, Out: r.out, Release: release}
 }
 
 // start makes the gateway serve.

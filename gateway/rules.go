@@ -27,6 +27,9 @@ type Route struct {
 	// Queue has the Keeper keep all mail for the backend. QueueWhenDown has it keep what the
 	// backend cannot take now, of recipients that others than the backend vouch for.
 	Queue, QueueWhenDown bool
+
+	// out is the route of what leaves, by the mail exchangers of its domains; see Rules.Out.
+	out bool
 }
 
 // Recipients says who knows which recipients of a route exist. One field is set, or none:
@@ -90,6 +93,10 @@ type Rules struct {
 	Routes []Route
 	// Chains by the name that listeners use.
 	Chains map[string]*policy.Chain
+	// Out takes recipients that no route leads to from clients that may relay. The Keeper, of
+	// which there must be one, gets them with an empty Backend: they are for the mail
+	// exchangers of their domains.
+	Out bool
 	// Release, if not nil, is called once when these rules have been replaced, or the
 	// Gateway was shut down, and no session uses them any more.
 	Release func()
@@ -102,7 +109,6 @@ type ruleSet struct {
 	below    map[string]int      // by the name behind "*."
 	anywhere int                 // index of the first "*", or -1
 	named    int                 // index of the first route of a domain by name, or -1
-	backends []string            // of all routes, each once
 	known    *knowledge          // of recipients
 
 	mu      sync.Mutex // guards what follows
@@ -111,17 +117,17 @@ type ruleSet struct {
 }
 
 func newRuleSet(r Rules) (*ruleSet, error) {
+	if r.Out {
+		r.Routes = append(slices.Clip(r.Routes), Route{Domains: []string{"*"}, Recipients: Recipients{Accept: true}, Queue: true, out: true})
+	}
 	rs := &ruleSet{Rules: r, exact: make(map[smtp.Domain]int), below: make(map[string]int), anywhere: -1, named: -1}
 	var errs []error
 	for i, route := range r.Routes {
-		if route.Backend == "" {
+		if route.Backend == "" && !route.out {
 			errs = append(errs, fmt.Errorf("gateway: route %d: no backend", i+1))
 		}
 		if err := route.Recipients.validate(); err != nil {
 			errs = append(errs, fmt.Errorf("gateway: route %d: %w", i+1, err))
-		}
-		if !slices.Contains(rs.backends, route.Backend) {
-			rs.backends = append(rs.backends, route.Backend)
 		}
 		for _, name := range route.Domains {
 			errs = append(errs, rs.add(name, i))
@@ -191,8 +197,9 @@ func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) (i int, ok
 
 // offers are the extensions that may be offered because every backend that mail may go to
 // has them, or because we see to them ourselves: where all mail for a backend is kept, reports
-// and times are our business. held tells that the client may ask for mail to be held.
-func (rs *ruleSet) offers(relay Relay, held bool) smtp.Extensions {
+// and times are our business. out tells that mail of the client may leave, held that it may ask
+// for mail to be held.
+func (rs *ruleSet) offers(relay Relay, out, held bool) smtp.Extensions {
 	if len(rs.Routes) == 0 {
 		return smtp.Extensions{}
 	}
@@ -202,6 +209,12 @@ func (rs *ruleSet) offers(relay Relay, held bool) smtp.Extensions {
 	asked := make(map[string]smtp.Extensions, 1)
 	for _, r := range rs.Routes {
 		e, ok := asked[r.Backend]
+		if r.out {
+			if !out {
+				continue
+			}
+			e, ok = outOffers, true
+		}
 		if !ok && asks {
 			e, _ = o.Offers(r.Backend) // one that is not known has nothing
 			asked[r.Backend] = e
@@ -227,6 +240,10 @@ func (rs *ruleSet) offers(relay Relay, held bool) smtp.Extensions {
 	}
 	return all
 }
+
+// outOffers are the extensions for what leaves: those that its delivery sees to, wherever it
+// goes. A server that lacks REQUIRETLS does not get what came with it.
+var outOffers = smtp.Extensions{RequireTLS: true}
 
 // The bounds of the times that clients may ask for. RFC 2852, Section 4 and RFC 4865, Section
 // 4.
@@ -255,7 +272,7 @@ func (g *Gateway) backend(p smtp.Path, anywhere bool) (name string, ok bool) {
 	}
 	defer rs.release()
 	i, ok := rs.route(p, g.own, anywhere)
-	if !ok {
+	if !ok || rs.Routes[i].out {
 		return "", false
 	}
 	return rs.Routes[i].Backend, true
@@ -297,7 +314,7 @@ func (g *Gateway) prepare(r Rules, known *knowledge) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rs.known, err = knowledgeOf(r.Routes, known, g.opts.Relay, g.opts.Log); err != nil {
+	if rs.known, err = knowledgeOf(rs.Routes, known, g.opts.Relay, g.opts.Log); err != nil {
 		return nil, err
 	}
 	return &Prepared{rs}, nil
@@ -341,6 +358,9 @@ func (g *Gateway) checked(r Rules) (*ruleSet, error) {
 	rs, err := newRuleSet(r)
 	if err != nil {
 		return nil, err
+	}
+	if r.Out && g.keeper == nil {
+		return nil, errors.New("gateway: there is nobody to keep what is to be sent out")
 	}
 	for _, l := range g.listeners {
 		if _, ok := r.Chains[l.Chain]; l.Chain != "" && !ok {

@@ -323,7 +323,7 @@ func (s *session) Helo(ctx context.Context, name string) error {
 		s.facts.Helo = before // RFC 5321, Section 4.1.4: a refused EHLO changes nothing
 		return err
 	}
-	s.conn.Offer(s.rules.offers(s.l.gw.opts.Relay, s.isUser()))
+	s.conn.Offer(s.rules.offers(s.l.gw.opts.Relay, s.l.Relay, s.isUser()))
 	return nil
 }
 
@@ -331,6 +331,9 @@ func (s *session) Helo(ctx context.Context, name string) error {
 var (
 	errMessageRate = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages from your network, try again later")
 	errUserRate    = smtp.Refuse(451, smtp.Enhanced{4, 7, 1}, "too many messages of this user, try again later")
+	// errRecipientRate is 450 and no 452: of those a client would send the rest at once, in
+	// another transaction (RFC 5321, Section 4.5.3.1.10).
+	errRecipientRate = smtp.Refuse(450, smtp.Enhanced{4, 7, 1}, "too many recipients in a short time, try again later")
 )
 
 // countMessage holds a message against the rates.
@@ -351,9 +354,30 @@ func (s *session) countMessage() error {
 	return err
 }
 
+// countRecipient holds a recipient against the rate of recipients.
+func (s *session) countRecipient() error {
+	if !s.limited() {
+		return nil
+	}
+	ok := true
+	if s.isUser() {
+		ok = s.l.userRecipients.takeName(s.facts.User)
+	} else {
+		ok, _ = s.l.recipientRate.take(s.payer(), 1)
+	}
+	if ok {
+		return nil
+	}
+	s.l.gw.Stats.Limited.Add(1)
+	return errRecipientRate
+}
+
 // Mail implements smtp.Session.
 func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 	if err := s.countMessage(); err != nil {
+		return err
+	}
+	if err := s.maySend(from.Path); err != nil {
 		return err
 	}
 	s.tx = s.begin(from)
@@ -368,6 +392,9 @@ func (s *session) Mail(ctx context.Context, from smtp.Sender) error {
 func (s *session) Rcpt(ctx context.Context, to smtp.Recipient) error {
 	tx := s.tx
 	if err := tx.together(to.Path); err != nil {
+		return err
+	}
+	if err := s.countRecipient(); err != nil {
 		return err
 	}
 	tx.Rcpts = append(tx.Rcpts, policy.Recipient{Recipient: to})

@@ -38,7 +38,8 @@ func (g *Gateway) Listeners() []ListenerState {
 
 // untracked is of all the listener's rates.
 func (l *listener) untracked() int64 {
-	return l.connectionRate.untracked() + l.messageRate.untracked() + l.userMessages.untracked() + l.authFailures.untracked()
+	return l.connectionRate.untracked() + l.messageRate.untracked() + l.userMessages.untracked() +
+		l.recipientRate.untracked() + l.userRecipients.untracked() + l.authFailures.untracked()
 }
 
 // Load is how close the gateway is to what it can bear.

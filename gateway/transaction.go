@@ -238,6 +238,9 @@ func (tx *transaction) message(ctx context.Context, body *smtp.DataReader) ([]*s
 	if err := s.decide(ctx, policy.StageMessage); err != nil {
 		return nil, err
 	}
+	if err := tx.submit(ctx); err != nil {
+		return nil, err
+	}
 	return tx.handOn(ctx)
 }
 
@@ -274,6 +277,9 @@ func (tx *transaction) handOn(ctx context.Context) ([]*smtp.Reply, error) {
 func (tx *transaction) headers(ctx context.Context, h message.Header) error {
 	if n := h.Count("Received"); n > tx.s.l.Hops {
 		return smtp.Replyf(554, smtp.Enhanced{5, 4, 6}, "message passed %d servers, it goes in circles", n)
+	}
+	if err := tx.s.maySign(h); err != nil {
+		return err
 	}
 	tx.Message = &policy.Message{Header: h}
 	return tx.s.decide(ctx, policy.StageHeaders)
