@@ -6,7 +6,17 @@
 //
 //	d := net.Dialer{Control: netguard.Guard{Allow: prefixes}.Control}
 //
-// An IPv4 address that is embedded in one of IPv6 is judged as what it is.
+// An address of IPv6 may carry one of IPv4 to which it leads in the end. Both are judged, and
+// the worse of them counts:
+//
+//	::ffff:0:0/96     mapped (RFC 4291)           is what it carries
+//	64:ff9b::/96      NAT64 (RFC 6052)            is what it carries
+//	::/96             compatible (RFC 4291)       retired; last four octets
+//	::ffff:0:0:0/96   translated (RFC 2765)       retired; last four octets
+//	2002::/16         6to4 (RFC 3056)             octets 2 to 5
+//	2001::/32         Teredo (RFC 4380)           server: octets 4 to 7; client: the last four, inverted
+//	...:0:5efe:*      ISATAP (RFC 5214)           last four octets
+//	Guard.NAT64       as declared (RFC 6052)      by the length of the prefix
 package netguard
 
 import (
@@ -17,133 +27,123 @@ import (
 	"syscall"
 )
 
-// Class is what an address is for.
-type Class string
-
-// The classes. Only Public is reachable by everybody.
-const (
-	Public        Class = "public"
-	Unspecified   Class = "unspecified"
-	Loopback      Class = "loopback"
-	Private       Class = "private"
-	Shared        Class = "shared by customers of a provider"
-	LinkLocal     Class = "link-local"
-	Multicast     Class = "multicast"
-	Documentation Class = "for documentation"
-	Benchmark     Class = "for benchmarks"
-	Translated    Class = "of a translation between IPv4 and IPv6"
-	Reserved      Class = "reserved"
-)
-
-// span is a range of addresses and what they are for.
-type span struct {
-	prefix netip.Prefix
-	class  Class
-}
-
-// The registries of special-purpose addresses (RFC 6890 and those that update it) of IANA. The first
-// that holds counts.
-var (
-	spans4 = spansOf(
-		"0.0.0.0/32", Unspecified, "0.0.0.0/8", Reserved, // RFC 791, Section 3.2: this network
-		"10.0.0.0/8", Private, "172.16.0.0/12", Private, "192.168.0.0/16", Private, // RFC 1918
-		"100.64.0.0/10", Shared, // RFC 6598
-		"127.0.0.0/8", Loopback, "169.254.0.0/16", LinkLocal, // RFC 1122, RFC 3927
-		"192.0.0.0/24", Reserved, // RFC 6890
-		"192.0.2.0/24", Documentation, "198.51.100.0/24", Documentation, "203.0.113.0/24", Documentation, // RFC 5737
-		"192.88.99.0/24", Translated, // RFC 7526
-		"198.18.0.0/15", Benchmark, // RFC 2544
-		"224.0.0.0/4", Multicast, "240.0.0.0/4", Reserved, // RFC 1112
-	)
-	spans6 = spansOf(
-		"::/128", Unspecified, "::1/128", Loopback,
-		"::/96", Translated, // IPv4-compatible, RFC 4291, Section 2.5.5.1: retired
-		"64:ff9b:1::/48", Translated, // RFC 8215
-		"2001::/32", Translated, "2002::/16", Translated, // Teredo, RFC 4380; 6to4, RFC 7526
-		"2001:2::/48", Benchmark, "2001:db8::/32", Documentation, "3fff::/20", Documentation, // RFC 5180, RFC 3849, RFC 9637
-		"2001::/23", Reserved, // RFC 2928
-		"fc00::/7", Private, "fec0::/10", Private, // RFC 4193, RFC 3879
-		"fe80::/10", LinkLocal, "ff00::/8", Multicast, // RFC 4291
-	)
-	global6 = netip.MustParsePrefix("2000::/3")
-	nat64   = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052, Section 2.1
-)
-
-func spansOf(list ...any) []span {
-	var spans []span
-	for i := 0; i < len(list); i += 2 {
-		spans = append(spans, span{netip.MustParsePrefix(list[i].(string)), list[i+1].(Class)})
-	}
-	return spans
-}
-
-// ClassOf returns what an address is for. One that is none is Reserved.
-func ClassOf(a netip.Addr) Class {
-	if !a.IsValid() {
-		return Reserved
-	}
-	a = plain(a)
-	spans := spans6
-	if a.Is4() {
-		spans = spans4
-	}
-	for _, s := range spans {
-		if s.prefix.Contains(a) {
-			return s.class
-		}
-	}
-	switch {
-	case a.Is4():
-		return Public
-	case nat64.Contains(a):
-		return ClassOf(embedded(a))
-	case !global6.Contains(a):
-		return Reserved // what is not given out yet is nobody's
-	case isISATAP(a):
-		if c := ClassOf(embedded(a)); c != Public {
-			return c
-		}
-	}
-	return Public
-}
-
-// plain is an address without a zone, and IPv4 in the form of IPv6 as IPv4.
-func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("").Unmap() }
-
-// embedded is the IPv4 address in the last four octets.
-func embedded(a netip.Addr) netip.Addr {
-	b := a.As16()
-	return netip.AddrFrom4([4]byte(b[12:]))
-}
-
-// isISATAP tells whether the interface of an address is made of an IPv4 address (RFC 5214,
-// Section 6.1).
-func isISATAP(a netip.Addr) bool {
-	b := a.As16()
-	return b[8]&^2 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
-}
-
-// Guard decides which addresses may be connected to. The zero Guard lets public ones
-// through.
-type Guard struct {
-	// Allow are networks that are let through although they are not public.
-	Allow []netip.Prefix
-}
-
 // ErrRefused is behind each error of a Guard.
 var ErrRefused = errors.New("address is not on the public Internet")
 
-// Check returns an error wrapping ErrRefused if the address may not be connected to.
-func (g Guard) Check(a netip.Addr) error {
-	class := ClassOf(a)
-	if class == Public {
-		return nil
+// Guard decides which addresses may be connected to. The zero Guard lets public ones
+// through. It is a value that is not changed while in use, and then safe for concurrent use.
+type Guard struct {
+	// Allow are networks that are let through although they are not public. They hold for an
+	// address as it is, not for one that it carries. What can be no host is never let through.
+	Allow []netip.Prefix
+	// AllowLocal lets all addresses through that are of this machine and the networks around
+	// it.
+	AllowLocal bool
+	// AllowReserved lets addresses through that are set aside: for documentation, benchmarks,
+	// translation or the future.
+	AllowReserved bool
+	// NAT64 are prefixes by which IPv6 leads to IPv4 here, beside 64:ff9b::/96. An address in
+	// one carries an IPv4 address (RFC 6052, Section 2.2), and both are judged. One within
+	// 64:ff9b:1::/48, which is there for the purpose (RFC 8215), counts as what it carries.
+	NAT64 []netip.Prefix
+	// Machine knows the addresses of this machine, so that public ones count as local, too.
+	// Nil does not look at them.
+	Machine *Machine
+}
+
+// Validate returns every problem, joined, or nil. A prefix of NAT64 must be of IPv6 and have
+// one of the lengths of RFC 6052, Section 2.2.
+func (g Guard) Validate() error {
+	var errs []error
+	for _, p := range g.Allow {
+		if !p.IsValid() {
+			errs = append(errs, errors.New("netguard: allowed network: not valid"))
+		}
 	}
+	for _, p := range g.NAT64 {
+		if !p.IsValid() || p.Addr().Is4() || p.Addr().Is4In6() || !slices.Contains([]int{32, 40, 48, 56, 64, 96}, p.Bits()) {
+			errs = append(errs, fmt.Errorf("netguard: NAT64 prefix %s: want one of IPv6 whose length is 32, 40, 48, 56, 64 or 96", p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Check returns an error wrapping ErrRefused if the address may not be connected to. The
+// error names the address and what it is for.
+func (g Guard) Check(a netip.Addr) error {
 	a = plain(a)
-	if slices.ContainsFunc(g.Allow, func(p netip.Prefix) bool { return p.Contains(a) }) {
-		return nil
+	if class := g.classOf(a); !g.passes(class) && !(class.group() != never && g.allows(a)) {
+		return refusal(a, class, netip.Addr{})
+	}
+	var list [4]netip.Addr
+	for _, inner := range g.carried(list[:0], a) {
+		// What is allowed as it is is allowed for what it carries, too.
+		if class := g.classOf(inner); !g.passes(class) && !(class.group() != never && g.allows(a)) {
+			return refusal(a, class, inner)
+		}
+	}
+	return nil
+}
+
+func refusal(a netip.Addr, class Class, inner netip.Addr) error {
+	if inner.IsValid() {
+		return fmt.Errorf("netguard: %s carries %s, which is %s: %w", a, inner, class, ErrRefused)
 	}
 	return fmt.Errorf("netguard: %s is %s: %w", a, class, ErrRefused)
+}
+
+// passes tells whether addresses of a class are let through.
+func (g Guard) passes(c Class) bool {
+	switch c.group() {
+	case never:
+		return false
+	case local:
+		return g.AllowLocal
+	case reserved:
+		return g.AllowReserved
+	}
+	return true
+}
+
+func (g Guard) allows(a netip.Addr) bool {
+	return slices.ContainsFunc(g.Allow, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// classOf is the class of an address itself.
+func (g Guard) classOf(a netip.Addr) Class {
+	class := outer(a)
+	switch {
+	case class == Public && g.Machine != nil && g.Machine.Has(a):
+		return ThisMachine
+	case class == Translator && slices.ContainsFunc(g.NAT64, func(p netip.Prefix) bool { return p.Contains(a) }):
+		return Public
+	}
+	return class
+}
+
+// carried appends the addresses of IPv4 that a carries.
+func (g Guard) carried(list []netip.Addr, a netip.Addr) []netip.Addr {
+	if !a.Is6() {
+		return list
+	}
+	list = carried(list, a)
+	for _, p := range g.NAT64 {
+		if p.Contains(a) {
+			list = append(list, translated(a, p.Bits()))
+		}
+	}
+	return list
+}
+
+// Mine tells whether the address is one of this machine's that others could mean, too: one
+// that the guard would let through if it were another machine's. Without a Machine there is
+// none.
+func (g Guard) Mine(a netip.Addr) bool {
+	if g.Machine == nil || ClassOf(a) == Loopback || !g.Machine.Has(plain(a)) {
+		return false
+	}
+	g.Machine = nil
+	return g.Check(a) == nil
 }
 
 // Control is for the field of that name of a net.Dialer. It refuses what Check refuses, and
