@@ -13,7 +13,7 @@ policy=/usr/sbin/policy-rc.d
 
 packages="postfix dovecot-core dovecot-lmtpd haproxy
 	swaks libio-socket-ssl-perl libnet-ssleay-perl libauthen-sasl-perl
-	unbound
+	unbound nsd
 	postgresql
 	spamassassin libpython3.11-testsuite
 	libnss-wrapper libidn12

@@ -1,15 +1,12 @@
 package peers
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // UnboundOptions says what an Unbound knows. The zero value knows nothing: it refuses
@@ -20,12 +17,16 @@ type UnboundOptions struct {
 	Data []string
 
 	// Zones maps zones to the authoritative server for each, an address and port of the
-	// loopback.
+	// loopback. Questions outside of them stay on this machine: they are refused, or
+	// asked of the server of the zone ".".
 	Zones map[string]string
 
 	// Anchors are DS or DNSKEY records, in the form of a zone file. A zone with one is
 	// validated; others are insecure.
 	Anchors []string
+
+	// Addr is where it answers; default a free port of 127.0.0.1.
+	Addr string
 
 	// Conf holds further lines for the server section of unbound.conf.
 	Conf []string
@@ -57,7 +58,9 @@ func Unbound(t testing.TB, opt UnboundOptions) *UnboundServer {
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
 	conf := filepath.Join(s.dir, "unbound.conf")
 	configure := func() probe {
-		s.Addr = highPort(t)
+		if s.Addr = opt.Addr; s.Addr == "" {
+			s.Addr = highPort(t)
+		}
 		writeFile(t, conf, s.conf())
 		return s.ready
 	}
@@ -68,18 +71,7 @@ func Unbound(t testing.TB, opt UnboundOptions) *UnboundServer {
 
 // ready asks for the name that only our Unbound has.
 func (s *UnboundServer) ready(deadline time.Time) error {
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
-	m := new(dns.Msg)
-	m.SetQuestion(unboundReady, dns.TypeTXT)
-	reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(ctx, m, s.Addr)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", s.Addr, err)
-	}
-	if len(reply.Answer) != 1 || !strings.Contains(reply.Answer[0].String(), s.dir) {
-		return fmt.Errorf("%s is a stranger's: %v", s.Addr, reply.Answer)
-	}
-	return nil
+	return knowsText(s.Addr, unboundReady, s.dir, deadline)
 }
 
 // conf returns unbound.conf.
@@ -88,6 +80,9 @@ func (s *UnboundServer) conf() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, unboundConf, s.dir, host, port)
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	if _, ok := s.opt.Zones["."]; !ok {
+		line(`  local-zone: "." refuse`)
+	}
 	line(`  local-data: '%s TXT "%s"'`, unboundReady, s.dir)
 	for _, rr := range s.opt.Data {
 		line("  local-data: '%s'", rr)
@@ -105,8 +100,7 @@ func (s *UnboundServer) conf() string {
 	return b.String()
 }
 
-// unboundConf takes the directory, the address and the port. The zone "." keeps questions
-// that nobody thought of on this machine.
+// unboundConf takes the directory, the address and the port.
 const unboundConf = `
 remote-control:
   control-enable: no
@@ -126,7 +120,6 @@ server:
   do-not-query-localhost: no
   module-config: "validator iterator"
   ede: yes
-  local-zone: "." refuse
 `
 
 // Log returns what Unbound has logged so far, the first 16 MiB of it.
