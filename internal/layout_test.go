@@ -111,7 +111,7 @@ var layout = []row{
 }
 
 // testOnly packages are imported by tests alone and may import anything.
-var testOnly = []string{"guest-sdk/tck", "guest-sdk/tck/goguest", "internal/bench", "internal/guests", "internal/leak", "internal/memqueue", "internal/parity", "internal/parity/check", "internal/peers", "internal/corpus", "internal/testnet", "store/storetest", "wasmhost/wasmtest", "internal"}
+var testOnly = []string{"guest-sdk/tck", "guest-sdk/tck/goguest", "internal/bench", "internal/guests", "internal/lab", "internal/leak", "internal/memqueue", "internal/parity", "internal/parity/check", "internal/peers", "internal/corpus", "internal/testnet", "store/storetest", "wasmhost/wasmtest", "internal"}
 
 // pkg is what go list says.
 type pkg struct {

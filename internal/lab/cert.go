@@ -1,0 +1,163 @@
+package lab
+
+// cert.go makes certificates, the bad ones too.
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Cert is a certificate with its key, and the one that issued it.
+type Cert struct {
+	*x509.Certificate
+	Key    crypto.Signer
+	Issuer *Cert // nil of one that signed itself
+}
+
+// CertSpec says what is in a certificate. The zero value is a leaf without any names that
+// is valid for a day.
+type CertSpec struct {
+	// Name is the common name.
+	Name string
+	// DNS are the DNS names. Without any the certificate has no such extension.
+	DNS []string
+	// Authority makes it one that may issue others.
+	Authority bool
+	// Expired makes it one that ended an hour ago, Future one that begins in an hour.
+	Expired, Future bool
+	// Key is the key; nil makes a new one.
+	Key crypto.Signer
+}
+
+// SelfSigned makes a certificate that signed itself: an authority, or a leaf.
+func SelfSigned(t testing.TB, spec CertSpec) *Cert {
+	t.Helper()
+	return issue(t, nil, spec)
+}
+
+// Issue makes a certificate that c signed, whether c may do that or not.
+func (c *Cert) Issue(t testing.TB, spec CertSpec) *Cert {
+	t.Helper()
+	return issue(t, c, spec)
+}
+
+// Leaf is Issue for a server with these DNS names.
+func (c *Cert) Leaf(t testing.TB, names ...string) *Cert {
+	t.Helper()
+	return c.Issue(t, CertSpec{Name: names[0], DNS: names})
+}
+
+func issue(t testing.TB, issuer *Cert, spec CertSpec) *Cert {
+	t.Helper()
+	key := spec.Key
+	if key == nil {
+		var err error
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatalf("lab: make key: %v", err)
+		}
+	}
+	c := &Cert{Key: key, Issuer: issuer}
+	template := spec.template(t)
+	parent, signer := template, key
+	if issuer != nil {
+		parent, signer = issuer.Certificate, issuer.Key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	if err == nil {
+		c.Certificate, err = x509.ParseCertificate(der)
+	}
+	if err != nil {
+		t.Fatalf("lab: make certificate %q: %v", spec.Name, err)
+	}
+	return c
+}
+
+func (spec CertSpec) template(t testing.TB) *x509.Certificate {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 64))
+	if err != nil {
+		t.Fatalf("lab: make serial number: %v", err)
+	}
+	now := time.Now()
+	c := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: spec.Name},
+		DNSNames:     spec.DNS,
+		NotBefore:    now.Add(-24 * time.Hour),
+		NotAfter:     now.Add(24 * time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	switch {
+	case spec.Expired:
+		c.NotAfter = now.Add(-time.Hour)
+	case spec.Future:
+		c.NotBefore = now.Add(time.Hour)
+	}
+	if spec.Authority {
+		c.IsCA, c.BasicConstraintsValid = true, true
+		c.KeyUsage, c.ExtKeyUsage = x509.KeyUsageCertSign, nil
+	}
+	return c
+}
+
+// Pool is a pool with this certificate alone.
+func (c *Cert) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(c.Certificate)
+	return pool
+}
+
+// Chain returns the certificate with those above it, the last one, which signed itself, left
+// out: what a server is set up with.
+func (c *Cert) Chain() *tls.Certificate {
+	var above []*Cert
+	for at := c.Issuer; at != nil && at.Issuer != nil; at = at.Issuer {
+		above = append(above, at)
+	}
+	return c.With(above...)
+}
+
+// With returns the certificate with others behind it, for a server.
+func (c *Cert) With(others ...*Cert) *tls.Certificate {
+	chain := &tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: c.Key, Leaf: c.Certificate}
+	for _, o := range others {
+		chain.Certificate = append(chain.Certificate, o.Raw)
+	}
+	return chain
+}
+
+// TLSA returns the record data for the certificate, as in "3 1 1 0a1b...", for the usage,
+// selector and matching type in how (RFC 6698, Section 2.1).
+func (c *Cert) TLSA(t testing.TB, how string) string {
+	t.Helper()
+	var usage, selector, matching uint8
+	if _, err := fmt.Sscan(how, &usage, &selector, &matching); err != nil {
+		t.Fatalf("lab: %q is not like \"3 1 1\": %v", how, err)
+	}
+	data := c.Raw
+	if selector == 1 {
+		data = c.RawSubjectPublicKeyInfo
+	}
+	switch matching {
+	case 1:
+		sum := sha256.Sum256(data)
+		data = sum[:]
+	case 2:
+		sum := sha512.Sum512(data)
+		data = sum[:]
+	}
+	return strings.Join(strings.Fields(how), " ") + " " + hex.EncodeToString(data)
+}
