@@ -81,6 +81,8 @@ var layout = []row{
 		"reads and rewrites what strangers upload: knows bytes and nothing that runs them, so that all of it can be fuzzed"},
 	{"wasmhost", "guest-sdk/abi guest-sdk/manifest policy policy/guest mail/smtp mail/message wasmhost/meter", "github.com/tetratelabs/wazero golang.org/x/sys",
 		"the only package that knows wazero"},
+	{"delivery/mtasts", "internal/netguard resolver", "",
+		"policies of domains; a small interface keeps them, so that it knows no store"},
 	{"gateway", "policy mail/smtp mail/smtp/sasl mail/message", "github.com/pires/go-proxyproto",
 		"receiving; it never imports delivery: what it needs of the far side is its own interface Relay"},
 	{"delivery/mx", "internal/netguard mail/smtp resolver", "",
