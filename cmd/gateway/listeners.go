@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -332,13 +333,27 @@ func newResolver(c *config.Config, log *slog.Logger) (*resolver.Resolver, error)
 
 func resolverOptions(c *config.Config, log *slog.Logger) (resolver.Options, error) {
 	o := resolver.Options{Budget: 5 * time.Second, Inflight: 200, Plain: true, Log: log}
-	if a := c.Delivery.Resolver.Address; a != "auto" && a != "" {
+	r := c.Delivery.Resolver
+	if r.Address.Auto() {
+		return o, o.Validate()
+	}
+	var cas *x509.CertPool
+	if r.CAFile != "" {
+		var err error
+		if cas, err = readPool(string(r.CAFile)); err != nil {
+			return o, err
+		}
+	}
+	for _, a := range r.Address {
 		s, err := resolver.ParseServer(a)
 		if err != nil {
 			return o, err
 		}
-		s.Trust = resolver.Trust(c.Delivery.Resolver.Trusted)
-		o.Servers = []resolver.Server{s}
+		s.Trust = resolver.Trust(r.Trusted)
+		if s.Network == "tls" || s.Network == "https" {
+			s.CAs = cas
+		}
+		o.Servers = append(o.Servers, s)
 	}
 	return o, o.Validate()
 }

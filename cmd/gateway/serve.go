@@ -433,7 +433,7 @@ func needRestart(old, cfg *config.Config) []string {
 	for key, same := range map[string]bool{
 		"admin":                    reflect.DeepEqual(old.Admin, cfg.Admin),
 		"hostname":                 old.Hostname == cfg.Hostname,
-		"delivery":                 old.Delivery == cfg.Delivery,
+		"delivery":                 reflect.DeepEqual(old.Delivery, cfg.Delivery),
 		"store":                    old.Store == cfg.Store,
 		"overload":                 old.Overload == cfg.Overload,
 		"listeners":                reflect.DeepEqual(old.Listeners, cfg.Listeners),

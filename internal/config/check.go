@@ -30,6 +30,7 @@ func (c *Config) validate(broken func(key string) bool) Problems {
 	k.chains()
 	k.overload()
 	k.store()
+	k.delivery()
 	k.certificates()
 	k.admin()
 	return k.problems
@@ -571,20 +572,10 @@ func (k *checker) store() {
 	if s.Timeout != 0 && s.Timeout < time.Second {
 		k.errorf("store.timeout", "is less than 1s")
 	}
-	if d := k.c.Delivery.Lease; d != 0 && d < 5*time.Second {
-		k.errorf("delivery.lease", "is less than 5s")
-	}
-	d := k.c.Delivery.Schedule
-	if d.First > d.Max {
-		k.errorf("delivery.schedule.first", "is longer than max")
-	}
-	if d.Max > d.Expire {
-		k.errorf("delivery.schedule.max", "is longer than expire")
-	}
 }
 
 func (k *checker) chains() {
-	used := map[string]bool{}
+	used := map[string]bool{k.c.Delivery.Chain: true}
 	largest := map[string]int{} // the listener with the largest messages
 	for i, l := range k.c.Listeners {
 		used[l.Chain] = true

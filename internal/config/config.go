@@ -203,11 +203,59 @@ type Overload struct {
 	Spool    Size `key:"spool" default:"4GiB" doc:"Messages that are on their way in at one time, in memory and on disk; those beyond are told 452. At least the largest message_size."`
 }
 
-// Delivery says how we find out about others.
+// Delivery says how mail goes to others.
 type Delivery struct {
-	Resolver Resolver      `key:"resolver" doc:"Who answers our questions to the DNS."`
-	Schedule Schedule      `key:"schedule" doc:"When what could not be delivered is tried again."`
-	Lease    time.Duration `key:"lease" default:"2m" doc:"For how long a node has a message to itself; it asks for more while it delivers. With store.driver: postgres, what a node had when it died comes back to the others after this time, and a database that is away for longer than half of it makes them deliver again what was under way. At least 5s."`
+	Resolver       Resolver      `key:"resolver" doc:"Who answers our questions to the DNS."`
+	DANE           DANEMode      `key:"dane" default:"opportunistic" doc:"TLSA records (RFC 7672): opportunistic authenticates hosts that have them, and sends as if there were no DANE to those that have none; required sends to no host without them; off does not look. None is found unless the resolver validates and its word counts."`
+	MTASTS         STSMode       `key:"mta_sts" default:"enforce" doc:"Policies of MTA-STS (RFC 8461): enforce obeys them, as each domain asks for; testing delivers as without them, and reports; off does not look."`
+	TLSRPT         TLSRPT        `key:"tlsrpt" doc:"Daily reports to domains that ask for them, of how TLS went with their hosts (RFC 8460)."`
+	IPFamilies     []IPFamily    `key:"ip_families" doc:"The kinds of addresses that are connected to, ipv4 and ipv6. Empty is both."`
+	PreferIPv6     Bool          `key:"prefer_ipv6" default:"false" doc:"true tries the IPv6 addresses of a host first."`
+	BlockLocal     Bool          `key:"block_local_addresses" default:"true" doc:"false also connects to this machine, private networks and link-local addresses, to which whoever owns a domain can have it lead. The relay and the backends are exempt."`
+	BlockReserved  Bool          `key:"block_reserved_networks" default:"true" doc:"false also connects to addresses that are reserved, for documentation or for benchmarks, and that nobody on the Internet has."`
+	NAT64Prefixes  []NAT64Prefix `key:"nat64_prefixes" doc:"Networks in which IPv6 addresses stand for those of IPv4 (RFC 6052), beside 64:ff9b::/96. Such addresses are judged as what they stand for."`
+	Port           int           `key:"port" default:"25" doc:"The port that hosts are connected to. Another than 25 is for tests, and for networks that forward it."`
+	ConnectTimeout time.Duration `key:"connect_timeout" default:"30s" doc:"How long a connection to one address may take."`
+	Relay          Relay         `key:"relay" doc:"A host that takes all mail for others, in place of the hosts that their MX records name: HOST or HOST:PORT, or mx:DOMAIN for the mail exchangers of a domain. DANE and MTA-STS are asked about it. Empty for none."`
+	Chain          string        `key:"chain" doc:"The chain in filters.chains that is asked about mail to others: where it goes, and what became of it. Empty for none."`
+	DKIM           []DKIM        `key:"dkim" doc:"Keys that mail of our own is signed with, by the domain of its sender (RFC 6376)."`
+	Sources        []Source      `key:"sources" doc:"Addresses of this machine to send from, with the names that belong to them. Messages are spread over them; a filter may choose. Empty leaves the address to the system, and the name is hostname."`
+	Proxy          Proxy         `key:"proxy" doc:"A proxy that hosts are connected to through: socks5://HOST:PORT, or http:// or https:// for CONNECT. Names are looked up here, and addresses judged, before it is asked. Empty for none."`
+	ProxyLogin     ProxyLogin    `key:"proxy_login" doc:"Who we are to the proxy, if it asks."`
+	Connections    int           `key:"connections" default:"20" doc:"Connections open at one time to one destination: to all hosts that a set of MX records names, whichever domains share it."`
+	Authorities    Path          `key:"authorities" doc:"PEM file with authorities that count beside those of the system where MTA-STS wants a certificate."`
+	Schedule       Schedule      `key:"schedule" doc:"When what could not be delivered is tried again."`
+	Lease          time.Duration `key:"lease" default:"2m" doc:"For how long a node has a message to itself; it asks for more while it delivers. With store.driver: postgres, what a node had when it died comes back to the others after this time, and a database that is away for longer than half of it makes them deliver again what was under way. At least 5s."`
+}
+
+// TLSRPT says who sends the reports on TLS.
+type TLSRPT struct {
+	Enabled      Bool        `key:"enabled" default:"true" doc:"false counts nothing and sends no reports."`
+	Organization string      `key:"organization" doc:"Who we are, in the reports; by default hostname."`
+	Contact      MailAddress `key:"contact" doc:"Where questions about a report go, and the sender of those that go by mail; by default postmaster at hostname."`
+}
+
+// DKIM is a key that mail of a domain is signed with.
+type DKIM struct {
+	Domain   Domain       `key:"domain" required:"true" doc:"The domain of the sender, and of the signature."`
+	Selector DKIMSelector `key:"selector" required:"true" doc:"The name of the key in DNS: its record is at SELECTOR._domainkey.DOMAIN."`
+	Key      File         `key:"key" required:"true" doc:"file:PATH of the private key in PEM form, RSA of 2048 bits at least or Ed25519. gateway dkim new makes one."`
+}
+
+// Source is where connections come from, and the name that is said there.
+type Source struct {
+	Name     string   `key:"name" required:"true" doc:"Its name in the log, and for filters."`
+	IPv4     Address4 `key:"ipv4" doc:"The IPv4 address; empty leaves it to the system."`
+	IPv6     Address6 `key:"ipv6" doc:"The IPv6 address."`
+	Helo     Domain   `key:"helo" doc:"The name in EHLO: the one that the address leads back to. By default hostname."`
+	HeloIPv4 Domain   `key:"helo_ipv4" doc:"That of connections over IPv4, if it is another."`
+	HeloIPv6 Domain   `key:"helo_ipv6" doc:"That of connections over IPv6."`
+}
+
+// ProxyLogin says who we are to a proxy.
+type ProxyLogin struct {
+	User     string `key:"user" doc:"Our name there. Empty does not log in."`
+	Password File   `key:"password" doc:"file:PATH of a file that holds the password alone."`
 }
 
 // Schedule says when recipients that could not be served are tried again.
@@ -228,10 +276,12 @@ type Store struct {
 	Timeout time.Duration `key:"timeout" default:"30s" doc:"How long a client waits for its message to be safe while the store does not answer, before it is told to try again later. Longer than a database takes to be replaced by its standby, shorter than clients wait. At least 1s."`
 }
 
-// Resolver names the DNS server that we ask.
+// Resolver names the DNS servers that we ask.
 type Resolver struct {
-	Address string `key:"address" default:"auto" doc:"auto takes 127.0.0.1:53 if it answers, else the servers of /etc/resolv.conf; or an address with its port."`
-	Trusted Trust  `key:"trusted" default:"auto" doc:"Whether its word counts that an answer was authenticated by DNSSEC: auto for loopback alone, true or false."`
+	Address ResolverAddresses `key:"address" doc:"auto, as when it is empty, takes 127.0.0.1:53 if it answers, else the servers of /etc/resolv.conf. Or one address or up to 4, asked in order: an IP address, with a port or without, tcp:// or tls:// before it (RFC 7858), https://ADDRESS/PATH (RFC 8484), or unix:/path. Behind a # stands what the certificate of tls:// and https:// must have, the name, a pin of the key as sha256:BASE64, or both with a comma: tls://192.0.2.1#dns.example.net."`
+	Trusted Trust             `key:"trusted" default:"auto" doc:"Whether its word counts that an answer was authenticated by DNSSEC: auto for the loopback alone, true for a resolver over tls:// or https:// too, or false. It must validate itself, since we do not."`
+	CAFile  Path              `key:"ca_file" doc:"PEM file with the authorities that may have issued the certificates of tls:// and https:// servers; empty for those of the system."`
+	Probe   DNSName           `key:"probe" default:"." doc:"A name whose zone is signed. It is asked for each minute, to see whether the resolver validates; when it does not, DANE is off, and the log says so. The root will do, but on a network without it."`
 }
 
 // Filters names where filters are and the chains they form.

@@ -94,7 +94,25 @@ backends:
 store: {driver: postgres, path: s, url: "postgres://db", key: "file:k", timeout: 4s}
 overload: {sessions: 1, memory: 64MiB, spool: 50MiB}
 delivery:
-  resolver: {address: "127.0.0.1:53", trusted: false}
+  resolver: {address: ["tls://192.0.2.53#dns.example.net", "127.0.0.1:53"], trusted: false, ca_file: dns.pem, probe: Lab.example.}
+  dane: required
+  mta_sts: testing
+  tlsrpt: {enabled: true, organization: Example Inc, contact: tls@Example.net}
+  ip_families: [ipv6, ipv4]
+  prefer_ipv6: true
+  block_local_addresses: true
+  block_reserved_networks: false
+  nat64_prefixes: ["2001:db8:64::/96"]
+  port: 2525
+  connect_timeout: 7s
+  relay: "[2001:DB8::2]:587"
+  chain: inbound
+  dkim: [{domain: Example.com, selector: mail2026, key: "file:dkim.pem"}]
+  sources: [{name: a, ipv4: 192.0.2.8, ipv6: "2001:db8::8", helo: out.example.com, helo_ipv4: out4.example.com, helo_ipv6: out6.example.com}]
+  proxy: socks5://proxy.example.com
+  proxy_login: {user: us, password: "file:pw"}
+  connections: 8
+  authorities: ca.pem
   schedule: {first: 1m, factor: 3, max: 2m, expire: 3m, notify: off}
   lease: 6s
 filters:
@@ -215,7 +233,18 @@ func fullConfig() *Config {
 		},
 		Overload: Overload{1, 64 << 20, 50 << 20},
 		Store:    Store{StorePostgres, "/etc/p/s", "postgres://db", "/etc/p/k", 4 * time.Second},
-		Delivery: Delivery{Resolver{"127.0.0.1:53", TrustNo}, Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}, 6 * time.Second},
+		Delivery: Delivery{
+			Resolver: Resolver{ResolverAddresses{"tls://192.0.2.53#dns.example.net", "127.0.0.1:53"}, TrustNo, "/etc/p/dns.pem", "lab.example"},
+			DANE:     DANERequired, MTASTS: STSTesting, TLSRPT: TLSRPT{True, "Example Inc", "tls@example.net"},
+			IPFamilies: []IPFamily{IPv6, IPv4}, PreferIPv6: True, BlockLocal: True, BlockReserved: False,
+			NAT64Prefixes: []NAT64Prefix{{netip.MustParsePrefix("2001:db8:64::/96")}}, Port: 2525, ConnectTimeout: 7 * time.Second,
+			Relay: Relay{Host: "2001:db8::2", Port: 587}, Chain: "inbound",
+			DKIM: []DKIM{{"example.com", "mail2026", "/etc/p/dkim.pem"}},
+			Sources: []Source{{"a", Address4{netip.MustParseAddr("192.0.2.8")}, Address6{netip.MustParseAddr("2001:db8::8")},
+				"out.example.com", "out4.example.com", "out6.example.com"}},
+			Proxy: Proxy{"socks5", "proxy.example.com:1080"}, ProxyLogin: ProxyLogin{"us", "/etc/p/pw"}, Connections: 8, Authorities: "/etc/p/ca.pem",
+			Schedule: Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}, Lease: 6 * time.Second,
+		},
 		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Secrets: map[string]SecretSource{"token": {File: "/etc/p/token"}, "other": {Env: "OTHER"}}, Chains: map[string][]Filter{"inbound": {
 			{
 				Module: Module{Name: "rcptguard", Builtin: true}, Name: "guard", OnError: OnErrors{"default": OnErrorAccept},

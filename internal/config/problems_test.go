@@ -328,6 +328,42 @@ penstock.yaml:1: store.url: is required with driver: postgres
 penstock.yaml:1: store.timeout: is less than 1s
 penstock.yaml:2: delivery.lease: is less than 5s
 penstock.yaml:2: delivery.schedule.first: is longer than max`},
+		{"delivery: words", "delivery:\n  dane: on\n  mta_sts: test\n  ip_families: [ipv4, ipv5]\n  port: 70000\n  nat64_prefixes: ['2001:db8::/95', 192.0.2.0/24]\n  relay: smtp://a.test\n  proxy: 'ftp://u:secret@a.test'\n  chain: inbund\n", `
+penstock.yaml:2: delivery.dane: must be off, opportunistic or required, not "on"
+penstock.yaml:3: delivery.mta_sts: must be off, testing or enforce, not "test"
+penstock.yaml:4: delivery.ip_families[1]: must be ipv4 or ipv6, not "ipv5"; did you mean "ipv4"?
+penstock.yaml:5: delivery.port: 70000 is not a port number
+penstock.yaml:6: delivery.nat64_prefixes[0]: "2001:db8::/95" is not a prefix of NAT64: write an IPv6 network of 32, 40, 48, 56, 64 or 96 bits (RFC 6052, Section 2.2)
+penstock.yaml:6: delivery.nat64_prefixes[1]: "192.0.2.0/24" is not a prefix of NAT64: write an IPv6 network of 32, 40, 48, 56, 64 or 96 bits (RFC 6052, Section 2.2)
+penstock.yaml:7: delivery.relay: "smtp://a.test" is not a relay: write HOST, HOST:PORT or mx:DOMAIN
+penstock.yaml:8: delivery.proxy: "ftp://a.test" is not a proxy: write socks5://HOST:PORT, http://HOST:PORT or https://HOST:PORT
+penstock.yaml:9: delivery.chain: there is no chain "inbund" in filters.chains`},
+		{"delivery: resolver", "delivery:\n  resolver:\n    address: [auto, '1.1.1.1']\n    ca_file: ca.pem\n    probe: a..b\n  block_local_addresses: false\n  tlsrpt: {enabled: false, contact: a@b.test}\n", `
+penstock.yaml:3: delivery.resolver.address: auto does not go with other addresses
+penstock.yaml:4: warning: delivery.resolver.ca_file: has no effect without an address tls:// or https://
+penstock.yaml:5: delivery.resolver.probe: "a..b" is not a domain name: it has an empty part
+penstock.yaml:6: warning: delivery.block_local_addresses: false lets whoever owns a domain have us connect to this machine and the networks around it
+penstock.yaml:7: warning: delivery.tlsrpt.contact: has no effect with enabled: false`},
+		{"delivery: trust in what is found", "delivery: {resolver: {trusted: true}}", `
+penstock.yaml:1: delivery.resolver.trusted: true needs an address: what auto finds in /etc/resolv.conf is never trusted`},
+		{"delivery: sources", "store: {driver: embedded}\ndelivery:\n  ip_families: [ipv4]\n  prefer_ipv6: true\n  sources:\n    - {name: a, ipv6: '2001:db8::1'}\n    - {name: a, ipv4: 0.0.0.0}\n    - {name: b c}\n    - {name: d, ipv6: '::ffff:192.0.2.1'}\n", `
+penstock.yaml:4: warning: delivery.prefer_ipv6: has no effect with one family in ip_families
+penstock.yaml:6: warning: delivery.sources[0].ipv6: has no effect without ipv6 in ip_families
+penstock.yaml:7: delivery.sources[1].name: "a" is the name of delivery.sources[0] too
+penstock.yaml:7: delivery.sources[1].ipv4: "0.0.0.0" is not an IPv4 address
+penstock.yaml:8: delivery.sources[2]: has neither an address nor a name
+penstock.yaml:8: delivery.sources[2].name: "b c" is not a name: use up to 64 letters, digits, dots, hyphens and underscores
+penstock.yaml:9: delivery.sources[3].ipv6: "::ffff:192.0.2.1" is not an IPv6 address`},
+		{"delivery: dkim and proxy", "store: {driver: embedded}\ndelivery:\n  dkim:\n    - {domain: a.test, selector: s, key: 'file:k'}\n    - {domain: A.test, selector: S, key: 'file:l'}\n    - {domain: b.test, selector: '*'}\n  proxy_login: {user: u}\n  proxy: https://p.test\n", `
+penstock.yaml:5: delivery.dkim[1]: a.test and s are those of delivery.dkim[0] too
+penstock.yaml:6: delivery.dkim[2].key: is required
+penstock.yaml:6: delivery.dkim[2].selector: "*" is not a selector: use letters, digits and hyphens, as in mail2026
+penstock.yaml:7: delivery.proxy_login: user and password need each other`},
+		{"delivery: a login in a URL", "delivery:\n  proxy: 'http://u:secret@p.test'\n", `
+penstock.yaml:2: delivery.proxy: who we are belongs into proxy_login, with the password in a file`},
+		{"delivery: no store", "delivery:\n  relay: mx:a.test\n  proxy_login: {user: u}\n", `
+penstock.yaml:2: warning: delivery.relay: has no effect without a store: only what was stored goes to others by MX
+penstock.yaml:3: warning: delivery.proxy_login: has no effect without proxy`},
 		{"backend: words", backend("addresses: ['smtp://a.test']\nmode: indirect\nrecipients: pas"), `
 penstock.yaml:4: backends.m.mode: must be direct or queue, not "indirect"; did you mean "direct"?
 penstock.yaml:5: backends.m.recipients: must be pass, callout, accept or file:PATH, not "pas"; did you mean "pass"?`},
