@@ -15,7 +15,6 @@ import (
 
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/internal/config"
-	"github.com/penstock/penstock/mail/smtp/sasl/users"
 	"github.com/penstock/penstock/store/postgres"
 	"github.com/penstock/penstock/wasmhost"
 )
@@ -102,7 +101,7 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 // tryListeners makes the listeners, opens the files that they and backends name, and reads the
 // resolver's address.
 func tryListeners(cfg *config.Config) config.Problems {
-	d := &doorman{log: slog.New(slog.DiscardHandler), users: make(map[string]*users.File)}
+	d := newDoorman(slog.New(slog.DiscardHandler))
 	list, problems := d.listeners(cfg)
 	for i, l := range list {
 		for j, a := range l.Addresses {

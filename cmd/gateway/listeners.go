@@ -16,6 +16,7 @@ import (
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/mail/smtp/sasl"
 	"github.com/penstock/penstock/mail/smtp/sasl/users"
@@ -31,6 +32,13 @@ type doorman struct {
 	// transport is set before the first session.
 	transport func() *delivery.Transport
 	users     map[string]*users.File // by path
+	senders   map[string]*senderFile // likewise
+	// signer signs what is submitted; nil if there is no key.
+	signer func(context.Context, smtp.Domain, smtp.Content) ([]message.Field, error)
+}
+
+func newDoorman(log *slog.Logger) *doorman {
+	return &doorman{log: log, users: make(map[string]*users.File), senders: make(map[string]*senderFile)}
 }
 
 // listeners returns the listeners, and what is wrong with them and the files that they name.
@@ -54,6 +62,9 @@ func (d *doorman) listeners(c *config.Config) ([]gateway.Listener, config.Proble
 			fail("auth.users", err)
 		}
 		gl.Logins = logins
+		if gl.Submission, err = d.submission(l.Submission); err != nil {
+			fail("submission.senders", err)
+		}
 		list = append(list, gl)
 		problems = append(problems, checkValues(c, at, gl)...)
 		if len(problems) == before {
@@ -90,7 +101,7 @@ func checkValues(c *config.Config, at string, l gateway.Listener) config.Problem
 		rate gateway.Rate
 	}{
 		{"connection_rate", l.ConnectionRate}, {"connection_rate_network", l.ConnectionRateNetwork},
-		{"message_rate", l.MessageRate}, {"message_rate_network", l.MessageRateNetwork}, {"auth_failure_rate", l.AuthFailureRate},
+		{"message_rate", l.MessageRate}, {"message_rate_network", l.MessageRateNetwork}, {"recipient_rate", l.RecipientRate}, {"auth_failure_rate", l.AuthFailureRate},
 	} {
 		try(at+".limits."+r.key, func(to *gateway.Listener) { to.ConnectionRate = r.rate })
 	}
@@ -131,7 +142,7 @@ func listener(l config.Listener) gateway.Listener {
 		XClient: networks(l.XClient.Trusted), XClientRelay: l.XClient.Relay == config.True, XForward: networks(l.XForward.Trusted),
 		ReverseDNS: l.ReverseDNS.Timeout, Connections: lim.Connections, ConnectionsPerIP: lim.ConnectionsPerIP,
 		ConnectionRate: rate(lim.ConnectionRate), ConnectionRateNetwork: rate(lim.ConnectionRateNetwork),
-		MessageRate: rate(lim.MessageRate), MessageRateNetwork: rate(lim.MessageRateNetwork), AuthFailureRate: rate(lim.AuthFailureRate),
+		MessageRate: rate(lim.MessageRate), MessageRateNetwork: rate(lim.MessageRateNetwork), RecipientRate: rate(lim.RecipientRate), AuthFailureRate: rate(lim.AuthFailureRate),
 		GreetDelay: time.Duration(max(lim.GreetDelay, 0)), Hops: lim.Hops, MaxHeader: int(lim.HeaderSize),
 		Server: smtp.ServerOptions{
 			Banner: l.Banner, HelloText: l.HelloText, LMTP: l.Protocol == config.ProtocolLMTP,

@@ -24,7 +24,6 @@ import (
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/mail/smtp"
-	"github.com/penstock/penstock/mail/smtp/sasl/users"
 	"github.com/penstock/penstock/resolver"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/wasmhost"
@@ -202,7 +201,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		fail("filters", err)
 		return nil, problems
 	}
-	n.doorman = &doorman{log: log, users: make(map[string]*users.File), transport: func() *delivery.Transport { return n.transport }}
+	n.doorman = newDoorman(log)
+	n.doorman.transport = func() *delivery.Transport { return n.transport }
 	if needsNames(cfg) {
 		if n.names, err = newResolver(cfg, log); err != nil {
 			fail("delivery.resolver.address", err)
@@ -283,7 +283,7 @@ func rulesOf(cfg *config.Config, set *chainSet) gateway.Rules {
 	if set == nil {
 		return gateway.Rules{}
 	}
-	return gateway.Rules{Routes: routes(cfg), Chains: set.chains, Release: set.close}
+	return gateway.Rules{Routes: routes(cfg), Chains: set.chains, Out: cfg.SendsOut(), Release: set.close}
 }
 
 // run serves until ctx ends, and reloads on hup. A reload compiles filters, which takes a
@@ -346,6 +346,7 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 			}
 		case <-often.C:
 			n.doorman.reloadUsers()
+			n.doorman.reloadSenders()
 		case err := <-served:
 			stop()
 			return errors.Join(err, n.shutdown(&reloads, administered))

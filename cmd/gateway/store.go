@@ -78,13 +78,18 @@ func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, route 
 			if backend, ok := route(p); ok {
 				return delivery.BackendDestination(backend)
 			}
-			return store.Destination("mx:" + p.Domain.String())
+			return outDestination(p)
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &keeping{store: s, engine: e, ended: make(chan struct{})}, nil
+}
+
+// outDestination is where mail for an address waits that no backend of ours takes.
+func outDestination(p smtp.Path) store.Destination {
+	return store.Destination("mx:" + p.Domain.String())
 }
 
 // run begins to deliver.
@@ -117,8 +122,11 @@ func (r keepingRelay) Keep(ctx context.Context, k gateway.Kept) (string, error) 
 	dk := delivery.Keeping{Sender: k.Sender, Held: k.Held, Content: k.Content,
 		Origin: store.Origin{Listener: k.Listener, Session: k.Session, Client: k.Client, Trusted: k.Trusted}}
 	for _, rcpt := range k.Recipients {
-		dk.Recipients = append(dk.Recipients, delivery.KeptRecipient{Recipient: rcpt.Recipient,
-			Destination: delivery.BackendDestination(rcpt.Backend), Reply: rcpt.Reply, Held: rcpt.Held})
+		to := delivery.BackendDestination(rcpt.Backend)
+		if rcpt.Backend == "" {
+			to = outDestination(rcpt.Path)
+		}
+		dk.Recipients = append(dk.Recipients, delivery.KeptRecipient{Recipient: rcpt.Recipient, Destination: to, Reply: rcpt.Reply, Held: rcpt.Held})
 	}
 	id, err := r.engine.Keep(ctx, dk)
 	if err != nil {

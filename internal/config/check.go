@@ -258,6 +258,13 @@ func (k *checker) frontends(at string, l Listener) {
 	if l.XClient.Relay == True && l.Accept != AcceptAny {
 		k.warnf(child(child(at, "xclient"), "relay"), "has no effect without accept: any")
 	}
+	if key := child(at, "submission"); l.Accept != AcceptAny {
+		for _, of := range []string{"senders", "complete", "sign"} {
+			if k.written(child(key, of)) {
+				k.warnf(child(key, of), "has no effect without accept: any")
+			}
+		}
+	}
 }
 
 // name checks a name that the operator made up, if there is one.
@@ -514,8 +521,30 @@ func (k *checker) address(key string, a BackendAddress, b Backend) {
 	}
 }
 
+// SendsOut tells whether somebody may send to where no route leads: on a listener with accept:
+// any, while no route is for every domain.
+func (c *Config) SendsOut() bool { return c.sendsOut() != "" }
+
+// sendsOut returns the key that says so, empty if nothing does.
+func (c *Config) sendsOut() string {
+	for _, r := range c.Routes {
+		if slices.Contains(r.Domains, "*") {
+			return ""
+		}
+	}
+	for i, l := range c.Listeners {
+		if l.Accept == AcceptAny && (len(l.TrustedNetworks) > 0 || l.Auth.Users != (Users{})) {
+			return child(item("listeners", i), "accept")
+		}
+	}
+	return ""
+}
+
 // needsStore returns a key that needs a store, empty if none does.
 func (c *Config) needsStore() string {
+	if key := c.sendsOut(); key != "" {
+		return key
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
 		b := c.Backends[name]
 		switch {

@@ -75,7 +75,15 @@ type Listener struct {
 	LineEndings        LineEndings        `key:"line_endings" default:"normalize" doc:"A bare CR or LF in the message: normalize makes it CRLF, and only CRLF.CRLF ends the message; reject answers 550 5.5.2 and closes."`
 	DisabledCommands   []string           `key:"disabled_commands" doc:"Commands that are answered with 502, such as VRFY, AUTH or STARTTLS."`
 	DisabledExtensions []string           `key:"disabled_extensions" doc:"Extensions that are not offered, by their EHLO keywords, such as CHUNKING or SMTPUTF8. STARTTLS and PIPELINING are then only not spoken of."`
+	Submission         Submission         `key:"submission" doc:"What is done with mail of those who may relay (RFC 6409): with accept: any the trusted_networks and users who logged in."`
 	Limits             Limits             `key:"limits" doc:"What one client, one session and one message may use. 0 means the default."`
+}
+
+// Submission says what is done with mail of those who may relay.
+type Submission struct {
+	Senders  Senders `key:"senders" default:"any" doc:"Which addresses a user who logged in may send from, in MAIL and in the field From: any is all there are; own is the user's name where that is an address, else that name at a domain that a route has by name, or at our hostname, each with +anything behind it; file:PATH is a list of lines such as ann: ann@example.com @shop.example.com, with * for any. Where users are not all the same person, own or a list keeps them from writing in each other's name."`
+	Complete Bool    `key:"complete" default:"true" doc:"true adds the fields Date and Message-ID where they are missing."`
+	Sign     Bool    `key:"sign" default:"true" doc:"true signs with the key of delivery.dkim for the domain of the field From, if there is one."`
 }
 
 // ClientCertificates says whether clients are asked for a certificate.
@@ -127,6 +135,7 @@ type Limits struct {
 	ConnectionRateNetwork   Rate          `key:"connection_rate_network" default:"off" doc:"The same for a network: 24 bits of IPv4, 48 of IPv6."`
 	MessageRate             Rate          `key:"message_rate" default:"off" doc:"Messages of one address in a time, and of one user who has logged in, wherever it comes from. trusted_networks are not held to it; a proxy's own connection is not before it has said for whom it comes."`
 	MessageRateNetwork      Rate          `key:"message_rate_network" default:"off" doc:"The same for a network."`
+	RecipientRate           Rate          `key:"recipient_rate" default:"off" doc:"Recipients of one address in a time, and of one user who has logged in, such as 500/1h, refused ones included. trusted_networks are not held to it."`
 	GreetDelay              Pause         `key:"greet_delay" default:"100ms" doc:"How long the greeting waits for clients that speak before it, which are refused; or off. Addresses whose mail was accepted before are not held up."`
 	IdleTimeout             time.Duration `key:"idle_timeout" default:"5m" doc:"How long a client may be silent. RFC 5321, Section 4.5.3.2.7 asks for at least 5m."`
 	StressTimeout           time.Duration `key:"stress_timeout" default:"10s" doc:"How long a client may be silent between commands while connections or memory are short."`
@@ -149,7 +158,7 @@ type Limits struct {
 
 // A Route sends the mail of some domains to a backend.
 type Route struct {
-	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only those are given who may relay: on a listener with accept: any its trusted_networks and users who logged in."`
+	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only those are given who may relay: on a listener with accept: any its trusted_networks and users who logged in. Without a route for * what they send elsewhere is delivered as delivery says."`
 	Backend string    `key:"backend" required:"true" doc:"The name of the backend in backends."`
 }
 

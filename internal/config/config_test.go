@@ -40,6 +40,7 @@ listeners:
       connection_rate_network: 600/1h
       message_rate: 10/1s
       message_rate_network: 20/1s
+      recipient_rate: 500/1h
       greet_delay: off
       stress_timeout: 5s
       commands: 99
@@ -62,6 +63,7 @@ listeners:
       line_length: 2000
       hops: 20
       header_size: 64KiB
+    submission: {senders: "file:senders.txt", complete: false, sign: false}
   - {name: local, address: ["unix:run/mx.sock", "systemd:mx"], socket_mode: 0600, protocol: lmtp, tls: off, reverse_dns: {enabled: false}}
 routes:
   - {domains: [Example.COM, "*.example.com"], backend: mail-store}
@@ -160,7 +162,7 @@ func fullConfig() *Config {
 		MessageSize: 50 << 20, Recipients: 1000, Connections: 10000, ConnectionsPerIP: 100,
 		IdleTimeout: 5 * time.Minute, SessionTimeout: 30 * time.Minute, DataMinRate: 1 << 10,
 		HandshakeTimeout: 30 * time.Second, BadCommands: 10, Messages: 1000, Hops: 50, HeaderSize: 1 << 20,
-		ConnectionRate: off, ConnectionRateNetwork: off, MessageRate: off, MessageRateNetwork: off,
+		ConnectionRate: off, ConnectionRateNetwork: off, MessageRate: off, MessageRateNetwork: off, RecipientRate: off,
 		GreetDelay: Pause(100 * time.Millisecond), StressTimeout: 10 * time.Second, Commands: 1000, Errors: 100,
 		ErrorDelay: Pause(time.Second), UnauthenticatedCommands: 20, AuthFailures: 3, AuthFailureRate: Rate{20, 10 * time.Minute},
 		AuthDelay: Pause(time.Second),
@@ -180,6 +182,7 @@ func fullConfig() *Config {
 			XClient:            XClient{Networks{{Prefix: netip.MustParsePrefix("127.0.0.2/32")}}, True},
 			XForward:           XForward{Networks{{Prefix: netip.MustParsePrefix("127.0.0.3/32")}}},
 			ReverseDNS:         ReverseDNS{True, time.Second},
+			Submission:         Submission{Senders{File: "/etc/p/senders.txt"}, False, False},
 			DisabledCommands:   []string{"VRFY"}, DisabledExtensions: []string{"CHUNKING"},
 			TLS: ListenerTLSImplicit, Chain: "inbound", Accept: AcceptAny, SenderRouting: True, LineEndings: LineEndingsReject,
 			TrustedNetworks: Networks{
@@ -191,7 +194,7 @@ func fullConfig() *Config {
 				IdleTimeout: time.Minute, SessionTimeout: 90 * time.Minute, DataMinRate: 2000,
 				HandshakeTimeout: 10 * time.Second, BadCommands: 3, Messages: 7, LineLength: 2000, Hops: 20, HeaderSize: 64 << 10,
 				ConnectionRate: Rate{60, time.Minute}, ConnectionRateNetwork: Rate{600, time.Hour},
-				MessageRate: Rate{10, time.Second}, MessageRateNetwork: Rate{20, time.Second},
+				MessageRate: Rate{10, time.Second}, MessageRateNetwork: Rate{20, time.Second}, RecipientRate: Rate{500, time.Hour},
 				GreetDelay: -1, StressTimeout: 5 * time.Second, Commands: 99, Errors: 50, ErrorDelay: Pause(2 * time.Second),
 				UnauthenticatedCommands: 9, AuthFailures: 2, AuthFailureRate: off, AuthDelay: Pause(3 * time.Second),
 			},
@@ -201,6 +204,7 @@ func fullConfig() *Config {
 			Auth: Auth{Required: False, Insecure: False}, ProxyProtocol: ProxyProtocol{Timeout: 5 * time.Second},
 			XClient: XClient{Relay: False}, ReverseDNS: ReverseDNS{False, 1500 * time.Millisecond},
 			TLS: ListenerTLSOff, Accept: AcceptRoutes, SenderRouting: False, LineEndings: LineEndingsNormalize, Limits: defaults,
+			Submission: Submission{Senders{Any: true}, True, True},
 		}},
 		Routes: []Route{
 			{Domains: []Pattern{"example.com", "*.example.com"}, Backend: "mail-store"},

@@ -79,6 +79,37 @@ func (m *FileMode) UnmarshalText(text []byte) error {
 
 func (FileMode) describe() string { return "octal mode" }
 
+// Senders says which addresses users may send from. One of its fields is set, or none, which
+// is the same as Any.
+type Senders struct {
+	Own, Any bool
+	File     string
+}
+
+// UnmarshalText reads own, any or file:PATH.
+func (s *Senders) UnmarshalText(text []byte) error {
+	path, isFile := strings.CutPrefix(string(text), "file:")
+	switch {
+	case string(text) == "own":
+		s.Own = true
+	case string(text) == "any":
+		s.Any = true
+	case isFile && path != "":
+		s.File = filepath.Clean(path)
+	default:
+		return fmt.Errorf("%s is none of own, any and file:PATH", quote(string(text)))
+	}
+	return nil
+}
+
+func (Senders) describe() string { return "own, any or file:PATH" }
+
+func (s *Senders) rebase(dir string) {
+	if s.File != "" {
+		s.File = inDir(dir, s.File)
+	}
+}
+
 // Users says who decides about logins. One of its fields is set, or none.
 type Users struct {
 	File    string
