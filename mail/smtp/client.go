@@ -8,15 +8,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // client.go: the client's side of a dialogue, for SMTP and LMTP (RFC 2033). Its further
-// files: client_bdat.go sends messages in chunks, client_auth.go logs in, and
-// client_forwarded.go tells of the client that we speak for.
+// files: client_dial.go connects, client_send.go sends a message in one call,
+// client_bdat.go sends messages in chunks, client_auth.go logs in, client_forwarded.go tells
+// of the client that we speak for, and client_error.go says what went wrong.
 
 // Timeouts are the longest waits of a Client, phase by phase. The zero value of each
 // means the default that RFC 5321, Section 4.5.3.2 names.
@@ -50,8 +53,11 @@ type ClientOptions struct {
 	ClearAuth bool
 	// Timeouts per phase; a deadline of a call's context ends a wait earlier.
 	Timeouts Timeouts
-	// Log gets the dialogue at debug level, without content. Nil discards.
+	// Log gets the dialogue at debug level, without content and without secrets. Nil discards.
 	Log *slog.Logger
+	// LogContent has Log get the content of messages, too, to find out what of it a server does
+	// not like. It is for tests and for people who read their own mail.
+	LogContent bool
 }
 
 // Client is one connection to a server. It is for one goroutine at a time.
@@ -67,13 +73,17 @@ type Client struct {
 	ext      map[string]string // EHLO keywords in upper case, with their parameters
 	offers   extensions
 	debug    bool
+	phase    Phase
 	broken   error
 	watched  watch
+	last     *Reply // that came
 	accepted int    // recipients of the open transaction
 	utf8     bool   // MAIL of the open transaction said SMTPUTF8
 	binary   bool   // MAIL of the open transaction said BINARYMIME
-	unclear  bool   // a BDAT was refused: nobody knows what is left of the transaction
+	unclear  bool   // the server may have a transaction open: RSET comes before the next
 	secret   bool   // what is read and written now is not for the log
+	loggedIn bool
+	noHelo   bool   // a server that knows no EHLO is of no use
 	Greeting *Reply // the 220 of the server
 }
 
@@ -84,6 +94,15 @@ var errBroken = errors.New("smtp: connection is not usable any more")
 // if the server knows no EHLO (LHLO alone with LMTP). It takes nc over and closes it
 // when it fails.
 func NewClient(ctx context.Context, nc net.Conn, o ClientOptions) (*Client, error) {
+	c := newClient(ctx, nc, o)
+	if err := c.begin(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func newClient(ctx context.Context, nc net.Conn, o ClientOptions) *Client {
 	o.Timeouts = o.Timeouts.withDefaults()
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -93,14 +112,11 @@ func NewClient(ctx context.Context, nc net.Conn, o ClientOptions) (*Client, erro
 		c.tls, c.raw = tc, tc.NetConn()
 	}
 	c.debug = o.Log.Enabled(ctx, slog.LevelDebug)
-	if err := c.begin(ctx); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	return c
 }
 
 func (c *Client) begin(ctx context.Context) error {
+	c.phase = PhaseGreeting
 	if !isHeloName(c.opts.LocalName) {
 		return fmt.Errorf("smtp: %q is not a name to say in EHLO", c.opts.LocalName)
 	}
@@ -113,24 +129,15 @@ func (c *Client) begin(ctx context.Context) error {
 		return err
 	}
 	if r.Code != 220 {
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	c.Greeting = r
 	return c.helloAs(c.opts.LocalName)
 }
 
-// asRefusal makes r an error also where its code is positive but not what the
-// protocol asks for here.
-func asRefusal(r *Reply) error {
-	if r.Positive() {
-		return fmt.Errorf("smtp: unexpected reply: %s", r.Line())
-	}
-	return r
-}
-
 // helloAs says EHLO and learns what the server offers.
 func (c *Client) helloAs(name string) error {
-	c.ext, c.offers = nil, extensions{}
+	c.phase, c.ext, c.offers = PhaseHello, nil, extensions{}
 	verb := "EHLO "
 	if c.opts.LMTP {
 		verb = "LHLO "
@@ -139,7 +146,7 @@ func (c *Client) helloAs(name string) error {
 	if err != nil {
 		return err
 	}
-	if r.Code != 250 && r.Permanent() && !c.opts.LMTP {
+	if r.Code != 250 && r.Permanent() && !c.opts.LMTP && !c.noHelo {
 		// RFC 5321, Section 3.2: a server that knows no EHLO is asked with HELO.
 		if r, err = c.command("HELO " + name); err != nil {
 			return err
@@ -149,7 +156,7 @@ func (c *Client) helloAs(name string) error {
 		}
 	}
 	if r.Code != 250 {
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	c.learn(r.Text)
 	return nil
@@ -197,6 +204,17 @@ func (c *Client) TLS() (state tls.ConnectionState, ok bool) {
 	return c.tls.ConnectionState(), true
 }
 
+// LoggedIn tells whether Auth has succeeded on this connection.
+func (c *Client) LoggedIn() bool { return c.loggedIn }
+
+// Last returns the last reply of the server, nil if there was none yet. After a failure it is
+// what the server said before it.
+func (c *Client) Last() *Reply { return c.last }
+
+// Extensions returns the EHLO keywords that the server offered, in upper case and in
+// alphabetical order.
+func (c *Client) Extensions() []string { return slices.Sorted(maps.Keys(c.ext)) }
+
 // StartTLS encrypts the connection and says EHLO again, since nothing that was said
 // in clear may be believed (RFC 3207, Section 4.2). A server that refuses gives a
 // *Reply; after a failed handshake the connection is broken.
@@ -204,25 +222,34 @@ func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 	if err := c.enter(ctx); err != nil {
 		return err
 	}
+	c.phase = PhaseStartTLS
 	r, err := c.command("STARTTLS")
 	if err != nil {
 		return err
 	}
 	if r.Code != 220 {
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	if len(c.wire.unread()) > 0 {
-		return c.fail(errors.New("smtp: server sent data between STARTTLS and the handshake"))
+		return c.failAs(KindProtocol, errors.New("smtp: server sent data between STARTTLS and the handshake"))
 	}
 	c.raw.SetDeadline(time.Now().Add(c.opts.Timeouts.Command))
 	tc := tls.Client(c.raw, config)
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return c.fail(fmt.Errorf("smtp: TLS handshake: %w", err))
+		return c.handshakeFailed(err)
 	}
 	c.raw.SetDeadline(time.Time{})
 	c.tls = tc
 	c.wire.nc, c.wire.armed = tc, time.Time{}
 	return c.helloAs(c.opts.LocalName)
+}
+
+func (c *Client) handshakeFailed(err error) error {
+	kind := c.kindOf(err)
+	if kind == KindConnection {
+		kind = KindTLS
+	}
+	return c.failAs(kind, fmt.Errorf("smtp: TLS handshake: %w", err))
 }
 
 // Mail begins a transaction. Parameters that the server does not offer are left out, but
@@ -267,28 +294,45 @@ func (c *Client) Envelope(ctx context.Context, from Sender, to []Recipient) (rcp
 	if err := c.enter(ctx); err != nil {
 		return nil, err
 	}
+	rcpts, _, err = c.envelope(from, to, false)
+	return rcpts, err
+}
+
+// envelope is Envelope that says DATA, too, if data is set and the server offers PIPELINING,
+// together with the last recipients; ready is the reply to it then, else nil.
+//
+// DATA is said before anybody knows whether there is a recipient (RFC 2920, Section 3.1). So
+// ready may be 354 where MAIL was refused, or every recipient: see Client.noContent.
+func (c *Client) envelope(from Sender, to []Recipient, data bool) (rcpts []error, ready *Reply, err error) {
 	for _, r := range to {
 		from.UTF8 = from.UTF8 || c.offers.utf8 && r.Path.NeedsUTF8()
 	}
 	if err := c.queueMail(from); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	batch := pipelined
 	if _, ok := c.ext["PIPELINING"]; !ok {
-		batch = 1
+		batch, data = 1, false
 	}
 	mailSaid := false
 	if batch == 1 || len(to) == 0 {
 		mailSaid = true
 		if err := c.expect(250); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	rcpts = make([]error, len(to))
 	for start := 0; start < len(to); start += batch {
 		end := min(start+batch, len(to))
+		sent := c.accepted
 		for i := start; i < end; i++ {
-			rcpts[i] = c.queueRcpt(to[i])
+			if rcpts[i] = c.queueRcpt(to[i]); rcpts[i] == nil {
+				sent++
+			}
+		}
+		dataSaid := data && end == len(to) && sent > 0
+		if dataSaid {
+			c.queueData()
 		}
 		if !mailSaid {
 			mailSaid = true
@@ -299,29 +343,24 @@ func (c *Client) Envelope(ctx context.Context, from Sender, to []Recipient) (rcp
 				rcpts[i] = c.rcptReply()
 			}
 		}
+		if dataSaid && c.broken == nil {
+			ready, _ = c.dataReply()
+		}
 		if c.broken != nil {
-			return nil, c.broken
+			return nil, nil, c.broken
 		}
 		if err != nil {
 			c.accepted = 0
-			return nil, err
+			return nil, ready, err
 		}
 	}
-	return rcpts, nil
+	return rcpts, ready, nil
 }
 
 func (c *Client) queueMail(from Sender) error {
+	c.phase = PhaseMail
 	from.UTF8 = from.UTF8 || from.Path.NeedsUTF8()
-	if err := c.sendable(from.Path, from.UTF8); err != nil {
-		return err
-	}
-	switch {
-	case from.Body == BodyBinary && !c.offers.binary:
-		return Refuse(554, Enhanced{5, 6, 3}, "the next hop takes no binary content")
-	case from.RequireTLS && (c.tls == nil || !c.offers.requireTLS):
-		return Refuse(550, Enhanced{5, 7, 30}, "the next hop does not promise to use TLS alone")
-	}
-	if err := refuseBy(from.By, c.offers); err != nil {
+	if err := c.suits(from); err != nil {
 		return err
 	}
 	if err := c.clear(); err != nil {
@@ -331,17 +370,36 @@ func (c *Client) queueMail(from Sender) error {
 	return c.queue(func(b []byte) []byte { return appendMail(b, from, c.offers) })
 }
 
-func (c *Client) queueRcpt(to Recipient) error {
-	if err := c.sendable(to.Path, to.Path.NeedsUTF8()); err != nil {
+// suits refuses a message that must not go to this server.
+func (c *Client) suits(from Sender) error {
+	if err := c.sendable(from.Path, from.UTF8 || from.Path.NeedsUTF8()); err != nil {
 		return err
 	}
-	if to.Path.IsNull() {
-		return Refuse(550, Enhanced{5, 1, 3}, "a recipient needs an address")
+	switch {
+	case from.Body == BodyBinary && !c.offers.binary:
+		return Refuse(554, Enhanced{5, 6, 3}, "the next hop takes no binary content")
+	case from.RequireTLS && (c.tls == nil || !c.offers.requireTLS):
+		return Refuse(550, Enhanced{5, 7, 30}, "the next hop does not promise to use TLS alone")
+	}
+	return refuseBy(from.By, c.offers)
+}
+
+func (c *Client) queueRcpt(to Recipient) error {
+	if err := c.addressable(to); err != nil {
+		return err
 	}
 	if to.Path.NeedsUTF8() && !c.utf8 {
 		return needsUTF8(553)
 	}
 	return c.queue(func(b []byte) []byte { return appendRcpt(b, to, c.offers) })
+}
+
+// addressable refuses a recipient that this server cannot be given.
+func (c *Client) addressable(to Recipient) error {
+	if to.Path.IsNull() {
+		return Refuse(550, Enhanced{5, 1, 3}, "a recipient needs an address")
+	}
+	return c.sendable(to.Path, to.Path.NeedsUTF8())
 }
 
 // sendable refuses an address that this server cannot be given. RFC 6531, Section
@@ -362,8 +420,8 @@ func (c *Client) queue(add func([]byte) []byte) error {
 	}
 	start := len(c.wire.out)
 	c.wire.out = add(c.wire.out)
-	if c.debug && !c.secret {
-		c.opts.Log.Debug("C", "line", string(bytes.TrimSpace(c.wire.out[start:])))
+	if c.debug {
+		c.logLine("C", bytes.TrimSpace(c.wire.out[start:]))
 	}
 	return nil
 }
@@ -375,7 +433,7 @@ func (c *Client) expect(want int) error {
 		return err
 	}
 	if r.Code != want {
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	return nil
 }
@@ -383,12 +441,13 @@ func (c *Client) expect(want int) error {
 // rcptReply reads the reply to RCPT: 250, or 251 "will forward" (RFC 5321, Section
 // 3.4).
 func (c *Client) rcptReply() error {
+	c.phase = PhaseRcpt
 	r, err := c.commandReply(c.opts.Timeouts.Command)
 	if err != nil {
 		return err
 	}
 	if r.Code/100 != 2 {
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	c.accepted++
 	return nil
@@ -406,27 +465,47 @@ func (c *Client) Data(ctx context.Context, content io.WriterTo) ([]*Reply, error
 	if err := c.enter(ctx); err != nil {
 		return nil, err
 	}
+	return c.data(content)
+}
+
+// data is Data within a call.
+func (c *Client) data(content io.WriterTo) ([]*Reply, error) {
+	c.phase = PhaseData
 	if c.Unasked() {
-		return nil, c.fail(errUnasked)
+		return nil, c.failAs(KindProtocol, errUnasked)
 	}
 	if c.offers.chunking {
-		return c.sendChunks(content)
+		return c.sendChunks(c.shown(content))
 	}
-	if err := c.queue(func(b []byte) []byte { return append(b, "DATA\r\n"...) }); err != nil {
+	if err := c.queueData(); err != nil {
 		return nil, err
 	}
-	r, err := c.commandReply(c.opts.Timeouts.DataInit)
+	r, err := c.dataReply()
 	if err != nil {
 		return nil, err
 	}
+	return c.afterData(r, content)
+}
+
+func (c *Client) queueData() error {
+	return c.queue(func(b []byte) []byte { return append(b, "DATA\r\n"...) })
+}
+
+func (c *Client) dataReply() (*Reply, error) {
+	c.phase = PhaseData
+	return c.commandReply(c.opts.Timeouts.DataInit)
+}
+
+// afterData sends the content if r, the reply to DATA, asks for it.
+func (c *Client) afterData(r *Reply, content io.WriterTo) ([]*Reply, error) {
 	if r.Code != 354 {
-		return nil, asRefusal(r)
+		return nil, c.refusal(r)
 	}
 	if c.Unasked() {
 		// An answer to the message before there was one must not be taken for it.
-		return nil, c.fail(errUnasked)
+		return nil, c.failAs(KindProtocol, errUnasked)
 	}
-	if err := c.sendContent(content); err != nil {
+	if err := c.sendContent(c.shown(content)); err != nil {
 		return nil, err
 	}
 	return c.dataReplies()
@@ -438,6 +517,7 @@ var errUnasked = errors.New("smtp: server sent a reply that no command asked for
 // it fails the end mark is not sent: a message cut short must not look like a whole
 // one.
 func (c *Client) sendContent(content io.WriterTo) error {
+	c.phase = PhaseContent
 	c.wire.timeout = c.opts.Timeouts.DataBlock
 	c.wire.growOut()
 	block := &blockWriter{w: c.wire}
@@ -446,14 +526,17 @@ func (c *Client) sendContent(content io.WriterTo) error {
 	if err == nil {
 		err = data.Close()
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case block.err != nil && c.wire.ended() == nil:
-		return c.cutOff(fmt.Errorf("smtp: sending data: %w", err), 0)
-	default:
-		return c.fail(fmt.Errorf("smtp: sending data: %w", err))
 	}
+	err = fmt.Errorf("smtp: sending data: %w", err)
+	switch {
+	case c.wire.ended() != nil:
+		return c.fail(err)
+	case block.err != nil:
+		return c.cutOff(err, 0)
+	}
+	return c.failAs(KindContent, err)
 }
 
 // lastWord is how long a server that stopped taking data is listened to.
@@ -476,8 +559,8 @@ func (c *Client) cutOff(err error, owed int) error {
 			break
 		}
 	}
-	c.broken = last
-	return c.broken
+	c.broken = nil
+	return c.fail(last)
 }
 
 // dataReplies reads the replies to the end mark. If some recipients of LMTP have
@@ -490,10 +573,11 @@ func (c *Client) dataReplies() ([]*Reply, error) {
 	}
 	c.accepted = 0
 	replies := make([]*Reply, 0, n)
+	c.phase = PhaseEnd
 	for len(replies) < n {
 		r, err := c.commandReply(c.opts.Timeouts.DataEnd)
 		if err == nil && r.Code/100 == 3 {
-			err = c.fail(fmt.Errorf("smtp: unexpected reply: %s", r.Line()))
+			err = c.refusal(r)
 		}
 		if err != nil && len(replies) == 0 {
 			return nil, err
@@ -521,14 +605,17 @@ func (c *Client) clear() error {
 	if !c.unclear {
 		return nil
 	}
+	phase := c.phase
+	c.phase = "RSET"
 	r, err := c.command("RSET")
 	if err != nil {
 		return err
 	}
 	c.accepted, c.unclear = 0, false
 	if r.Code != 250 {
-		return c.fail(asRefusal(r))
+		return c.fail(c.refusal(r))
 	}
+	c.phase = phase
 	return nil
 }
 
@@ -537,12 +624,13 @@ func (c *Client) Noop(ctx context.Context) error {
 	if err := c.enter(ctx); err != nil {
 		return err
 	}
+	c.phase = "NOOP"
 	r, err := c.command("NOOP")
 	if err != nil {
 		return err
 	}
 	if r.Code/100 != 2 {
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	return nil
 }
@@ -551,6 +639,7 @@ func (c *Client) Noop(ctx context.Context) error {
 func (c *Client) Quit(ctx context.Context) error {
 	err := c.enter(ctx)
 	if err == nil {
+		c.phase = "QUIT"
 		_, err = c.command("QUIT")
 	}
 	return errors.Join(err, c.Close())
@@ -655,14 +744,6 @@ func (w *watch) end() {
 	w.done, w.stop = nil, nil
 }
 
-// fail marks the connection as broken and returns err.
-func (c *Client) fail(err error) error {
-	if c.broken == nil {
-		c.broken = err
-	}
-	return err
-}
-
 // Limits of a reply. RFC 5321, Section 4.5.3.1.5 has 512 octets a line; real servers
 // exceed it.
 const (
@@ -670,21 +751,23 @@ const (
 	maxReplyInput = 128 // lines
 )
 
-// readReply reads one reply, however many lines it has.
+// readReply reads one reply, however many lines it has. All of it has to come within the
+// wire's timeout: who sends an octet now and then must not hold us for ever.
 func (c *Client) readReply() (*Reply, error) {
 	reply := &Reply{}
+	c.wire.until = time.Now().Add(c.wire.timeout)
 	var text []byte // of more than one line
 	for n := range maxReplyInput {
 		line, err := c.wire.readLine(maxReplyLine)
 		if err != nil {
 			return nil, c.fail(fmt.Errorf("smtp: reading the reply: %w", err))
 		}
-		if c.debug && !c.secret {
-			c.opts.Log.Debug("S", "line", string(line))
+		if c.debug {
+			c.logLine("S", line)
 		}
 		code, last, rest, ok := splitReplyLine(line)
 		if !ok || n > 0 && code != reply.Code {
-			return nil, c.fail(fmt.Errorf("smtp: malformed reply line %q", clip(string(line), 80)))
+			return nil, c.failAs(KindProtocol, fmt.Errorf("smtp: malformed reply line %q", clip(string(line), 80)))
 		}
 		reply.Code = code
 		enh, words := parseEnhanced(code, rest)
@@ -693,6 +776,7 @@ func (c *Client) readReply() (*Reply, error) {
 		}
 		if n == 0 && last {
 			reply.Text = words
+			c.last = reply
 			return reply, nil
 		}
 		if n > 0 {
@@ -701,11 +785,53 @@ func (c *Client) readReply() (*Reply, error) {
 		text = append(text, words...)
 		if last {
 			reply.Text = string(text)
+			c.last = reply
 			return reply, nil
 		}
 	}
-	return nil, c.fail(errors.New("smtp: reply has too many lines"))
+	return nil, c.failAs(KindProtocol, errors.New("smtp: reply has too many lines"))
 }
+
+// logLine writes a line of the dialogue to the log. Of a login it shows that something was
+// said, and of the server's side what is no challenge.
+func (c *Client) logLine(side string, line []byte) {
+	text := string(line)
+	switch {
+	case c.secret && side == "C":
+		text = "…"
+	case c.secret && strings.HasPrefix(text, "334"):
+		text = "334 …"
+	}
+	c.opts.Log.Debug(side, "line", text)
+}
+
+// shown is content that the log gets to see, if it is to.
+func (c *Client) shown(content io.WriterTo) io.WriterTo {
+	if !c.debug || !c.opts.LogContent {
+		return content
+	}
+	return shownContent{content, c.opts.Log}
+}
+
+type shownContent struct {
+	io.WriterTo
+	log *slog.Logger
+}
+
+// maxShown is how much of one piece of content a log line shows.
+const maxShown = 8 << 10
+
+// WriteTo implements io.WriterTo.
+func (s shownContent) WriteTo(w io.Writer) (int64, error) {
+	return s.WriterTo.WriteTo(writerFunc(func(p []byte) (int, error) {
+		s.log.Debug("C", "content", clip(string(p[:min(len(p), maxShown+1)]), maxShown), "bytes", len(p))
+		return w.Write(p)
+	}))
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // splitReplyLine takes "250-text", "250 text" and "250" apart. RFC 5321, Section 4.2.
 func splitReplyLine(line []byte) (code int, last bool, text string, ok bool) {

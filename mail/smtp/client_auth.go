@@ -51,7 +51,7 @@ func (c *Client) Auth(ctx context.Context, m AuthClient) error {
 	if err := c.enter(ctx); err != nil {
 		return err
 	}
-	if c.tls == nil && !c.opts.ClearAuth {
+	if !c.MaySecrets() {
 		return ErrClearAuth
 	}
 	name, initial, err := m.Start()
@@ -64,10 +64,16 @@ func (c *Client) Auth(ctx context.Context, m AuthClient) error {
 	if c.debug {
 		c.opts.Log.Debug("C", "line", "AUTH "+name)
 	}
-	c.secret = true
+	c.phase, c.secret = PhaseAuth, true
 	defer func() { c.secret = false }()
-	return c.login(m, name, initial)
+	err = c.login(m, name, initial)
+	c.loggedIn = c.loggedIn || err == nil
+	return err
 }
+
+// MaySecrets tells whether Auth may send secrets over this connection: within TLS, or in clear
+// where ClientOptions.ClearAuth allows it.
+func (c *Client) MaySecrets() bool { return c.tls != nil || c.opts.ClearAuth }
 
 func (c *Client) offersMechanism(name string) bool {
 	for _, offered := range c.Mechanisms() {
@@ -105,11 +111,11 @@ func (c *Client) login(m AuthClient, name string, initial []byte) error {
 	case err != nil:
 		return err
 	case r.Code != 235:
-		return asRefusal(r)
+		return c.refusal(r)
 	}
 	if f, ok := m.(interface{ Finish() error }); ok {
 		if err := f.Finish(); err != nil {
-			return c.fail(fmt.Errorf("smtp: authentication: %w", err))
+			return c.failAs(KindAuth, fmt.Errorf("smtp: authentication: %w", err))
 		}
 	}
 	return nil
@@ -144,7 +150,7 @@ func (c *Client) cancelAuth(err error) error {
 		return errors.Join(err, lost)
 	case !r.Permanent():
 		// It may think that we are somebody now, or still wait for an answer.
-		return c.fail(fmt.Errorf("%w; to the cancelling the server says %s", err, r.Line()))
+		return c.failAs(KindAuth, fmt.Errorf("%w; to the cancelling the server says %s", err, r.Line()))
 	}
 	return err
 }

@@ -78,7 +78,7 @@ func TestClientAuth(t *testing.T) {
 		{"too long", words{answers: []string{strings.Repeat("x", 12288)}}, []string{"<AUTH WORDS", ">334 ", "<*", ">501 cancelled"}, "[]", 0, "too long", false},
 		{"endless", words{answers: slices.Repeat([]string{"x"}, 100)}, slices.Concat([]string{"<AUTH WORDS"},
 			slices.Repeat([]string{">334 ", "<eA=="}, maxChallenges), []string{">334 ", "<*", ">501 cancelled"}), "", 0, "too many", false},
-		{"unexpected", words{initial: []byte("x")}, []string{"<AUTH *", ">250 ok"}, "[]", 0, "unexpected", false},
+		{"unexpected", words{initial: []byte("x")}, []string{"<AUTH *", ">250 ok"}, "[]", 0, "unexpected", true},
 		{"closed", words{initial: []byte("x")}, []string{"<AUTH *"}, "[]", 0, "EOF", true},
 		{"421", words{initial: []byte("x")}, []string{"<AUTH *", ">421 bye"}, "[]", 421, "421", true},
 	} {

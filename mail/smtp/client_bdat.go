@@ -39,6 +39,7 @@ func (c *Client) sendChunks(content io.WriterTo) ([]*Reply, error) {
 		// How many replies an LMTP server would give to that nobody can know.
 		return nil, Refuse(503, Enhanced{5, 5, 1}, "no recipient was accepted")
 	}
+	c.phase = PhaseContent
 	w := newChunkWriter(c)
 	err := w.copy(content, c.binary)
 	if err == nil {
@@ -56,11 +57,16 @@ func (c *Client) sendChunks(content io.WriterTo) ([]*Reply, error) {
 		return nil, w.giveUp()
 	case c.broken != nil:
 		return nil, c.broken
-	case w.err != nil && c.wire.ended() == nil:
-		return nil, c.cutOff(fmt.Errorf("smtp: sending data: %w", err), w.owed)
+	}
+	err = fmt.Errorf("smtp: sending data: %w", err)
+	switch {
+	case c.wire.ended() != nil:
+		return nil, c.fail(err)
+	case w.err != nil:
+		return nil, c.cutOff(err, w.owed)
 	}
 	// Without its LAST the message is none.
-	return nil, c.fail(fmt.Errorf("smtp: sending data: %w", err))
+	return nil, c.failAs(KindContent, err)
 }
 
 // chunkWriter makes chunks of what is written to it.
@@ -205,8 +211,9 @@ func (w *chunkWriter) end() error {
 	}
 	if w.owed == 0 && w.c.Unasked() {
 		// An answer to the message before there was one must not be taken for it.
-		return w.c.fail(errUnasked)
+		return w.c.failAs(KindProtocol, errUnasked)
 	}
+	w.c.phase = PhaseEnd
 	if err := w.send(nil, true); err != nil {
 		return err
 	}
@@ -232,7 +239,7 @@ func (w *chunkWriter) giveUp() error {
 	}
 	c.wire.shrinkOut()
 	if w.refused.Positive() {
-		return c.fail(asRefusal(w.refused))
+		return c.refusal(w.refused)
 	}
 	return w.refused
 }

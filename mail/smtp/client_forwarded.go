@@ -42,13 +42,14 @@ func (c *Client) tell(ctx context.Context, verb string, f Forwarded, known forwa
 	if n == 0 {
 		return Refuse(502, Enhanced{5, 5, 1}, "the next hop does not offer "+verb)
 	}
+	c.phase = Phase(verb)
 	for line := range strings.SplitSeq(strings.TrimSuffix(string(lines), "\r\n"), "\r\n") {
 		r, err := c.command(line)
 		if err != nil {
 			return err
 		}
 		if r.Code != want {
-			return asRefusal(r)
+			return c.refusal(r)
 		}
 	}
 	return nil

@@ -212,7 +212,7 @@ func TestClientTimeouts(t *testing.T) {
 		want   time.Duration
 	}{
 		{"greeting", limits, []string{"hang"}, 1 * time.Second},
-		{"greeting octet by octet", limits, []string{"!2", "slow 0.9", "!2", "slow 0.9", "!0", "slow 0.9", "! ", "hang"}, 3700 * time.Millisecond},
+		{"greeting octet by octet", limits, []string{"!2", "slow 0.9", "!2", "slow 0.9", "!0", "slow 0.9", "! ", "hang"}, 1 * time.Second},
 		{"EHLO", limits, slices.Concat(greet, []string{"hang"}), 2 * time.Second},
 		{"MAIL not taken", limits, slices.Concat(ehlo, []string{"slow 100"}), 2 * time.Second},
 		{"MAIL not answered", limits, slices.Concat(ehlo, []string{"hang"}), 2 * time.Second},
@@ -622,7 +622,7 @@ func TestClientStartTLS(t *testing.T) {
 	}{
 		{"injected", slices.Concat(offers, []string{"!220 go\r\n250 believe me\r\n"}), "between STARTTLS and the handshake", true},
 		{"refused", slices.Concat(offers, []string{">454 4.7.0 not now", "<QUIT", ">221 bye"}), "454 4.7.0", false},
-		{"wrong code", slices.Concat(offers, []string{">250 ok"}), "unexpected reply", false},
+		{"wrong code", slices.Concat(offers, []string{">250 ok"}), "unexpected reply", true},
 		{"no handshake", slices.Concat(offers, []string{">220 go", "gulp", ">what"}), "TLS handshake", true},
 		{"closed", slices.Concat(offers, []string{">220 go"}), "TLS handshake", true},
 	} {
