@@ -28,7 +28,8 @@ const (
 // is in use, and then safe for concurrent use.
 type Error struct {
 	Category Category
-	// Reply is what a sender is told: code, enhanced code and words. Nil is told as 451.
+	// Reply is what a sender is told: code, enhanced code and words. If it is nil, a reply among
+	// the causes is, or else 451.
 	Reply *smtp.Reply
 	// Target is what the mail is for. The zero Target means that it is not known here.
 	Target Target
@@ -66,7 +67,7 @@ func (e *Error) Error() string {
 }
 
 // Temporary tells whether trying again later may help. When in doubt it may.
-func (e *Error) Temporary() bool { return e.Reply == nil || !e.Reply.Permanent() }
+func (e *Error) Temporary() bool { return Temporary(e) }
 
 // Timeout tells whether it took too long.
 func (e *Error) Timeout() bool {
@@ -92,12 +93,7 @@ func (e *Error) Unwrap() []error {
 	return list
 }
 
-// Temporary tells whether err may be over later. What is no error of ours that says otherwise
-// is temporary, since a message that is kept too long costs less than one that is lost.
-func Temporary(err error) bool {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Temporary()
-	}
-	r, ok := errors.AsType[*smtp.Reply](err)
-	return !ok || !r.Permanent()
-}
+// Temporary tells whether err may be over later: whether the sender is told a reply of 4xx. What
+// has no reply is temporary, since a message that is kept too long costs less than one that
+// is lost. It is false for nil.
+func Temporary(err error) bool { return err != nil && !smtp.ReplyOf(err).Permanent() }

@@ -47,6 +47,9 @@ type Options struct {
 	MaxAddrs int
 	// Parallel is how many hosts are looked up at the same time. Default 5.
 	Parallel int
+	// Budget is how long all of it may take. Hosts that were not looked up until then are
+	// temporary failures. Default 30 s.
+	Budget time.Duration
 	// Shuffle draws the order of equals. Nil is rand.Shuffle.
 	Shuffle func(n int, swap func(i, j int))
 	// Now is the clock. Nil is time.Now.
@@ -70,6 +73,9 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("mx: number of %s: %d is less than %d", n.name, n.value, n.low))
 		}
 	}
+	if o.Budget < 0 {
+		errs = append(errs, fmt.Errorf("mx: budget of %s is less than nothing", o.Budget))
+	}
 	for i, g := range o.Given {
 		if err := g.validate(); err != nil {
 			errs = append(errs, fmt.Errorf("mx: given host %d: %w", i+1, err))
@@ -82,6 +88,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxHosts, 20)
 	setDefault(&o.MaxAddrs, 8)
 	setDefault(&o.Parallel, 5)
+	setDefault(&o.Budget, 30*time.Second)
 	if o.Guard == nil {
 		o.Guard = &Guard{GuardOptions{}.guard()}
 	}
@@ -163,11 +170,10 @@ type Route struct {
 	Loop string
 	// Skipped are addresses that were left out because Options.Skip says so.
 	Skipped []netip.Addr
+	// More is how many hosts were left out, beyond Options.MaxHosts.
+	More int
 	// Expires is when to look again.
 	Expires time.Time
-
-	preferIPv6 bool
-	shuffle    func(n int, swap func(i, j int))
 }
 
 // Host takes mail for a target.
@@ -183,8 +189,12 @@ type Host struct {
 	// Authentic tells that the answers with the addresses were authenticated, each CNAME
 	// included. Given addresses are.
 	Authentic bool
-	// Err says why there are no Addrs. It is an *Error; nil if there are some.
+	// Err says why there are no Addrs. It is an *Error, or Options.LastError; nil if there
+	// are some.
 	Err error
+	// Failed is why the addresses of one family are not known, while the other has some. Nil
+	// if all is known.
+	Failed error
 	// TLSA are the records that were given with the host.
 	TLSA []resolver.TLSA
 	// Expires is until when the addresses hold. Zero if they were given or are not known.
