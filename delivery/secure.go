@@ -1,0 +1,396 @@
+package delivery
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/delivery/mx"
+	"github.com/penstock/penstock/delivery/tlsrpt"
+	"github.com/penstock/penstock/mail/smtp"
+)
+
+// secure.go brings a connection to a host to where its demand is met and mail may go: greeting,
+// EHLO, STARTTLS, certificate, EHLO again. What is asked of the certificate is in check.go.
+//
+//	demand          no STARTTLS, or refused   handshake fails      certificate
+//	clear           not asked
+//	opportunistic   goes on in clear          again, in clear      any
+//	encrypted       refused                   refused              any
+//	authenticated   refused                   refused              checked
+//
+// A handshake fails also on a certificate that crypto/tls cannot read, whoever asks for it. The
+// connection is gone then, and "again" is on a new one.
+
+// Securer brings connections to what their demand asks for, and keeps the sessions of TLS for
+// the next one. Its methods are safe for concurrent use.
+type Securer struct {
+	opt      SecureOptions
+	sessions tls.ClientSessionCache
+}
+
+// SecureOptions are the settings of a Securer. The zero value of each field means its default.
+type SecureOptions struct {
+	// Authorities are those that certificates are held against where a valid one is asked for.
+	// Nil means those of the system.
+	Authorities *x509.CertPool
+	// Sessions is how many sessions of TLS are kept, to save a later connection the greater
+	// part of a handshake. Default 1,000; negative keeps none.
+	Sessions int
+	// Now is the clock that certificates are held against. Nil is time.Now.
+	Now func() time.Time
+}
+
+// NewSecurer returns a Securer.
+func NewSecurer(o SecureOptions) *Securer {
+	setDefault(&o.Sessions, 1000)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Securer{opt: o}
+	if o.Sessions > 0 {
+		s.sessions = tls.NewLRUClientSessionCache(o.Sessions)
+	}
+	return s
+}
+
+// Approach is how a host is spoken to.
+type Approach struct {
+	// Client are the settings of the dialogue. LocalName is required.
+	Client smtp.ClientOptions
+	// Addr is the address of the host and Local ours, for errors and reports. The zero values
+	// are those of the connection.
+	Addr, Local netip.Addr
+	// Clear says no STARTTLS, since it has failed a moment ago (see [Secured.Again]). It counts
+	// only where clear text is allowed.
+	Clear bool
+	// Examine checks the certificate also where nobody asks for a valid one, for the sake of
+	// Secured.Doubt.
+	Examine bool
+}
+
+// Secured is what a host has shown.
+type Secured struct {
+	// Client is ready for MAIL. Nil if there was an error.
+	Client *smtp.Client
+	// Shown is what the connection is worth: DemandClear, DemandEncrypted with a certificate
+	// that was not asked for, or what demand was met.
+	Shown Demand
+	// Proof says what the certificate was accepted for.
+	Proof Proof
+	// Doubt is why the connection is less than it could be, where that is allowed: it is in
+	// clear, or its certificate is not valid though a policy in testing asks for one, or
+	// Approach.Examine. Nil if there is none.
+	Doubt error
+	// Chain is what the host sent as certificates, its own first, also if they were not accepted.
+	Chain []*x509.Certificate
+	// Events are what is to be reported about it, with an error too.
+	Events []tlsrpt.Event
+	// Again tells, with an error, that the host may get its mail in clear text, on a new
+	// connection with Approach.Clear.
+	Again bool
+
+	host       *PlannedHost
+	requireTLS bool // REQUIRETLS was offered over TLS
+}
+
+// TLS returns the version of TLS in words, such as "TLS 1.3". Empty in clear.
+func (s *Secured) TLS() string {
+	if s.Client == nil {
+		return ""
+	}
+	state, ok := s.Client.TLS()
+	if !ok {
+		return ""
+	}
+	return tls.VersionName(state.Version)
+}
+
+// Secure begins a dialogue with h on nc, which it takes over, and closes if it fails. The error
+// is an *mx.Error: of category SMTP if the host answered with a refusal, Network if the
+// connection broke, TLS or DANE if it did not show what h.Demand asks for, Policy if it is not
+// what the sender's REQUIRETLS asks for. All of them are about this host, and others may be
+// tried. Secured is filled as far as it came.
+func (s *Securer) Secure(ctx context.Context, nc net.Conn, h *PlannedHost, a Approach) (Secured, error) {
+	d := &securing{Securer: s, Approach: a, h: h, ctx: ctx}
+	d.out.host = h
+	d.Addr, d.Local = known(d.Addr, nc.RemoteAddr()), known(d.Local, nc.LocalAddr())
+	client, err := smtp.NewClient(ctx, nc, a.Client)
+	if err != nil {
+		return d.out, d.broken("beginning the dialogue", err)
+	}
+	d.client = client
+	if err := d.run(); err != nil {
+		client.Close()
+		return d.out, err
+	}
+	d.out.Client = client
+	return d.out, nil
+}
+
+// Connect is Secure on a connection that dial makes. Where that is allowed and needed, it makes
+// another one and goes on in clear text. The error is that of dial, or of Secure.
+func (s *Securer) Connect(ctx context.Context, dial func(context.Context) (net.Conn, error), h *PlannedHost, a Approach) (Secured, error) {
+	nc, err := dial(ctx)
+	if err != nil {
+		return Secured{host: h}, err
+	}
+	first, err := s.Secure(ctx, nc, h, a)
+	if err == nil || !first.Again {
+		return first, err
+	}
+	if nc, err = dial(ctx); err != nil {
+		return first, err
+	}
+	a.Clear = true
+	second, err := s.Secure(ctx, nc, h, a)
+	second.Events = append(first.Events, second.Events...)
+	second.Chain, second.Doubt = first.Chain, first.Doubt
+	return second, err
+}
+
+// known returns addr, or the one of a connection.
+func known(addr netip.Addr, of net.Addr) netip.Addr {
+	if tcp, ok := of.(*net.TCPAddr); ok && !addr.IsValid() {
+		return tcp.AddrPort().Addr().Unmap()
+	}
+	return addr
+}
+
+// securing is one Secure under way.
+type securing struct {
+	*Securer
+	Approach
+	h      *PlannedHost
+	ctx    context.Context
+	client *smtp.Client
+	out    Secured
+	refuse error // of the certificate
+}
+
+func (d *securing) run() error {
+	demand := d.h.Demand
+	if demand == DemandClear || d.Clear && !demand.Encrypted() {
+		d.out.Shown = DemandClear
+		return nil // what there is to report was reported when TLS failed
+	}
+	if _, ok := d.client.Extension("STARTTLS"); !ok {
+		return d.withoutTLS(errors.New("STARTTLS is not offered"))
+	}
+	if err := d.startTLS(); err != nil || d.out.Shown == DemandClear {
+		return err
+	}
+	_, d.out.requireTLS = d.client.Extension("REQUIRETLS")
+	if d.h.RequireTLS && !d.out.requireTLS {
+		return d.fault(policyError(mx.Policy, 550, smtp.Enhanced{5, 7, 30}, d.h.Name, "the next hop does not promise to use TLS alone (REQUIRETLS)", nil))
+	}
+	d.report(nil)
+	return nil
+}
+
+// startTLS tries TLS, and goes on in clear text where the host refuses and may.
+func (d *securing) startTLS() error {
+	err := d.client.StartTLS(d.ctx, d.config())
+	if err == nil {
+		return nil
+	}
+	_, encrypted := d.client.TLS()
+	reply, said := errors.AsType[*smtp.Reply](err)
+	switch {
+	case d.refuse != nil:
+		return d.badCertificate(d.refuse)
+	case encrypted:
+		return d.broken("EHLO over TLS", err)
+	case !d.client.Broken():
+		return d.withoutTLS(fmt.Errorf("STARTTLS is refused: %w", err))
+	case said:
+		return d.broken("STARTTLS", reply) // 421
+	}
+	return d.badHandshake(err)
+}
+
+// config is how TLS is spoken.
+func (d *securing) config() *tls.Config {
+	c := d.h.baseConfig()
+	if d.sessions != nil {
+		// A session may come from a connection of which less was asked: VerifyConnection is
+		// called for a resumed one as for any other. That sessions are kept apart by demand
+		// makes it the exception that it has to refuse one.
+		c.ClientSessionCache = sessionsFor{d.sessions, string(d.h.Demand) + " " + d.h.Name + " "}
+	}
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		d.out.Chain = state.PeerCertificates
+		d.out.Proof, d.refuse = d.h.Check(state.PeerCertificates, d.opt.check())
+		d.out.Shown = d.out.Proof.Shown
+		if d.refuse == nil && d.Examine && d.out.Proof.Doubt == nil && !d.h.Demand.Authenticated() {
+			d.out.Proof.Doubt = d.h.checkPKIX(state.PeerCertificates, d.opt.check())
+		}
+		d.out.Doubt = d.out.Proof.Doubt
+		return d.refuse
+	}
+	return c
+}
+
+func (o SecureOptions) check() CheckOptions {
+	return CheckOptions{Authorities: o.Authorities, Now: o.Now()}
+}
+
+// sessionsFor is a part of a cache.
+type sessionsFor struct {
+	tls.ClientSessionCache
+	prefix string
+}
+
+// Get and Put implement tls.ClientSessionCache.
+func (s sessionsFor) Get(key string) (*tls.ClientSessionState, bool) {
+	return s.ClientSessionCache.Get(s.prefix + key)
+}
+
+func (s sessionsFor) Put(key string, state *tls.ClientSessionState) {
+	s.ClientSessionCache.Put(s.prefix+key, state)
+}
+
+// withoutTLS is for a host that does not begin TLS.
+func (d *securing) withoutTLS(why error) error {
+	d.report(&tlsrpt.Failure{Type: tlsrpt.STARTTLSNotSupported, Additional: why.Error()})
+	if !d.h.Demand.Encrypted() {
+		d.out.Shown, d.out.Doubt = DemandClear, why
+		return nil
+	}
+	return d.fault(d.insecure(smtp.Enhanced{4, 7, 4}, "the host does not offer the TLS that this mail needs", why))
+}
+
+// badHandshake is for TLS that failed, for whatever reason but the certificate.
+func (d *securing) badHandshake(err error) error {
+	if d.ctx.Err() != nil {
+		return d.broken("TLS handshake", err)
+	}
+	f := tlsrpt.Failure{Type: tlsrpt.ValidationFailure, Reason: "handshake", Additional: err.Error()}
+	if strings.Contains(err.Error(), "failed to parse certificate") {
+		f.Reason = "unreadable-certificate"
+	}
+	d.report(&f)
+	if !d.h.Demand.Encrypted() {
+		d.out.Again, d.out.Doubt = true, err
+	}
+	return d.fault(d.insecure(smtp.Enhanced{4, 7, 5}, "TLS with the host failed", err))
+}
+
+// badCertificate is for a certificate that is not what is asked for.
+func (d *securing) badCertificate(err error) error {
+	d.report(&tlsrpt.Failure{Type: resultOf(err), Additional: err.Error()})
+	return d.fault(d.insecure(smtp.Enhanced{4, 7, 5}, "the certificate of the host is not what "+d.h.asker()+" asks for", err))
+}
+
+// asker is who asks for the certificate, in a word.
+func (h *PlannedHost) asker() string {
+	switch {
+	case h.Demand.byDANE():
+		return "its TLSA records say (DANE)"
+	case h.Enforced:
+		return "the domain's policy (MTA-STS)"
+	case h.RequireTLS:
+		return "the sender (REQUIRETLS)"
+	}
+	return "our policy"
+}
+
+// insecure is the error about a host that does not show the TLS it must. DANE and MTA-STS keep
+// mail back and do not return it: who owns the domain will see to it, or whoever is between us
+// goes away. REQUIRETLS by itself returns it (RFC 8689, Section 4.2.1).
+func (d *securing) insecure(enh smtp.Enhanced, text string, err error) *mx.Error {
+	category, code := mx.TLS, 451
+	if d.h.DANE.Applies() {
+		category = mx.DANE
+	} else if d.h.RequireTLS && !d.h.Enforced {
+		category, code, enh = mx.Policy, 550, smtp.Enhanced{5, 7, 30}
+	}
+	return policyError(category, code, enh, d.h.Name, text, err)
+}
+
+// broken is the error of a dialogue that ended: the host's own word, or none.
+func (d *securing) broken(doing string, err error) error {
+	if reply, ok := errors.AsType[*smtp.Reply](err); ok {
+		return d.fault(&mx.Error{Category: mx.SMTP, Reply: reply, Host: d.h.Name, Err: fmt.Errorf("%s: %w", doing, err)})
+	}
+	text := "the connection with the host broke"
+	if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+		text = "the host did not answer in time"
+	}
+	return d.fault(policyError(mx.Network, 451, smtp.Enhanced{4, 4, 2}, d.h.Name, text, fmt.Errorf("%s: %w", doing, err)))
+}
+
+func isTimeout(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout()
+}
+
+func (d *securing) fault(e *mx.Error) error {
+	e.Addr = d.Addr
+	return e
+}
+
+// report notes what is to be reported of the session, for each policy it is held to: the
+// failure, or what is doubtful under a policy in testing, or a success.
+func (d *securing) report(f *tlsrpt.Failure) {
+	if d.h.domain == "" {
+		return
+	}
+	for _, p := range d.h.Reports {
+		e := tlsrpt.Event{Domain: d.h.domain, Policy: p, MXHost: d.h.Name, Failure: f}
+		if f == nil {
+			e.Failure = d.doubt(p.Type)
+		}
+		if e.Failure != nil {
+			e.Failure = d.dressed(*e.Failure)
+		}
+		d.out.Events = append(d.out.Events, e)
+	}
+}
+
+// doubt is what is wrong with a session that goes on, under a policy.
+func (d *securing) doubt(t tlsrpt.PolicyType) *tlsrpt.Failure {
+	switch {
+	case t == tlsrpt.TLSA && len(d.h.DANE.Usable) == 0:
+		return &tlsrpt.Failure{Type: tlsrpt.TLSAInvalid, Reason: "no-usable-record"}
+	case t != tlsrpt.STS:
+		return nil
+	case !d.h.Named:
+		return &tlsrpt.Failure{Type: tlsrpt.ValidationFailure, Reason: "mx-mismatch", Additional: "the policy names " + some(d.h.STS.MX)}
+	case d.out.Doubt != nil && d.h.testing():
+		return &tlsrpt.Failure{Type: resultOf(d.out.Doubt), Additional: d.out.Doubt.Error()}
+	}
+	return nil
+}
+
+// dressed is a failure with all that is known of the session.
+func (d *securing) dressed(f tlsrpt.Failure) *tlsrpt.Failure {
+	f.SendingIP, f.ReceivingIP, f.ReceivingHost = d.Local, d.Addr, d.h.Name
+	if d.client != nil && d.client.Greeting != nil {
+		f.ReceivingHelo, _, _ = strings.Cut(d.client.Greeting.Text, " ")
+	}
+	return &f
+}
+
+// Meets tells whether the connection may be used for a host of a later plan, which may ask for
+// more, or for another certificate. The host and the address are taken to be the same.
+func (s *Secured) Meets(h *PlannedHost, o CheckOptions) bool {
+	switch {
+	case h.Refused != nil, s.Client == nil, s.Client.Broken(), h.RequireTLS && !s.requireTLS:
+		return false
+	case !h.Demand.Encrypted():
+		return true
+	case s.Shown == DemandClear:
+		return false
+	case s.host == h:
+		return true
+	}
+	_, err := h.Check(s.Chain, o)
+	return err == nil
+}
