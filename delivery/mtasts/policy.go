@@ -154,7 +154,11 @@ func (r *policyReader) field(key, value string) error {
 		}
 		r.policy.MaxAge = time.Duration(n) * time.Second
 	case "mx":
-		if !isHostName(strings.TrimPrefix(value, "*.")) {
+		host := value
+		if parent, wild := strings.CutPrefix(value, "*."); wild {
+			host = "x." + parent
+		}
+		if !isHostName(host) {
 			return errMX
 		}
 		r.policy.MX = append(r.policy.MX, strings.ToLower(value))

@@ -1,0 +1,9 @@
+package mtasts
+
+import (
+	"testing"
+
+	"github.com/penstock/penstock/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
