@@ -91,7 +91,7 @@ var layout = []row{
 		"reports about TLS, those we send and those we get; who stores and mails them is behind interfaces of its own"},
 	{"delivery/dane", "resolver", "",
 		"TLSA records and certificates; of use to a program that connects by other means"},
-	{"delivery", "delivery/dane delivery/mtasts delivery/mx delivery/tlsrpt mail/smtp mail/smtp/sasl mail/message resolver store", "golang.org/x/net/idna golang.org/x/sys golang.org/x/time/rate",
+	{"delivery", "delivery/dane delivery/mtasts delivery/mx delivery/tlsrpt mail/smtp mail/smtp/sasl mail/message resolver store", "golang.org/x/net/idna golang.org/x/net/proxy golang.org/x/sys golang.org/x/time/rate",
 		"sending; it never imports gateway, and satisfies its interface without knowing it"},
 	{"certs", "mail/smtp", "golang.org/x/net/idna golang.org/x/net/netutil github.com/caddyserver/certmagic github.com/mholt/acmez/v3 go.uber.org/zap",
 		"certificates; knows no mail listener. The only package that knows certmagic, acmez below it, and zap, which certmagic logs with"},
