@@ -23,7 +23,6 @@ import (
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
-	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/resolver"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/wasmhost"
@@ -166,116 +165,6 @@ func (n *node) change(ctx context.Context) (done func(), err error) {
 		return nil, errEnding
 	}
 	return done, nil
-}
-
-// newNode builds everything and opens the listeners. With an error among the problems the
-// node is nil and nothing is left open.
-func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, problems config.Problems) {
-	n := &node{cfg: cfg, log: log, started: time.Now(), turn: make(chan struct{}, 1)}
-	n.turn <- struct{}{}
-	n.ledger = newLedger(log, n.chains())
-	ok := false
-	defer func() {
-		if !ok {
-			n.close()
-		}
-	}()
-	fail := func(key string, err error) { problems = append(problems, cfg.Problem(key, oneLine(err))) }
-
-	n.certFiles.begin(certificatePaths(cfg))
-	n.moduleFiles.begin(modulePaths(cfg))
-	var err error
-	co, problems := certOptions(cfg, log)
-	// Certificates are in the store, so it comes first.
-	if wrong := tryStore(cfg); wrong.Err() != nil {
-		problems = append(problems, wrong...)
-	} else if opened, err := openStore(ctx, cfg, log); err != nil {
-		fail("store", err)
-	} else if opened != nil {
-		n.store, co.Storage = opened, newCertStorage(opened.Files(), log)
-	}
-	if n.certs, err = certs.New(co); err != nil {
-		problems = append(problems, certProblems(cfg, err)...)
-	}
-	if n.wasm, err = newRuntime(ctx, wasmhost.Options{CacheDir: string(cfg.Filters.Cache), Log: log, Metrics: &n.figures}); err != nil {
-		fail("filters", err)
-		return nil, problems
-	}
-	n.doorman = newDoorman(log)
-	n.doorman.transport = func() *delivery.Transport { return n.transport }
-	if needsNames(cfg) {
-		if n.names, err = newResolver(cfg, log); err != nil {
-			fail("delivery.resolver.address", err)
-		}
-	}
-	if n.sockets, err = gateway.TakeSockets(); err != nil {
-		fail("listeners", err)
-	}
-	n.outside = newOutside(n.store, notices{func() *keeping { return n.keeping }, func(p smtp.Path) (string, bool) { return n.gw.PublicBackend(p) }}, log)
-	set, more := loadChains(ctx, n.wasm, n.ledger, n.outside, cfg)
-	problems = append(problems, more...)
-	rules := rulesOf(cfg, set)
-	bo, more := backends(cfg)
-	problems = append(problems, more...)
-	lo, more := n.doorman.listeners(cfg)
-	problems = append(problems, more...)
-	if wrong := checkAdmin(cfg); wrong.Err() != nil {
-		problems = append(problems, wrong...)
-	} else if err := n.newAdmin(); err != nil {
-		fail("admin", err)
-	}
-	if problems.Err() != nil {
-		if rules.Release != nil {
-			rules.Release()
-		}
-		return nil, problems
-	}
-	if n.transport, err = delivery.New(delivery.Options{LocalName: string(cfg.Hostname), Backends: bo, ProbeEvery: probeEvery, Log: log}); err != nil {
-		fail("backends", err)
-		rules.Release()
-		return nil, problems
-	}
-	if n.admin != nil {
-		if err := n.admin.Listen(); err != nil {
-			fail("admin.address", err)
-			rules.Release()
-			return nil, problems
-		}
-	}
-	var relay gateway.Relay = transportRelay{n.transport}
-	if n.store != nil {
-		if n.keeping, err = newKeeping(cfg, n.store, n.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, log); err != nil {
-			fail("store", err)
-			rules.Release()
-			return nil, problems
-		}
-		relay = keepingRelay{transportRelay{n.transport}, n.keeping.engine}
-		n.beats = newBeats(n.store.Cluster(), n.started, log)
-	}
-	o := gateway.Options{
-		Hostname: string(cfg.Hostname), Listeners: lo, Relay: relay,
-		TLS: n.certs.ServerConfig(), Sockets: n.sockets, Log: log,
-		Overload: gateway.Overload{Sessions: cfg.Overload.Sessions, Memory: int64(cfg.Overload.Memory), Spool: int64(cfg.Overload.Spool)},
-	}
-	if n.names != nil {
-		o.LookUpName = nameOf(n.names)
-	}
-	n.gw, err = gateway.New(o, rules)
-	if err == nil {
-		n.live.Store(&generation{cfg, set})
-		err = n.gw.Listen()
-	} else {
-		rules.Release()
-	}
-	if err != nil {
-		fail("listeners", err)
-		return nil, problems
-	}
-	for _, name := range n.sockets.Unused() {
-		log.Warn("the service manager opened a socket that no listener uses", "socket", name)
-	}
-	ok = true
-	return n, problems
 }
 
 // rulesOf is the routes and chains of a configuration; without chains it is nothing.
