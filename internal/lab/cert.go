@@ -13,8 +13,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -160,4 +163,25 @@ func (c *Cert) TLSA(t testing.TB, how string) string {
 		data = sum[:]
 	}
 	return strings.Join(strings.Fields(how), " ") + " " + hex.EncodeToString(data)
+}
+
+// Files writes what Chain returns to two files, for the software of others: the certificates,
+// and the key.
+func (c *Cert) Files(t testing.TB) (certFile, keyFile string) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(c.Key)
+	if err != nil {
+		t.Fatalf("lab: %v", err)
+	}
+	var chain []byte
+	for _, der := range c.Chain().Certificate {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	certFile, keyFile = filepath.Join(t.TempDir(), "chain.pem"), filepath.Join(t.TempDir(), "key.pem")
+	for name, text := range map[string][]byte{certFile: chain, keyFile: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatalf("lab: %v", err)
+		}
+	}
+	return certFile, keyFile
 }

@@ -86,6 +86,9 @@ func (w *World) Host(name string, opt HostOptions) *Host {
 	return h
 }
 
+// Hosts returns all mail hosts of the world.
+func (w *World) Hosts() []*Host { return slices.Clone(w.hosts) }
+
 // Messages returns what it took so far.
 func (h *Host) Messages() []Message {
 	h.mu.Lock()

@@ -82,6 +82,14 @@ func newKey(t testing.TB, zone string) (*dns.DNSKEY, crypto.Signer) {
 	return key, private.(crypto.Signer)
 }
 
+// Name is the name of the zone, without a dot at the end unless it is the root.
+func (z *Zone) Name() string {
+	if z.name == "." {
+		return z.name
+	}
+	return strings.TrimSuffix(z.name, ".")
+}
+
 // Add adds records in the form of a zone file, one a line. Names without a dot at the end
 // are in the zone, and @ is the zone itself.
 func (z *Zone) Add(lines ...string) {

@@ -26,6 +26,10 @@ type PostfixOptions struct {
 	// Hostname is in the greeting and in Received fields; default backend.test.
 	Hostname string
 
+	// Addr is where it listens, an address of the loopback and a port; default a free port of
+	// 127.0.0.1.
+	Addr string
+
 	// Certificate turns on STARTTLS. Nil: no TLS.
 	Certificate *Certificate
 
@@ -44,7 +48,7 @@ type PostfixOptions struct {
 
 // PostfixServer is a running Postfix.
 type PostfixServer struct {
-	// Addr is where it speaks SMTP: 127.0.0.1 and a port. With TLSAddr the same
+	// Addr is where it speaks SMTP. With TLSAddr the same
 	// for implicit TLS, empty if that is off.
 	Addr, TLSAddr string
 
@@ -127,7 +131,9 @@ func (s *PostfixServer) layOut(t testing.TB) {
 // configure takes ports and writes main.cf and master.cf for them.
 func (s *PostfixServer) configure(t testing.TB) {
 	t.Helper()
-	s.Addr = highPort(t)
+	if s.Addr = s.opt.Addr; s.Addr == "" {
+		s.Addr = highPort(t)
+	}
 	if s.opt.ImplicitTLS {
 		for s.TLSAddr = highPort(t); s.TLSAddr == s.Addr; {
 			s.TLSAddr = highPort(t)

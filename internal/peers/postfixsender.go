@@ -22,14 +22,15 @@ import (
 // PostfixSenderOptions says whom a Postfix delivers to and how.
 type PostfixSenderOptions struct {
 	// NextHop is the host:port of a loopback address that all mail goes to, whatever
-	// its domain. Required.
+	// its domain. Empty: mail goes where the MX records of its domain lead, as the resolver
+	// of /etc/resolv.conf has them, and with TLS "dane" the records of DANE count.
 	NextHop string
 
 	// LMTP makes it speak LMTP instead of SMTP.
 	LMTP bool
 
-	// TLS is Postfix's security level: none, may, encrypt, verify or secure. Default
-	// none. The last two need CA and ServerName.
+	// TLS is Postfix's security level: none, may, encrypt, verify, secure, dane or dane-only.
+	// Default none. verify and secure need CA and ServerName.
 	TLS string
 
 	// ImplicitTLS starts TLS from the first byte; TLS has to be encrypt or more then.
@@ -91,23 +92,31 @@ type PostfixSender struct {
 // even where CHUNKING is offered: its client knows no BDAT. EximSend does.
 func NewPostfixSender(t testing.TB, opt PostfixSenderOptions) *PostfixSender {
 	t.Helper()
+	if opt.Hostname == "" {
+		opt.Hostname = "client.test"
+	}
+	main := append(opt.main(opt.transport(t)), opt.Main...)
+	return &PostfixSender{startPostfix(t, PostfixOptions{Hostname: opt.Hostname, Domains: []string{"none.invalid"}, Main: main}, true)}
+}
+
+// transport returns the name of the client that sends, and where to.
+func (opt PostfixSenderOptions) transport(t testing.TB) (client, transport string) {
+	t.Helper()
+	if opt.NextHop == "" {
+		return "smtp", "smtp"
+	}
 	host, port, err := net.SplitHostPort(opt.NextHop)
 	if err != nil {
 		t.Fatalf("peers: PostfixSenderOptions.NextHop: %v", err)
 	}
-	if opt.Hostname == "" {
-		opt.Hostname = "client.test"
+	if opt.LMTP {
+		return "lmtp", fmt.Sprintf("lmtp:inet:[%s]:%s", host, port)
 	}
-	main := append(opt.main(host, port), opt.Main...)
-	return &PostfixSender{startPostfix(t, PostfixOptions{Hostname: opt.Hostname, Domains: []string{"none.invalid"}, Main: main}, true)}
+	return "smtp", fmt.Sprintf("smtp:[%s]:%s", host, port)
 }
 
 // main returns the lines of main.cf that make it send.
-func (opt PostfixSenderOptions) main(host, port string) []string {
-	client, transport := "smtp", fmt.Sprintf("smtp:[%s]:%s", host, port)
-	if opt.LMTP {
-		client, transport = "lmtp", fmt.Sprintf("lmtp:inet:[%s]:%s", host, port)
-	}
+func (opt PostfixSenderOptions) main(client, transport string) []string {
 	lines := []string{
 		"default_transport = " + transport,
 		"transport_maps = inline:{ client.test=discard:mail_to_the_sender_ends_here }",
@@ -120,8 +129,13 @@ func (opt PostfixSenderOptions) main(host, port string) []string {
 			lines = append(lines, fmt.Sprintf("%s_%s = %s", client, name, value))
 		}
 	}
-	set("dns_support_level", "disabled") // also keeps names in MAIL and RCPT as they are
-	set("host_lookup", "native")
+	if opt.NextHop == "" {
+		set("dns_support_level", "dnssec")
+		set("host_lookup", "dns")
+	} else {
+		set("dns_support_level", "disabled") // also keeps names in MAIL and RCPT as they are
+		set("host_lookup", "native")
+	}
 	set("tls_security_level", opt.TLS)
 	set("tls_loglevel", "1")
 	set("line_length_limit", "0") // or it would fold long lines
