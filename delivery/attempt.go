@@ -27,11 +27,12 @@ type attempt struct {
 	replies []*smtp.Reply // of each recipient of the lease; nil was not asked
 }
 
-// deliver tries a lease, and finishes it whatever happens.
-func (e *Engine) deliver(l *store.Lease) {
+// deliver tries a lease, and finishes it or gives it back whatever happens. It tells whether the
+// worker may go on at this destination.
+func (e *Engine) deliver(l *store.Lease) bool {
 	if !e.await(l) {
 		e.giveBack([]*store.Lease{l})
-		return
+		return false
 	}
 	a := &attempt{e: e, lease: l, m: l.Message, start: e.now(), replies: make([]*smtp.Reply, len(l.Recipients))}
 	e.Stats.Attempts.Add(1)
@@ -46,14 +47,24 @@ func (e *Engine) deliver(l *store.Lease) {
 	if lost := context.Cause(ctx); errors.Is(lost, store.ErrLeaseLost) {
 		e.Stats.LeaseLost.Add(1)
 		e.opts.Log.Warn("lease lost while delivering, it may be sent again", "mail", string(a.m.ID), "err", err)
-		return // whoever has it now says what becomes of it
+		return true // whoever has it now says what becomes of it
 	}
 	if err != nil && e.attempts.Err() != nil {
 		e.giveBack([]*store.Lease{l}) // nothing is known to have been taken
-		return
+		return false
+	}
+	if errors.Is(err, errElsewhere) {
+		e.displace(l.Destination)
+		e.giveBack([]*store.Lease{l})
+		return false
 	}
 	a.finish(err)
+	return true
 }
+
+// errElsewhere is that the destination is at another site than it was: its messages are to be
+// counted there.
+var errElsewhere = errors.New("delivery: the destination has moved")
 
 // hold keeps the lease until stop is called, and calls lost if it is lost: another may
 // deliver the message then.

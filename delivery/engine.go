@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +17,7 @@ import (
 // says who delivers it and when.
 //
 // Recipients wait at a destination, and each destination has workers of its own, as many as
-// it bears: a slow one never takes a worker from another. A worker leases what is due, a few
+// its site bears (site.go): a slow one never takes a worker from another. A worker leases what is due, a few
 // messages at a time, the fresh before those that were tried already, delivers them, and
 // leases again, until nothing is due; so there is no goroutine for a message that waits, and
 // none for a destination where nothing is due.
@@ -45,7 +44,8 @@ type EngineOptions struct {
 	Schedule Schedule
 	// Workers is how many deliveries may be under way in all. Default 500.
 	Workers int
-	// DestinationWorkers is how many may be under way to one destination. Default 20.
+	// DestinationWorkers is how many may be under way to one site: to a set of hosts that may
+	// serve many destinations. Backends have their own number. Default 20.
 	DestinationWorkers int
 	// Lease is for how long a delivery is leased at a time; it is extended while it runs.
 	// What a node had that died comes back to the others after that. Default 2 minutes.
@@ -91,6 +91,7 @@ type Engine struct {
 	Stats EngineStats
 	now   func() time.Time
 	under underWay
+	out   *outbound // nil without a way to hosts elsewhere
 
 	wake    chan struct{} // of capacity 1: look what is due
 	running sync.WaitGroup
@@ -103,7 +104,18 @@ type Engine struct {
 	mu      sync.Mutex // guards what follows
 	closing bool
 	workers int
-	dests   map[store.Destination]*destination
+	// unproven counts the workers at sites that are not proven.
+	unproven int
+	dests    map[store.Destination]*destination
+	sites    map[string]*site
+	// short are the destinations that lack nothing but a worker: those of proven sites, and the
+	// others. turn says which are next.
+	short [2]line
+	turn  int
+	// unplaced are those whose site is not known, and scouts how many look for it.
+	unplaced line
+	scouts   int
+	swept    time.Time // when old sites were forgotten last
 }
 
 // EngineStats counts what happened since the start.
@@ -117,12 +129,17 @@ type EngineStats struct {
 	LeaseLost atomic.Int64
 }
 
-// destination is one with workers.
+// destination is one with workers, or one that waits for them.
 type destination struct {
 	name    store.Destination
+	site    *site // nil while it is not known
 	workers int
 	// more tells that something may be due that no worker has looked at yet.
 	more bool
+	// waits tells that it stands in a line; it has no workers then.
+	waits bool
+	// stale tells that the site is another by now, and that no more workers are to begin.
+	stale bool
 }
 
 // backendPrefix marks the destinations that are backends.
@@ -138,7 +155,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("delivery: engine: %w", err)
 	}
-	e := &Engine{opts: o.withDefaults(), now: time.Now, wake: make(chan struct{}, 1), dests: make(map[store.Destination]*destination), closed: make(chan struct{})}
+	e := &Engine{opts: o.withDefaults(), now: time.Now, wake: make(chan struct{}, 1), dests: make(map[store.Destination]*destination), sites: make(map[string]*site), closed: make(chan struct{})}
 	e.own, _ = smtp.ParseDomain(o.Hostname)
 	e.attempts, e.kill = context.WithCancelCause(context.Background())
 	return e, nil
@@ -183,6 +200,9 @@ func (e *Engine) Run(ctx context.Context) {
 // will be.
 func (e *Engine) look(ctx context.Context) (next time.Time) {
 	now := e.now()
+	e.mu.Lock()
+	e.forgetOld(now)
+	e.mu.Unlock()
 	next = now.Add(lookAtLeast)
 	err := e.opts.Queue.Destinations(ctx, func(w store.Waits) bool {
 		switch {
@@ -209,8 +229,11 @@ func (e *Engine) staff(name store.Destination, waiting int) {
 	defer e.mu.Unlock()
 	d := e.destination(name)
 	d.more = true
-	for n := min(waiting, e.limit(name)) - d.workers; n > 0 && e.hire(d); n-- {
+	for n := waiting - d.workers; n > 0 && e.hire(d); n-- {
 		go e.work(d, nil)
+	}
+	if d.workers == 0 && !d.waits && !e.closing {
+		e.wait(d)
 	}
 }
 
@@ -224,27 +247,6 @@ func (e *Engine) destination(name store.Destination) *destination {
 	return d
 }
 
-// limit is how many workers a destination may have.
-func (e *Engine) limit(name store.Destination) int {
-	if backend, ok := strings.CutPrefix(string(name), backendPrefix); ok {
-		if n := e.opts.Transport.connections(backend); n > 0 {
-			return n
-		}
-	}
-	return e.opts.DestinationWorkers
-}
-
-// hire counts one more worker, if there may be one. e.mu is held.
-func (e *Engine) hire(d *destination) bool {
-	if e.closing || e.workers >= e.opts.Workers || d.workers >= e.limit(d.name) {
-		return false
-	}
-	e.workers++
-	d.workers++
-	e.running.Add(1)
-	return true
-}
-
 // leases is how many messages a worker leases at a time. A worker that ends gives back what
 // it did not come to.
 const leases = 4
@@ -252,8 +254,10 @@ const leases = 4
 // work is a worker: it delivers first, if it was given something, and then whatever is due.
 func (e *Engine) work(d *destination, first *store.Lease) {
 	defer e.running.Done()
-	if first != nil {
-		e.deliver(first)
+	if first != nil && !e.deliver(first) {
+		if d = e.move(d); d == nil {
+			return
+		}
 	}
 	for {
 		batch := e.lease(d)
@@ -263,12 +267,14 @@ func (e *Engine) work(d *destination, first *store.Lease) {
 			}
 			continue
 		}
-		d = e.deliverAll(d, batch)
+		if d = e.deliverAll(d, batch); d == nil {
+			return
+		}
 	}
 }
 
 // deliverAll delivers a batch, as far as no other worker can be had for it, and returns where
-// the worker goes on.
+// the worker goes on; nil is nowhere.
 func (e *Engine) deliverAll(d *destination, batch []*store.Lease) *destination {
 	leased := e.now()
 	batch = batch[:1+e.share(d, batch[1:])]
@@ -280,7 +286,10 @@ func (e *Engine) deliverAll(d *destination, batch []*store.Lease) *destination {
 		if i > 0 && e.now().Sub(leased) >= e.opts.Lease/3 && !e.extend(l) {
 			continue
 		}
-		e.deliver(l)
+		if !e.deliver(l) {
+			e.giveBack(batch[i+1:])
+			break
+		}
 	}
 	return e.move(d)
 }
@@ -307,33 +316,37 @@ func (e *Engine) extend(l *store.Lease) bool {
 	return err == nil
 }
 
-// move lets a worker go over to a destination that has none, for want of workers, and returns
-// where it is then. Otherwise those that came first, and always have mail, would keep all.
+// move lets a worker go over to a destination that has none: for want of workers in all, or of
+// room at the site. Otherwise those that came first, and always have mail, would keep all. It
+// returns where the worker is then, nil if it is to end because the site wants fewer.
 func (e *Engine) move(d *destination) *destination {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	other := e.starved()
-	if other == nil || e.closing {
+	if e.closing {
 		return d
 	}
-	d.more = true // its turn comes again
-	d.workers--
-	other.workers++
+	other, over := e.next(), e.over(d)
+	switch {
+	case other == nil && over:
+		d.more = true // its turn comes again
+		e.workers--
+		e.leave(d)
+		return nil
+	case other == nil && d.site.line.empty():
+		return d
+	case other == nil:
+		other = d.site.line.pop()
+	}
+	d.more = true
+	e.enter(other)
+	e.leave(d)
 	return other
 }
 
-// starved returns a destination that something may be due at and that could not be given a
-// worker, nil if there is none. As long as there is one, all workers are at work. e.mu is held.
-func (e *Engine) starved() *destination {
-	if e.workers < e.opts.Workers {
-		return nil
-	}
-	for _, d := range e.dests {
-		if d.workers == 0 {
-			return d
-		}
-	}
-	return nil
+// over tells whether a destination has a worker too many: its site wants fewer by now, or is
+// another one. e.mu is held.
+func (e *Engine) over(d *destination) bool {
+	return d.stale || e.rests(d.site) || d.site.workers > e.limit(d.site)
 }
 
 // dismiss lets a worker go. It returns where the worker is needed instead, if something may
@@ -342,19 +355,23 @@ func (e *Engine) starved() *destination {
 func (e *Engine) dismiss(d *destination) *destination {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if d.more && !e.closing {
+	if d.more && !e.closing && !e.over(d) {
 		return d
 	}
-	other := e.starved()
-	if d.workers--; d.workers == 0 {
-		delete(e.dests, d.name)
+	if e.closing {
+		e.workers--
+		e.leave(d)
+		return nil
 	}
-	if other != nil && !e.closing {
-		other.workers++
-		return other
+	other := e.next()
+	if other == nil {
+		e.workers--
+		e.leave(d)
+		return nil
 	}
-	e.workers--
-	return nil
+	e.enter(other)
+	e.leave(d)
+	return other
 }
 
 func (e *Engine) stopping() bool {
@@ -366,10 +383,10 @@ func (e *Engine) stopping() bool {
 // lease leases what is due at a destination.
 func (e *Engine) lease(d *destination) []*store.Lease {
 	e.mu.Lock()
-	d.more = false
-	closing := e.closing
+	none := e.closing || e.over(d)
+	d.more = none // what it is not to look at is left to others
 	e.mu.Unlock()
-	if closing {
+	if none {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(e.attempts, storeTime)
@@ -432,6 +449,11 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
 	if !e.closing {
 		close(e.closed)
+		for _, s := range e.sites {
+			if s.timer != nil {
+				s.timer.Stop()
+			}
+		}
 	}
 	e.closing = true
 	e.mu.Unlock()

@@ -66,8 +66,13 @@ type DestinationState struct {
 	Down  bool
 	Err   string
 	Retry time.Time
-	// Workers of this node deliver there now, of at most MaxWorkers. AllWorkers are those of
-	// this node at all destinations, of at most MaxAllWorkers.
+	// Site names the hosts that serve it, where it shares them with other destinations; empty if
+	// that is not known at the moment. Rest is until when they are left alone, because they want
+	// their mail slowly; zero if they are not.
+	Site string
+	Rest time.Time
+	// Workers of this node deliver there now, of at most MaxWorkers; where there is a Site, there
+	// at all destinations. AllWorkers are those of this node in all, of at most MaxAllWorkers.
 	Workers, MaxWorkers       int
 	AllWorkers, MaxAllWorkers int
 	// Waiting counts the recipients there that nobody delivers now, and Due is when the next
@@ -128,11 +133,15 @@ func (e *Engine) waits(ctx context.Context) (map[store.Destination]store.Waits, 
 
 // stateOf puts together what is known of a destination.
 func (e *Engine) stateOf(name store.Destination, w store.Waits) DestinationState {
-	d := DestinationState{Name: name, Waiting: w.Waiting, Due: w.Due, MaxWorkers: e.limit(name), MaxAllWorkers: e.opts.Workers}
+	d := DestinationState{Name: name, Waiting: w.Waiting, Due: w.Due, MaxWorkers: e.opts.DestinationWorkers, MaxAllWorkers: e.opts.Workers}
+	if n := e.opts.Transport.connections(strings.TrimPrefix(string(name), backendPrefix)); n > 0 {
+		d.MaxWorkers = n
+	}
 	e.mu.Lock()
 	d.AllWorkers, d.stopped = e.workers, e.closing
 	if at := e.dests[name]; at != nil {
 		d.Workers = at.workers
+		d.lookSite(e, at.site)
 	}
 	e.mu.Unlock()
 	backend, ok := strings.CutPrefix(string(name), backendPrefix)
@@ -146,6 +155,18 @@ func (e *Engine) stateOf(name store.Destination, w store.Waits) DestinationState
 		}
 	}
 	return d
+}
+
+// lookSite takes over what is known of the site, which may be that of other destinations, too.
+// e.mu is held.
+func (d *DestinationState) lookSite(e *Engine, s *site) {
+	if s == nil || s.backend != "" {
+		return
+	}
+	d.Site, d.Workers, d.MaxWorkers = s.key, s.workers, e.limit(s)
+	if e.rests(s) {
+		d.Rest = s.rest
+	}
 }
 
 // look takes over what is known of the endpoints: a backend is down if all of them are.
@@ -235,6 +256,8 @@ func (e *Engine) reasonDue(ctx context.Context, x *Explanation, r *store.Recipie
 		return Reason{ReasonDown, due + ", but " + string(d.Name) + " is down" + inBrackets(d.Err) + retry + last}
 	case d.stopped:
 		return Reason{ReasonStopping, due + ", but this node is shutting down" + last}
+	case d.Rest.After(x.Now):
+		return Reason{ReasonBusy, fmt.Sprintf("%s, and the hosts of %s are to get mail slowly: the next %s%s", due, d.Name, timeTo(d.Rest, x.Now), last)}
 	case d.Workers >= d.MaxWorkers:
 		e.countAhead(ctx, x.Message, r, d, x.Now)
 		return Reason{ReasonBusy, fmt.Sprintf("%s, and %d of %d deliveries to %s are under way; %s%s", due, d.Workers, d.MaxWorkers, d.Name, d.ahead(), last)}
