@@ -8,44 +8,49 @@ import (
 	"github.com/penstock/penstock/mail/smtp"
 )
 
-// conn.go: one connection to a backend.
+// conn.go: one connection, to a backend or to a host elsewhere.
 
 // politeness is how long a backend may take to answer the RSET or QUIT of a
 // connection that nobody waits for any more.
 const politeness = 2 * time.Second
 
-// conn is a connection that is ready for MAIL, or in the hands of one transaction.
-type conn struct {
-	ep     *endpoint
+// ready is a connection that is ready for MAIL, or in the hands of one transaction.
+type ready struct {
 	client *smtp.Client
 	nc     net.Conn // the socket below, TLS or not
 	peek   *peeker  // nil if nc cannot be looked at
 
 	offers Offers // of the last EHLO
 
+	uses  int       // transactions lent to so far; of the borrower
+	since time.Time // idle since; guarded by the pool's mutex
+}
+
+// conn is a connection to a backend.
+type conn struct {
+	ready
+	ep *endpoint
+
 	// Whom the backend takes us for, zero for ourselves, and whether it was told for its log
 	// of a client; of the borrower.
 	identity smtp.Forwarded
 	named    bool
-
-	uses  int       // transactions lent to so far; of the borrower
-	since time.Time // idle since; guarded by backend.mu
 }
 
 func (b *backend) newConn(ep *endpoint, client *smtp.Client, nc net.Conn) *conn {
-	return &conn{ep: ep, client: client, nc: nc, peek: newPeeker(nc), offers: b.offersOf(client)}
+	return &conn{ep: ep, ready: ready{client: client, nc: nc, peek: newPeeker(nc), offers: b.offersOf(client)}}
 }
 
 // usable tells, without a round trip, whether an idle connection may serve again. A
 // backend has nothing to say to a client that asks nothing: if there is something to
 // read it is the end of the connection, or a 421 before it.
-func (c *conn) usable() bool {
+func (c *ready) usable() bool {
 	return !c.client.Broken() && !c.client.Unasked() && (c.peek == nil || c.peek.quiet())
 }
 
 // reset makes the connection fit for the next transaction when one was left open. It
 // tells whether that worked.
-func (c *conn) reset(ctx context.Context) bool {
+func (c *ready) reset(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, politeness)
 	defer cancel()
 	return c.client.Reset(ctx) == nil
@@ -53,7 +58,7 @@ func (c *conn) reset(ctx context.Context) bool {
 
 // quit ends the connection: with QUIT, as RFC 5321, Section 4.1.1.10 asks, if it is in
 // order.
-func (c *conn) quit(ctx context.Context) {
+func (c *ready) quit(ctx context.Context) {
 	if c.client.Broken() {
 		c.client.Close()
 		return
@@ -66,7 +71,7 @@ func (c *conn) quit(ctx context.Context) {
 // needs tells what stands against a message for this recipient here. RFC 6531, Section
 // 3.1; RFC 6152, Section 3; RFC 3030, Section 3; RFC 8689, Section 4.2.1; RFC 1870,
 // Section 4.
-func (c *conn) needs(from smtp.Sender, to smtp.Recipient) *smtp.Reply {
+func (c *ready) needs(from smtp.Sender, to smtp.Recipient) *smtp.Reply {
 	o := &c.offers
 	switch {
 	case !o.UTF8 && (from.UTF8 || from.Path.NeedsUTF8() || to.Path.NeedsUTF8()):

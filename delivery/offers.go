@@ -50,8 +50,14 @@ func (o Offers) and(p Offers) Offers {
 	return both
 }
 
-// offersOf reads what the server at the other end of client offers.
+// offersOf reads what the backend at the other end of client offers.
 func (b *backend) offersOf(client *smtp.Client) Offers {
+	return offersOf(client, b.opts.NoChunking, b.opts.TLS == TLSVerify)
+}
+
+// offersOf reads what the server at the other end of client offers. Proven tells that it is
+// certain which server that is, if the connection has TLS.
+func offersOf(client *smtp.Client, noChunking, proven bool) Offers {
 	has := func(keyword string) bool { _, ok := client.Extension(keyword); return ok }
 	_, encrypted := client.TLS()
 	var by time.Duration
@@ -62,9 +68,9 @@ func (b *backend) offersOf(client *smtp.Client) Offers {
 	return Offers{
 		Extensions: smtp.Extensions{
 			DSN:        has("DSN"),
-			BinaryMIME: has("BINARYMIME") && has("CHUNKING") && !b.opts.NoChunking,
+			BinaryMIME: has("BINARYMIME") && has("CHUNKING") && !noChunking,
 			// RFC 8689, Section 4.2.1: whoever the server is must be certain.
-			RequireTLS: has("REQUIRETLS") && encrypted && b.opts.TLS == TLSVerify,
+			RequireTLS: has("REQUIRETLS") && encrypted && proven,
 			DeliverBy:  by,
 		},
 		UTF8: has("SMTPUTF8"), EightBit: has("8BITMIME"),
