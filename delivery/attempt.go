@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -23,8 +24,8 @@ type attempt struct {
 	m       *store.Message
 	content store.Content
 	start   time.Time
-	host    string
 	replies []*smtp.Reply // of each recipient of the lease; nil was not asked
+	by      []*spoken     // who gave them; nil is our own word
 }
 
 // deliver tries a lease, and finishes it or gives it back whatever happens. It tells whether the
@@ -34,7 +35,7 @@ func (e *Engine) deliver(l *store.Lease) bool {
 		e.giveBack([]*store.Lease{l})
 		return false
 	}
-	a := &attempt{e: e, lease: l, m: l.Message, start: e.now(), replies: make([]*smtp.Reply, len(l.Recipients))}
+	a := &attempt{e: e, lease: l, m: l.Message, start: e.now(), replies: make([]*smtp.Reply, len(l.Recipients)), by: make([]*spoken, len(l.Recipients))}
 	e.Stats.Attempts.Add(1)
 	defer e.under.begin(l, a.start)()
 	ctx, cancel := context.WithCancelCause(e.attempts)
@@ -54,9 +55,12 @@ func (e *Engine) deliver(l *store.Lease) bool {
 		return false
 	}
 	if errors.Is(err, errElsewhere) {
-		e.displace(l.Destination)
 		e.giveBack([]*store.Lease{l})
 		return false
+	}
+	if errors.Is(err, errNoRoom) {
+		a.postpone()
+		return true
 	}
 	a.finish(err)
 	return true
@@ -116,10 +120,18 @@ func (a *attempt) try(ctx context.Context) error {
 	if !a.m.Expires.IsZero() && a.e.now().After(a.m.Expires) {
 		return errExpired
 	}
+	if a.e.out.reaches(a.lease.Destination) {
+		return a.journey(ctx)
+	}
 	backend, ok := strings.CutPrefix(string(a.lease.Destination), backendPrefix)
 	if !ok {
 		return errNoWay
 	}
+	return a.tryBackend(ctx, backend)
+}
+
+// tryBackend is try for a backend.
+func (a *attempt) tryBackend(ctx context.Context, backend string) error {
 	tx, err := a.e.opts.Transport.BeginFor(ctx, backend, a.sender(), a.client())
 	if errors.Is(err, errNoBackend) {
 		return errNoWay.Because(err)
@@ -128,7 +140,11 @@ func (a *attempt) try(ctx context.Context) error {
 		return err
 	}
 	defer tx.Abort()
-	a.host = backend // not before it is reached: what was said so far is our own word
+	offers, known := a.e.opts.Transport.Offers(backend)
+	said := &spoken{host: backend, backend: true, dsn: known && offers.Extensions.DSN}
+	for i := range a.by { // not before it is reached: what was said so far is our own word
+		a.by[i] = said
+	}
 	var taken []int
 	for i, at := range a.lease.Recipients {
 		err := tx.Rcpt(ctx, a.m.Recipients[at].Recipient)
@@ -145,7 +161,7 @@ func (a *attempt) try(ctx context.Context) error {
 	if len(taken) == 0 {
 		return nil
 	}
-	replies, err := tx.Data(ctx, content)
+	replies, err := tx.Data(ctx, a.content)
 	if err != nil {
 		if r, ok := errors.AsType[*smtp.Reply](err); ok {
 			for _, i := range taken {
@@ -208,28 +224,29 @@ var (
 func (a *attempt) finish(err error) {
 	e, now := a.e, a.e.now()
 	outcomes := make([]store.Outcome, len(a.lease.Recipients))
-	var failed, delayed, relayed []int
+	var delivered, failed, deferred, delayed []int // places in the lease
 	for i, at := range a.lease.Recipients {
 		r := &a.m.Recipients[at]
-		reply := a.replies[i]
-		if reply == nil {
-			reply = smtp.ReplyOf(err)
+		if a.replies[i] == nil {
+			a.replies[i] = lastAnswer(smtp.ReplyOf(err), r.Last)
 		}
+		reply := a.replies[i]
 		o := &outcomes[i]
 		*o = store.Outcome{Tried: true, Reply: strip(reply)}
 		r.Last, r.Tries = reply, r.Tries+1 // without the cause, which is not for the sender
 		switch {
 		case reply.Code/100 == 2:
 			o.State = store.Delivered
-			relayed = append(relayed, at)
+			delivered = append(delivered, i)
 		case reply.Permanent() && a.final(reply):
 			o.State = store.Failed
-			failed = append(failed, at)
+			failed = append(failed, i)
 		default:
 			o.State, o.Due = store.Waiting, a.soonest(e.opts.Schedule.next(now, r.Tries), now)
+			deferred = append(deferred, i)
 			if !r.DelayTold && a.late(now) {
 				o.DelayTold = true
-				delayed = append(delayed, at)
+				delayed = append(delayed, i)
 			}
 		}
 	}
@@ -237,8 +254,8 @@ func (a *attempt) finish(err error) {
 	for _, part := range []struct {
 		action message.Action
 		who    []int
-	}{{message.ActionFailed, failed}, {message.ActionDelayed, delayed}, {message.ActionRelayed, a.unreported(relayed)}} {
-		rep, rerr := e.report(a.m, a.original(), part.action, part.who, now)
+	}{{message.ActionFailed, failed}, {message.ActionDelayed, delayed}, {message.ActionRelayed, a.unreported(delivered)}} {
+		rep, rerr := e.report(a.m, a.original(), part.action, a.places(part.who), a.remote, now)
 		if rerr != nil {
 			e.opts.Log.Error("a report could not be made", "mail", string(a.m.ID), "err", rerr)
 		}
@@ -246,7 +263,81 @@ func (a *attempt) finish(err error) {
 			reports = append(reports, rep)
 		}
 	}
-	a.record(outcomes, reports, err, now)
+	if a.record(outcomes, reports, err, now) && e.out.reaches(a.lease.Destination) {
+		a.tell(outcomes, delivered, failed, deferred)
+	}
+}
+
+// lastAnswer adds to the news that the time is over what was said last, for the sender to read.
+func lastAnswer(r, last *smtp.Reply) *smtp.Reply {
+	if r != errExpired || last == nil {
+		return r
+	}
+	return strip(smtp.Refuse(r.Code, r.Enh, r.Text+"; the last answer was: "+last.Line()))
+}
+
+// places are recipients of the lease, by their places in the message.
+func (a *attempt) places(who []int) []int {
+	list := make([]int, len(who))
+	for n, i := range who {
+		list[n] = a.lease.Recipients[i]
+	}
+	return list
+}
+
+// remote is the host that spoke last about a recipient, given by its place in the message; empty if
+// nobody did, or a backend, whose name means nothing elsewhere.
+func (a *attempt) remote(place int) string {
+	for i, at := range a.lease.Recipients {
+		if at == place && a.by[i] != nil && !a.by[i].backend {
+			return a.by[i].host
+		}
+	}
+	return ""
+}
+
+// postpone has recipients tried again soon, without counting it as a try.
+func (a *attempt) postpone() {
+	due := a.e.now().Add(postponeTime + rand.N(postponeTime))
+	outcomes := make([]store.Outcome, len(a.lease.Recipients))
+	for i := range outcomes {
+		outcomes[i] = store.Outcome{State: store.Waiting, Due: due}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTime)
+	defer cancel()
+	if err := a.e.opts.Queue.Finish(ctx, a.lease, outcomes, nil); err != nil {
+		a.e.giveBack([]*store.Lease{a.lease})
+	}
+	a.e.nudge()
+}
+
+// postponeTime is the least time until something that was postponed is tried.
+const postponeTime = 3 * time.Second
+
+// tell tells Hooks what became of recipients.
+func (a *attempt) tell(outcomes []store.Outcome, delivered, failed, deferred []int) {
+	h := a.e.out.opts.Hooks
+	if h == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(a.e.attempts, hookTime)
+	defer cancel()
+	for _, part := range []struct {
+		call func(context.Context, Outgoing, []Fate)
+		who  []int
+	}{{h.Deferred, deferred}, {h.Bounced, failed}, {h.Delivered, delivered}} {
+		var fates []Fate
+		for _, i := range part.who {
+			f := Fate{Recipient: a.lease.Recipients[i], Reply: a.replies[i], Due: outcomes[i].Due}
+			if by := a.by[i]; by != nil {
+				f.Host, f.Addr = by.host, by.addr
+			}
+			fates = append(fates, f)
+		}
+		if len(fates) > 0 {
+			part.call(ctx, a.outgoing(), fates)
+		}
+	}
 }
 
 // soonest is when to try again instead of due, if something is to be told to the sender before.
@@ -288,19 +379,27 @@ func (a *attempt) original() smtp.Content {
 // asks for a login or for TLS has been set up wrong, and that can be mended.
 func (a *attempt) final(r *smtp.Reply) bool {
 	switch r.Code {
-	case 530, 535, 538, 521:
+	case 521:
+		// RFC 7504: a host that takes no mail at all. A backend is set up wrong then.
+		if strings.HasPrefix(string(a.lease.Destination), mxPrefix) {
+			return true
+		}
+		fallthrough
+	case 530, 535, 538:
 		return a.e.now().After(a.m.Expires) && !a.m.Expires.IsZero()
 	}
 	return true
 }
 
-// unreported are those of the recipients whose next hop does not report for us.
-func (a *attempt) unreported(who []int) []int {
-	backend := strings.TrimPrefix(string(a.lease.Destination), backendPrefix)
-	if o, known := a.e.opts.Transport.Offers(backend); known && o.Extensions.DSN {
-		return nil // RFC 3461, Section 5.2.1: it has been asked to
+// unreported are those of the recipients whose next hop does not report for us. RFC 3461, Section 5.2.1: the others have been
+// asked to.
+func (a *attempt) unreported(who []int) (list []int) {
+	for _, i := range who {
+		if a.by[i] == nil || !a.by[i].dsn {
+			list = append(list, i)
+		}
 	}
-	return who
+	return list
 }
 
 // recordTime is for how long a store that does not answer is told what became of a message. It
@@ -308,11 +407,15 @@ func (a *attempt) unreported(who []int) []int {
 const recordTime = time.Hour
 
 // record finishes the lease. A store that cannot is asked again until the lease is lost, or
-// the engine ends: what was delivered would be delivered twice.
-func (a *attempt) record(outcomes []store.Outcome, reports []*store.Report, err error, now time.Time) {
+// the engine ends: what was delivered would be delivered twice. It tells whether that could be
+// recorded.
+func (a *attempt) record(outcomes []store.Outcome, reports []*store.Report, err error, now time.Time) bool {
 	e := a.e
-	att := &store.Attempt{Time: a.start, Destination: a.lease.Destination, Host: a.host, Recipients: a.lease.Recipients,
-		Reply: a.told(err), Took: now.Sub(a.start)}
+	reply, by := a.told()
+	att := &store.Attempt{Time: a.start, Destination: a.lease.Destination, Recipients: a.lease.Recipients, Reply: reply, Took: now.Sub(a.start)}
+	if by != nil {
+		att.Host, att.Addr, att.TLS, att.Verdict = by.host, by.addr, by.tls, by.verdict
+	}
 	until := e.now().Add(max(e.opts.Lease, recordTime))
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
 		ctx, cancel := context.WithTimeout(context.Background(), storeTime)
@@ -324,29 +427,25 @@ func (a *attempt) record(outcomes []store.Outcome, reports []*store.Report, err 
 			if len(reports) > 0 {
 				e.nudge()
 			}
-			return
+			return true
 		}
 		if errors.Is(ferr, store.ErrLeaseLost) || errors.Is(ferr, store.ErrClosed) || e.attempts.Err() != nil || e.now().After(until) {
 			e.Stats.LeaseLost.Add(1)
 			e.opts.Log.Error("what became of a message could not be recorded; it may be sent again", "mail", string(a.m.ID), "err", ferr)
-			return
+			return false
 		}
 		e.pause(pause)
 	}
 }
 
-// told is the reply that stands for the attempt: the worst.
-func (a *attempt) told(err error) *smtp.Reply {
-	var worst *smtp.Reply
-	for _, r := range a.replies {
-		if r == nil {
-			r = smtp.ReplyOf(err)
-		}
+// told is the reply that stands for the attempt, the worst, and who gave it.
+func (a *attempt) told() (worst *smtp.Reply, by *spoken) {
+	for i, r := range a.replies {
 		if worst == nil || r.Code > worst.Code {
-			worst = r
+			worst, by = r, a.by[i]
 		}
 	}
-	return strip(worst)
+	return strip(worst), by
 }
 
 // strip leaves out what is not to be stored.
@@ -382,10 +481,13 @@ func (a *attempt) log(outcomes []store.Outcome, att *store.Attempt, err error) {
 	for _, o := range outcomes {
 		n[o.State]++
 	}
-	attrs := []slog.Attr{slog.String("mail", string(a.m.ID)), slog.String("destination", string(att.Destination)),
+	attrs := []slog.Attr{slog.String("mail", string(a.m.ID)), slog.String("destination", string(att.Destination)), slog.String("mx", att.Host),
 		slog.String("from", a.m.Sender.Path.String()), slog.Int("rcpt", len(outcomes)), slog.Int64("bytes", a.m.Size),
 		slog.Int("delivered", n[store.Delivered]), slog.Int("failed", n[store.Failed]), slog.Int("deferred", n[store.Waiting]),
 		slog.Duration("dur", att.Took), slog.Int("code", att.Reply.Code), slog.String("enh", att.Reply.Enh.String())}
+	if att.Addr.IsValid() {
+		attrs = append(attrs, slog.String("ip", att.Addr.String()), slog.String("tls", att.TLS), slog.String("verdict", att.Verdict))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.Any("err", err))
 	}

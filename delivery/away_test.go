@@ -87,7 +87,7 @@ func TestRecordAfterOutage(t *testing.T) {
 		e.attempts, e.kill = context.WithCancelCause(t.Context())
 		defer e.kill(nil)
 		m := &store.Message{Recipients: make([]store.Recipient, 1)}
-		a := &attempt{e: e, m: m, lease: &store.Lease{Message: m, Recipients: []int{0}}, replies: []*smtp.Reply{{Code: 250}}}
+		a := &attempt{e: e, m: m, lease: &store.Lease{Message: m, Recipients: []int{0}}, by: make([]*spoken, 1), replies: []*smtp.Reply{{Code: 250}}}
 		a.record([]store.Outcome{{State: store.Delivered}}, nil, nil, now)
 		if late := time.Since(q.to); e.Stats.Delivered.Load() != 1 || e.Stats.LeaseLost.Load() != 0 || late < 0 || late > 15*time.Second {
 			t.Errorf("got %d delivered and %d lost, %v after the store was back", e.Stats.Delivered.Load(), e.Stats.LeaseLost.Load(), late)

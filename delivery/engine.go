@@ -53,6 +53,8 @@ type EngineOptions struct {
 	// KeepTime is how long the store may take to make a message safe before the client is
 	// told to try again later. Default 30 seconds.
 	KeepTime time.Duration
+	// Outbound is the way to hosts elsewhere. Nil is none: what is for them waits.
+	Outbound *OutboundOptions
 	// Log gets a line per attempt. Nil discards.
 	Log *slog.Logger
 }
@@ -68,6 +70,9 @@ func (o EngineOptions) Validate() error {
 	}
 	if o.Workers < 0 || o.DestinationWorkers < 0 || o.Lease < 0 || o.KeepTime < 0 {
 		errs = append(errs, errors.New("workers and times must not be negative"))
+	}
+	if o.Outbound != nil {
+		errs = append(errs, o.Outbound.Validate())
 	}
 	return errors.Join(append(errs, o.Schedule.Validate())...)
 }
@@ -140,6 +145,7 @@ type destination struct {
 	waits bool
 	// stale tells that the site is another by now, and that no more workers are to begin.
 	stale bool
+	moved time.Time // when it became so last
 }
 
 // backendPrefix marks the destinations that are backends.
@@ -157,6 +163,9 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	}
 	e := &Engine{opts: o.withDefaults(), now: time.Now, wake: make(chan struct{}, 1), dests: make(map[store.Destination]*destination), sites: make(map[string]*site), closed: make(chan struct{})}
 	e.own, _ = smtp.ParseDomain(o.Hostname)
+	if o.Outbound != nil {
+		e.out = newOutbound(e, *o.Outbound)
+	}
 	e.attempts, e.kill = context.WithCancelCause(context.Background())
 	return e, nil
 }
@@ -175,6 +184,13 @@ const (
 // Run delivers until ctx ends. It then leases nothing any more, and returns; deliveries that
 // run are waited for by Shutdown.
 func (e *Engine) Run(ctx context.Context) {
+	var janitor sync.WaitGroup
+	defer janitor.Wait()
+	if e.out != nil {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		janitor.Go(func() { e.out.links.janitor(ctx) })
+	}
 	watch := e.opts.Queue.Watch(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -460,6 +476,9 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		e.running.Wait()
+		if e.out != nil {
+			e.out.links.close()
+		}
 		close(done)
 	}()
 	select {

@@ -19,7 +19,8 @@ type Keeping struct {
 	Sender smtp.Sender
 	// Recipients are those that it is for. At least one.
 	Recipients []KeptRecipient
-	// Origin is where it came from.
+	// Origin is where it came from. TLSOptional is found out by Keep, from the content, if it is
+	// Trusted.
 	Origin store.Origin
 	// Held, if not empty, is why nobody gets it before a person has looked.
 	Held string
@@ -47,6 +48,9 @@ type KeptRecipient struct {
 func (e *Engine) Keep(ctx context.Context, k Keeping) (store.ID, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.KeepTime)
 	defer cancel()
+	if err := k.noteTLS(); err != nil {
+		return "", keepError(err)
+	}
 	now := e.now()
 	m, failed := e.messageOf(k, now)
 	if m == nil {
@@ -178,7 +182,7 @@ func (e *Engine) returnAtOnce(ctx context.Context, k Keeping, failed []KeptRecip
 		m.Recipients = append(m.Recipients, store.Recipient{Recipient: r.Recipient, Destination: r.Destination, State: store.Failed, Last: r.Reply, Tries: 1})
 		told = append(told, i)
 	}
-	rep, err := e.report(m, k.Content, message.ActionFailed, told, now)
+	rep, err := e.report(m, k.Content, message.ActionFailed, told, nil, now)
 	if err != nil {
 		return "", keepError(err)
 	}

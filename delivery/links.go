@@ -4,32 +4,30 @@ import (
 	"container/list"
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
 
-// links.go keeps connections to hosts elsewhere for the next message. A connection is used again
-// for what it was made for alone: the same host at the same address, from the same address of
-// ours, and held to the same demand about TLS, names and TLSA records included. Whoever wants it
-// has a plan that is in force; so a connection that was made under one that is over is used
-// again only if the new plan asks for the same.
+// links.go keeps connections to hosts elsewhere for the next message. A connection is used again for
+// the same host at the same address, from the same address of ours. Whoever wants it has a plan
+// that is in force, and what the connection has shown is held against what that plan asks for:
+// it may be more than what it was made for, or about another certificate.
 
 // linkKey is what a connection was made for.
 type linkKey struct {
-	host   string
-	to     netip.AddrPort
-	from   netip.Addr
-	helo   string
-	demand string // all that it was held to, as a digest or in words
+	host string
+	to   netip.AddrPort
+	from netip.Addr
+	helo string
 }
 
 // link is a connection to a host elsewhere.
 type link struct {
 	ready
-	key  linkKey
-	site string
-	// tls and verdict are what it showed, as store.Attempt has them.
-	tls, verdict string
+	key     linkKey
+	site    string
+	secured Secured // what it has shown
 	// rcptMax and mailMax are the host's own limits of recipients in a transaction and
 	// transactions on a connection (RFC 9422); 0 is none.
 	rcptMax, mailMax int
@@ -62,10 +60,11 @@ func newLinks(idleTime time.Duration, maxUses, most int) *links {
 		idle: make(map[linkKey][]*link), open: make(map[string]int)}
 }
 
-// get returns an idle connection that was made for the key and is in order, nil if there is none.
-func (p *links) get(k linkKey) *link {
+// get returns an idle connection that was made for the key, is in order, and suits; nil if there
+// is none.
+func (p *links) get(k linkKey, suits func(*link) bool) *link {
 	for {
-		l := p.pop(k)
+		l := p.pop(k, suits)
 		if l == nil || l.usable() {
 			return l
 		}
@@ -74,19 +73,19 @@ func (p *links) get(k linkKey) *link {
 }
 
 // pop takes the connection that became idle last: the others can grow old then.
-func (p *links) pop(k linkKey) *link {
+func (p *links) pop(k linkKey, suits func(*link) bool) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := p.idle[k]
-	if len(all) == 0 {
-		return nil
+	for _, l := range slices.Backward(p.idle[k]) {
+		if time.Since(l.since) >= p.idleTime {
+			return nil // the others are older yet; the janitor has them
+		}
+		if suits(l) {
+			p.remove(l)
+			return l
+		}
 	}
-	l := all[len(all)-1]
-	if time.Since(l.since) >= p.idleTime {
-		return nil // the others are older yet; the janitor has them
-	}
-	p.remove(l)
-	return l
+	return nil
 }
 
 // remove takes a connection out of those that are idle. p.mu is held.

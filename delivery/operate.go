@@ -370,7 +370,7 @@ func (e *Engine) reportGivenUp(ctx context.Context, m *store.Message, who []int,
 			return nil, fmt.Errorf("delivery: content of %s: %w", m.ID, err)
 		}
 	}
-	r, err := e.report(m, original, message.ActionFailed, who, now)
+	r, err := e.report(m, original, message.ActionFailed, who, nil, now)
 	if err != nil {
 		return nil, fmt.Errorf("delivery: report about %s: %w", m.ID, err)
 	}

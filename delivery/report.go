@@ -20,8 +20,9 @@ var events = map[message.Action]smtp.Notify{
 }
 
 // report makes the report about some recipients of a message, given by their places, or
-// returns nil if the sender wants none. Content may be nil.
-func (e *Engine) report(m *store.Message, content smtp.Content, action message.Action, who []int, now time.Time) (*store.Report, error) {
+// returns nil if the sender wants none. Content may be nil; remote, if it is not, tells the host that
+// spoke of each.
+func (e *Engine) report(m *store.Message, content smtp.Content, action message.Action, who []int, remote func(int) string, now time.Time) (*store.Report, error) {
 	var list []message.ReportRecipient
 	for _, i := range who {
 		r := &m.Recipients[i]
@@ -29,6 +30,9 @@ func (e *Engine) report(m *store.Message, content smtp.Content, action message.A
 			continue
 		}
 		rr := message.ReportRecipient{Original: r.Original, Final: r.Path, Action: action, Diagnostic: r.Last, LastAttempt: now}
+		if remote != nil {
+			rr.RemoteMTA = remote(i)
+		}
 		if action == message.ActionDelayed {
 			rr.WillRetryUntil = m.Expires
 		}

@@ -287,7 +287,28 @@ func (e *Engine) failed(name store.Destination) {
 }
 
 func (e *Engine) crowded(name store.Destination) {
-	e.judge(name, func(s *site) { s.window = max(1, min(s.window, s.workers-1)) })
+	e.judge(name, func(s *site) {
+		if s.workers <= 1 {
+			e.prove(s, false)
+		}
+		s.window = max(1, min(s.window, s.workers-1))
+	})
+}
+
+// proven tells whether the last that was heard of the site of a destination was good.
+func (e *Engine) proven(name store.Destination) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := e.dests[name]
+	return d != nil && d.site != nil && d.site.proven
+}
+
+// worksAt tells whether a destination is at the site of a key.
+func (e *Engine) worksAt(name store.Destination, key string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := e.dests[name]
+	return d == nil || d.site == nil || d.site.key == key
 }
 
 // judge changes what is known of the site of a destination.
@@ -330,14 +351,27 @@ func (e *Engine) restUntil(name store.Destination, until time.Time) {
 	})
 }
 
-// displace makes a destination look for its site anew, once its workers have left it.
-func (e *Engine) displace(name store.Destination) {
+// displace makes a destination look for its site anew, once its workers have left it. It does
+// nothing, and returns false, if that was the case a moment ago: there are domains whose hosts are
+// others each time.
+func (e *Engine) displace(name store.Destination) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if d := e.dests[name]; d != nil && d.site != nil {
-		d.stale, d.more = true, true
+	d := e.dests[name]
+	switch {
+	case d == nil || d.site == nil:
+		return false
+	case d.stale:
+		return true
+	case e.now().Sub(d.moved) < displaceTime:
+		return false
 	}
+	d.stale, d.more, d.moved = true, true, e.now()
+	return true
 }
+
+// displaceTime is how long a destination stays where it is.
+const displaceTime = 10 * time.Second
 
 // maxScouts is how many destinations are looked up at once. What takes long there holds no
 // worker.
