@@ -44,7 +44,7 @@ type facts struct {
 // decide makes a plan for a host.
 func decide(f facts) PlannedHost {
 	h := PlannedHost{Host: *f.host, Port: f.opt.Port, DANE: f.dane, SNI: f.host.Name, RequireTLS: f.need.RequireTLS,
-		domain: f.route.Target.Domain}
+		domain: f.domain}
 	h.Secure = f.route.Authentic
 	if h.Err != nil {
 		h.Refused = h.Err

@@ -258,12 +258,12 @@ type PlannedHost struct {
 	// Reports are the policies that sessions with it are reported under, one at least unless
 	// nothing is reported.
 	Reports []tlsrpt.Policy
-	// Refused is why it must not be used now. It is an *mx.Error; nil if it may be.
+	// Refused is why it must not be used now: Host.Err, or an *mx.Error. Nil if it may be.
 	Refused error
 	// Events are what is to be reported of an attempt that passes it over since it is Refused.
 	Events []tlsrpt.Event
 
-	domain string // that the reports go to
+	domain string // whose policies these are: the reports are for it
 }
 
 // Err returns nil if a host is left to try. Otherwise it says why none is, by the refusal of
