@@ -55,6 +55,8 @@ var layout = []row{
 		"header fields as bytes; knows no MIME library, which would write mail anew"},
 	{"mail/parts", "mail/message", "golang.org/x/text/encoding/htmlindex",
 		"what a message is made of; it looks and never writes, so it knows no MIME library"},
+	{"mail/auth", "mail/message mail/smtp", "github.com/emersion/go-msgauth/dkim",
+		"who a message is from; knows neither who sends it nor where keys are kept"},
 	{"resolver", "", "github.com/miekg/dns",
 		"the only package that knows the DNS library: what others see are types of its own, so that the library can be replaced"},
 	{"store", "mail/smtp", "",
