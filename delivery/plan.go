@@ -168,6 +168,10 @@ func (o PlanOptions) withDefaults() PlanOptions {
 	if o.STS == nil {
 		o.STSMode = STSOff
 	}
+	if o.MX.Guard == nil {
+		// One for all plans: it remembers the addresses of this machine for a while.
+		o.MX.Guard = mx.PublicGuard()
+	}
 	setDefault(&o.Port, 25)
 	setDefault(&o.Timeout, 30*time.Second)
 	setDefault(&o.Parallel, 5)

@@ -56,6 +56,10 @@ func NewGuard(o GuardOptions) (*Guard, error) {
 	return &Guard{o.guard()}, nil
 }
 
+// PublicGuard returns a Guard with the default settings: it lets mail go to public addresses
+// that are not of this machine.
+func PublicGuard() *Guard { return &Guard{GuardOptions{}.guard()} }
+
 // Check returns an error, of which Refused is true, if mail must not go to the address. It judges
 // what the address is, and each address of IPv4 that one of IPv6 carries.
 func (g *Guard) Check(a netip.Addr) error { return g.guard.Check(a) }

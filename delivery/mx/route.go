@@ -90,7 +90,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.Parallel, 5)
 	setDefault(&o.Budget, 30*time.Second)
 	if o.Guard == nil {
-		o.Guard = &Guard{GuardOptions{}.guard()}
+		o.Guard = PublicGuard()
 	}
 	if o.Shuffle == nil {
 		o.Shuffle = rand.Shuffle
