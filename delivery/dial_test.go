@@ -174,13 +174,13 @@ func TestDialOrder(t *testing.T) {
 			o.Need.Given = []mx.Given{{Host: "relay.example", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.9")}}}
 		}, "relay.example 192.0.2.9:25"},
 		{"another port", "example.com", nil, func(o *DialOptions) { o.Plan.Port = 2525 }, "mx1.example.net 192.0.2.1:2525"},
-		{"a policy that names another host", "example.com", nil, sts(mtasts.Enforce, "mx2.example.net"),
+		{"a policy that names another host", "example.com", nil, withPolicy(mtasts.Enforce, "mx2.example.net"),
 			"mx1.example.net - policy 4.7.5; mx2.example.net 192.0.2.2:25"},
-		{"a policy that names none of them", "example.com", nil, sts(mtasts.Enforce, "*.example.org"),
+		{"a policy that names none of them", "example.com", nil, withPolicy(mtasts.Enforce, "*.example.org"),
 			"mx1.example.net - policy 4.7.5; mx2.example.net - policy 4.7.5; ! 451 4.7.5"},
-		{"a policy that is tested", "example.com", nil, sts(mtasts.Testing, "*.example.org"), "mx1.example.net 192.0.2.1:25"},
+		{"a policy that is tested", "example.com", nil, withPolicy(mtasts.Testing, "*.example.org"), "mx1.example.net 192.0.2.1:25"},
 		{"a policy that we test", "example.com", nil, func(o *DialOptions) {
-			sts(mtasts.Enforce, "*.example.org")(o)
+			withPolicy(mtasts.Enforce, "*.example.org")(o)
 			o.Plan.STSMode = STSTesting
 		}, "mx1.example.net 192.0.2.1:25"},
 		{"TLSA records that are not known", "signed.example", nil, plain, "fail.dane.example - dane 4.7.5; mx2.example.net 192.0.2.2:25"},
@@ -237,7 +237,7 @@ func skipping(last error, list ...string) func(*DialOptions) {
 	}
 }
 
-func sts(mode mtasts.Mode, patterns ...string) func(*DialOptions) {
+func withPolicy(mode mtasts.Mode, patterns ...string) func(*DialOptions) {
 	return func(o *DialOptions) {
 		o.Plan.STS = policyOf{ID: "1", Mode: mode, MX: patterns, MaxAge: time.Hour, Expires: time.Now().Add(time.Hour)}
 	}
