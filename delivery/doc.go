@@ -49,7 +49,7 @@
 //	connect.go      a connection made ready       conn.go         one connection
 //	transaction.go  one mail transaction          introduce.go    for whom it is
 //	probe.go        what a backend says, asked    offers.go       the same, remembered
-//	login.go        logins tried at a backend
+//	login.go        logins tried at a backend     handler.go      backends that are no servers
 //
 // # Locks
 //

@@ -83,6 +83,9 @@ func offersOf(client *smtp.Client, noChunking, proven bool) Offers {
 // not exist. Endpoints that were not heard of for so long do not count. With
 // Options.ProbeEvery what is known stays known as long as an endpoint can be reached.
 func (t *Transport) Offers(backend string) (o Offers, known bool) {
+	if t.handlers[backend] != nil {
+		return handlerOffers, true
+	}
 	t.mu.Lock()
 	b := t.backends[backend]
 	t.mu.Unlock()

@@ -194,6 +194,9 @@ type Options struct {
 	LocalName string
 	// Backends by name. There may be none yet, see Transport.Update.
 	Backends map[string]BackendOptions
+	// Handlers are backends within this program, by name. Of a backend of the same name nothing
+	// is seen.
+	Handlers map[string]Handler
 	// ProbeEvery is how long an endpoint may be without contact before it is asked what it
 	// offers, for Offers; at the start all are asked. It should be less than ten minutes. 0 is
 	// never: Offers knows what real mail has taught it then.

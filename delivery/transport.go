@@ -22,6 +22,7 @@ import (
 // offer, and Shutdown ends it.
 type Transport struct {
 	settings *settings
+	handlers map[string]Handler
 	every    time.Duration      // Options.ProbeEvery
 	kill     context.CancelFunc // ends settings.ctx
 	changed  chan struct{}      // wakes the janitor after Update; of capacity 1
@@ -57,6 +58,7 @@ func New(o Options) (*Transport, error) {
 	}
 	t := &Transport{
 		settings: s,
+		handlers: maps.Clone(o.Handlers),
 		every:    o.ProbeEvery,
 		changed:  make(chan struct{}, 1),
 		closed:   make(chan struct{}), drained: make(chan struct{}), janitor: make(chan struct{}),
@@ -97,6 +99,9 @@ func (t *Transport) Begin(ctx context.Context, backend string, from smtp.Sender)
 // about us. Without it the backend would trust the client as it trusts us. A refused XFORWARD
 // is logged.
 func (t *Transport) BeginFor(ctx context.Context, backend string, from smtp.Sender, client smtp.Forwarded) (smtp.Transaction, error) {
+	if h := t.handlers[backend]; h != nil {
+		return h.Begin(ctx, from, client)
+	}
 	b, err := t.enter(backend)
 	if err != nil {
 		return nil, err
