@@ -15,11 +15,14 @@ import (
 // rules.go: what may change while mail flows: routes and filter chains. A session keeps
 // the rules it began with; the old ones are released with their last session.
 
-// Route sends the recipients of some domains to a backend.
+// Route sends the recipients of some domains, and single ones, to a backend.
 type Route struct {
 	// Domains are names, "*.example.com" for all names below one, or "*" for all domains,
 	// which only clients that may relay are given.
 	Domains []string
+	// Addresses are recipients. The case of their local parts does not count: they are ours,
+	// and two that differ in it would be a trap (RFC 5321, Section 2.4).
+	Addresses []string
 	// Backend is the name that the Relay knows.
 	Backend string
 	// Recipients says who knows which recipients exist. The zero value asks the backend.
@@ -107,6 +110,7 @@ type ruleSet struct {
 	Rules
 	exact    map[smtp.Domain]int // index of the first route
 	below    map[string]int      // by the name behind "*."
+	single   map[smtp.Path]int   // by the address, with the local part in lower case
 	anywhere int                 // index of the first "*", or -1
 	named    int                 // index of the first route of a domain by name, or -1
 	known    *knowledge          // of recipients
@@ -120,7 +124,7 @@ func newRuleSet(r Rules) (*ruleSet, error) {
 	if r.Out {
 		r.Routes = append(slices.Clip(r.Routes), Route{Domains: []string{"*"}, Recipients: Recipients{Accept: true}, Queue: true, out: true})
 	}
-	rs := &ruleSet{Rules: r, exact: make(map[smtp.Domain]int), below: make(map[string]int), anywhere: -1, named: -1}
+	rs := &ruleSet{Rules: r, exact: make(map[smtp.Domain]int), below: make(map[string]int), single: make(map[smtp.Path]int), anywhere: -1, named: -1}
 	var errs []error
 	for i, route := range r.Routes {
 		if route.Backend == "" && !route.out {
@@ -131,6 +135,9 @@ func newRuleSet(r Rules) (*ruleSet, error) {
 		}
 		for _, name := range route.Domains {
 			errs = append(errs, rs.add(name, i))
+		}
+		for _, address := range route.Addresses {
+			errs = append(errs, rs.addAddress(address, i))
 		}
 	}
 	return rs, errors.Join(errs...)
@@ -164,6 +171,18 @@ func (rs *ruleSet) add(name string, i int) error {
 	return nil
 }
 
+func (rs *ruleSet) addAddress(address string, i int) error {
+	p, err := smtp.ParseAddress(address)
+	if err != nil {
+		return fmt.Errorf("gateway: route %d: %q: %w", i+1, address, err)
+	}
+	p.Local = strings.ToLower(p.Local)
+	if _, ok := rs.single[p]; !ok {
+		rs.single[p] = i
+	}
+	return nil
+}
+
 // route finds the index of a recipient's route. anywhere lets "*" count.
 // <postmaster> without a domain is always taken (RFC 5321, Section 4.5.1): it goes where
 // our own name does, or to the first domain that has a route by name.
@@ -175,6 +194,11 @@ func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) (i int, ok
 	best := len(rs.Routes)
 	if i, ok := rs.exact[d]; ok {
 		best = i
+	}
+	if len(rs.single) > 0 {
+		if i, ok := rs.single[smtp.Path{Local: strings.ToLower(p.Local), Domain: d}]; ok {
+			best = min(best, i)
+		}
 	}
 	for rest := d.String(); ; {
 		_, parent, ok := strings.Cut(rest, ".")

@@ -24,6 +24,8 @@ func TestRoute(t *testing.T) {
 		{Domains: []string{"late.test"}, Backend: "late"},
 	}
 	host := append([]Route{{Domains: []string{"*"}, Backend: "any"}, {Domains: []string{"example.com"}, Backend: "one"}}, Route{Domains: []string{testHost}, Backend: "own"})
+	single := []Route{{Addresses: []string{"TLSRPT@example.com", "postmaster@" + testHost}, Backend: "reports"}, {Domains: []string{"example.com"}, Addresses: []string{"a@elsewhere.test"}, Backend: "one"},
+		{Addresses: []string{"b@example.com"}, Backend: "late"}}
 	for _, c := range []struct {
 		routes   []Route
 		to       string
@@ -57,6 +59,14 @@ func TestRoute(t *testing.T) {
 		{host[:2], "postmaster", false, "one"}, // "*" is no place for it
 		{host[:1], "postmaster", false, ""},
 		{nil, "postmaster", true, ""},
+		{single, "tlsrpt@example.com", false, "reports"},
+		{single, "TlsRpt@Example.COM", false, "reports"}, // it is ours, so the case is nobody's business
+		{single, "tlsrpt@sub.example.com", false, ""},
+		{single, "a@example.com", false, "one"},
+		{single, "b@example.com", false, "one"}, // the domain stands before it
+		{single, "a@elsewhere.test", false, "one"},
+		{single, "b@elsewhere.test", false, ""},
+		{single, "postmaster", false, "reports"},
 	} {
 		rs, err := newRuleSet(Rules{Routes: c.routes})
 		if err != nil {
