@@ -381,10 +381,33 @@ func (k *checker) routes() {
 	for i, r := range k.c.Routes {
 		at := item("routes", i)
 		k.refer(child(at, "backend"), "backends", "backend", r.Backend, names)
+		k.route(at, r)
 		k.shadowed(at, i, r, first)
+		for j, address := range r.Recipients {
+			_, domain, _ := strings.Cut(string(address), "@")
+			if by, ok := earlierPattern(Pattern(domain), first); ok && first[by] < i {
+				k.warnf(item(child(at, "recipients"), j), "is never looked at: %s", taken(Pattern(domain), by, first[by]))
+			}
+		}
 	}
 	if len(k.c.Routes) == 0 && len(k.c.Listeners) > 0 {
 		k.warnf("routes", "there are none: no recipient is ours")
+	}
+}
+
+// route checks that a route leads from somewhere to somewhere.
+func (k *checker) route(at string, r Route) {
+	empty := func(key string, n int) bool { return n == 0 && !k.broken(child(at, key)) }
+	if empty("domains", len(r.Domains)) && empty("recipients", len(r.Recipients)) {
+		k.errorf(child(at, "domains"), "is required, or recipients")
+	}
+	switch {
+	case r.Backend != "" && r.Handler != "":
+		k.errorf(child(at, "handler"), "does not go with backend")
+	case empty("backend", len(r.Backend)) && empty("handler", len(r.Handler)):
+		k.errorf(child(at, "backend"), "is required, or handler")
+	case r.Handler != "" && slices.Contains(r.Domains, "*"):
+		k.errorf(child(at, "handler"), "takes reports about our own domains; name them, or single recipients")
 	}
 }
 
@@ -544,6 +567,11 @@ func (c *Config) sendsOut() string {
 func (c *Config) needsStore() string {
 	if key := c.sendsOut(); key != "" {
 		return key
+	}
+	for i, r := range c.Routes {
+		if r.Handler != "" {
+			return child(item("routes", i), "handler")
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
 		b := c.Backends[name]

@@ -156,10 +156,13 @@ type Limits struct {
 	HeaderSize              Size          `key:"header_size" default:"1MiB" doc:"The largest header section of a message."`
 }
 
-// A Route sends the mail of some domains to a backend.
+// A Route sends the mail of some domains, or of single addresses, to a backend or to a part of
+// the gateway itself.
 type Route struct {
-	Domains []Pattern `key:"domains" required:"true" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only those are given who may relay: on a listener with accept: any its trusted_networks and users who logged in. Without a route for * what they send elsewhere is delivered as delivery says."`
-	Backend string    `key:"backend" required:"true" doc:"The name of the backend in backends."`
+	Domains    []Pattern     `key:"domains" doc:"Recipient domains: example.com for itself, *.example.com for every name below it, * for every domain, which only those are given who may relay: on a listener with accept: any its trusted_networks and users who logged in. Without a route for * what they send elsewhere is delivered as delivery says."`
+	Recipients []MailAddress `key:"recipients" doc:"Single recipients, beside domains or instead of them, such as tlsrpt@example.com, in any case."`
+	Backend    string        `key:"backend" doc:"The name of the backend in backends. Either this or handler."`
+	Handler    Handler       `key:"handler" doc:"What takes the mail in the gateway itself: tlsrpt reads reports that others send us about TLS (RFC 8460) and keeps them for 90 days, for gateway tlsrpt. What is no such report is refused."`
 }
 
 // A Backend is a mail server, or several that are equal, behind the gateway.

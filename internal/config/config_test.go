@@ -69,6 +69,7 @@ routes:
   - {domains: [Example.COM, "*.example.com"], backend: mail-store}
   - {domains: [example.org], backend: other}
   - {domains: [example.net], backend: asked}
+  - {recipients: [tlsrpt@Example.info], handler: tlsrpt}
 backends:
   mail-store:
     addresses: [["lmtp://10.0.0.5", "smtps://mail.example.com"], "smtp+unix:///run/lmtp.sock"]
@@ -210,6 +211,7 @@ func fullConfig() *Config {
 			{Domains: []Pattern{"example.com", "*.example.com"}, Backend: "mail-store"},
 			{Domains: []Pattern{"example.org"}, Backend: "other"},
 			{Domains: []Pattern{"example.net"}, Backend: "asked"},
+			{Recipients: []MailAddress{"tlsrpt@example.info"}, Handler: HandlerTLSRPT},
 		},
 		Backends: map[string]Backend{
 			"mail-store": {

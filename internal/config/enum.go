@@ -58,6 +58,14 @@ const (
 
 func (Protocol) words() []string { return []string{"smtp", "lmtp"} }
 
+// Handler is a part of the gateway that takes mail.
+type Handler string
+
+// The handlers.
+const HandlerTLSRPT Handler = "tlsrpt"
+
+func (Handler) words() []string { return []string{"tlsrpt"} }
+
 // ListenerTLS says how clients come to TLS.
 type ListenerTLS string
 

@@ -203,14 +203,23 @@ penstock.yaml:5: listeners[0].trusted_networks: 0.0.0.0/2, 64.0.0.0/2, 128.0.0.0
 penstock.yaml:4: warning: listeners[0].trusted_networks: 0.0.0.0/0 is every IPv4 address: nobody is held to the rates and the greet delay`},
 
 		{"route: no backend", "routes:\n  - domains: [a.test]\n", `
-penstock.yaml:2: routes[0].backend: is required
+penstock.yaml:2: routes[0].backend: is required, or handler
 penstock.yaml:5: warning: backends.m: no route leads here`},
 		{"route: nothing", "routes:\n  - {}\n", `
-penstock.yaml:2: routes[0].backend: is required
-penstock.yaml:2: routes[0].domains: is required
+penstock.yaml:2: routes[0].backend: is required, or handler
+penstock.yaml:2: routes[0].domains: is required, or recipients
 penstock.yaml:5: warning: backends.m: no route leads here`},
 		{"route: no domains", "routes:\n  - {domains: [], backend: m}\n", `
-penstock.yaml:2: routes[0].domains: is required`},
+penstock.yaml:2: routes[0].domains: is required, or recipients`},
+		{"route: recipients", "routes:\n  - {domains: [a.test], backend: m}\n  - {recipients: [r@b.test, r@a.test], handler: tlsrpt}\n", `
+penstock.yaml:3: warning: routes[1].recipients[1]: is never looked at: "a.test" is in routes[0] already`},
+		{"route: handler", "store: {driver: none}\nroutes:\n  - {domains: [a.test], backend: m, handler: tlsrpt}\n  - {domains: ['*'], handler: tlsrpt}\n  - {recipients: [a], handler: tlsrp}\n", `
+penstock.yaml:3: routes[0].handler: does not go with backend
+penstock.yaml:4: routes[1].handler: takes reports about our own domains; name them, or single recipients
+penstock.yaml:5: routes[2].recipients[0]: "a" is not a mail address
+penstock.yaml:5: routes[2].handler: must be tlsrpt, not "tlsrp"`},
+		{"route: handler without a store", "store: {driver: none}\nroutes:\n  - {domains: [a.test], backend: m}\n  - {recipients: [a@b.test], handler: tlsrpt}\n", `
+penstock.yaml:4: routes[1].handler: needs a store, and store.driver is none`},
 		{"route: none", "routes: []\n", `
 penstock.yaml:1: warning: routes: there are none: no recipient is ours`},
 		{"route: backend", "routes: [{domains: [a.test], backend: mailstor}]\nbackends: {mailstore: {addresses: [smtp://b.test]}}\n", `
