@@ -238,7 +238,11 @@ func (d *securing) config() *tls.Config {
 }
 
 func (o SecureOptions) check() CheckOptions {
-	return CheckOptions{Authorities: o.Authorities, Now: o.Now()}
+	c := CheckOptions{Authorities: o.Authorities}
+	if o.Now != nil {
+		c.Now = o.Now()
+	}
+	return c
 }
 
 // sessionsFor is a part of a cache.

@@ -98,7 +98,7 @@ func (r *Resolver) try(ctx context.Context, h *host, query *dns.Msg) (*reply, *f
 			return nil, &failure{kind: ErrTemporary, server: h.Address, heard: true, cause: errReferral}
 		}
 		edns := query.IsEdns0() != nil
-		return &reply{m, m.AuthenticatedData && edns && h.authenticates(), h.Address}, nil
+		return &reply{m, m.AuthenticatedData && edns && h.Authenticates(), h.Address}, nil
 	}
 	return nil, r.failed(h, m)
 }

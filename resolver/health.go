@@ -153,6 +153,9 @@ func (h *Health) tell(before, now HealthState) {
 	case now.Validating && (first || !before.Validating || before.Err != nil):
 		log.Info("dnssec: the resolver validates")
 	case !now.Validating && (first || before.Validating || before.Err != nil):
-		log.Warn("dnssec: the resolver does not validate; DANE is off, and hosts are not authenticated by it, until it does", "err", now.Err)
+		if now.Err != nil {
+			log = log.With("err", now.Err)
+		}
+		log.Warn("dnssec: the resolver does not validate; DANE is off until it does")
 	}
 }

@@ -162,8 +162,8 @@ func (s Server) near() bool {
 	return err == nil && addr.Addr().Unmap().IsLoopback()
 }
 
-// authenticates tells whether the AD bit of the server counts.
-func (s Server) authenticates() bool {
+// Authenticates tells whether the AD bit of the server counts.
+func (s Server) Authenticates() bool {
 	return s.Trust == TrustYes || s.Trust != TrustNo && s.near()
 }
 
@@ -275,7 +275,7 @@ func (o Options) checkServers() []error {
 		if err := s.validate(); err != nil {
 			errs = append(errs, fmt.Errorf("resolver: server %s: %w", s.Address, err))
 		}
-		if s.authenticates() {
+		if s.Authenticates() {
 			authenticate++
 		}
 	}

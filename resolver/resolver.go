@@ -64,7 +64,7 @@ func New(o Options) (*Resolver, error) {
 
 // Trusted tells whether answers may be authenticated at all: whether the AD bit of the
 // servers counts.
-func (r *Resolver) Trusted() bool { return r.hosts[0].authenticates() }
+func (r *Resolver) Trusted() bool { return r.hosts[0].Authenticates() }
 
 // Servers returns the addresses of the servers that are asked.
 func (r *Resolver) Servers() []string {

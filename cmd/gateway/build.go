@@ -7,6 +7,7 @@ import (
 
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/mail/smtp"
@@ -46,6 +47,7 @@ type building struct {
 	used      bool // the gateway has the rules
 	backends  map[string]delivery.BackendOptions
 	listeners []gateway.Listener
+	settings  outboundSettings
 }
 
 func (b *building) fail(key string, err error) {
@@ -91,7 +93,10 @@ func (b *building) prepare(ctx context.Context) {
 	b.doorman = newDoorman(b.log)
 	b.doorman.transport = func() *delivery.Transport { return n.transport }
 	var err error
-	if needsNames(b.cfg) {
+	var problems config.Problems
+	b.settings, problems = readOutbound(b.cfg, b.log)
+	b.add(problems)
+	if needsNames(b.cfg) && !problems.At("delivery.resolver.address") {
 		if b.names, err = newResolver(b.cfg, b.log); err != nil {
 			b.fail("delivery.resolver.address", err)
 		}
@@ -100,7 +105,6 @@ func (b *building) prepare(ctx context.Context) {
 		b.fail("listeners", err)
 	}
 	b.outside = newOutside(b.store, notices{func() *keeping { return n.keeping }, func(p smtp.Path) (string, bool) { return n.gw.PublicBackend(p) }}, b.log)
-	var problems config.Problems
 	b.set, problems = loadChains(ctx, b.wasm, b.ledger, b.outside, b.cfg)
 	b.add(problems)
 	b.rules = rulesOf(b.cfg, b.set)
@@ -125,12 +129,31 @@ func (b *building) engines(context.Context) {
 	if b.store == nil {
 		return
 	}
-	n := b.node
-	if b.keeping, err = newKeeping(b.cfg, b.store, b.transport, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, b.log); err != nil {
-		b.fail("store", err)
+	b.beats = newBeats(b.store.Cluster(), b.started, b.log)
+	if !b.wayOut() {
 		return
 	}
-	b.beats = newBeats(b.store.Cluster(), b.started, b.log)
+	n := b.node
+	if b.keeping, err = newKeeping(b.cfg, b.store, b.transport, b.out, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, b.log); err != nil {
+		b.fail("store", err)
+	}
+}
+
+// wayOut is what brings mail to hosts elsewhere. It is false if it cannot be had.
+func (b *building) wayOut() bool {
+	lead := leads(b.store.Cluster(), b.beats.name)
+	var problems config.Problems
+	if b.out, problems = newOutbound(b.cfg, b.settings, b.store, lead, b.log); b.out == nil {
+		b.add(problems)
+		return false
+	}
+	n := b.node
+	mail := func(ctx context.Context, m tlsrpt.Mail) error { return n.keeping.report(ctx, m) }
+	if err := b.out.reports(b.store.Files(), lead, mail); err != nil {
+		b.fail("delivery.tlsrpt", err)
+		return false
+	}
+	return true
 }
 
 // open makes the gateway and opens the listeners, those of the admin API too.

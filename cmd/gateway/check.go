@@ -137,10 +137,8 @@ func tryListeners(cfg *config.Config) config.Problems {
 			}
 		}
 	}
-	if _, err := resolverOptions(cfg, nil); err != nil {
-		problems = append(problems, cfg.Problem("delivery.resolver.address", oneLine(err)))
-	}
-	return problems
+	_, more := readOutbound(cfg, nil)
+	return append(problems, more...)
 }
 
 // tryStore reads the keys of a store, and its address. The database is not asked.

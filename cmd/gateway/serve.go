@@ -113,6 +113,7 @@ type node struct {
 	transport *delivery.Transport
 	store     store.Store // nil without one
 	keeping   *keeping    // nil without a store
+	out       *outbound   // likewise
 	outside   *outside
 	beats     *beats // likewise
 	doorman   *doorman
@@ -180,6 +181,7 @@ func rulesOf(cfg *config.Config, set *chainSet) gateway.Rules {
 func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, config.Problems)) error {
 	administered := n.serveAdmin()
 	if n.keeping != nil {
+		n.out.start()
 		n.keeping.run()
 	}
 	served := make(chan error, 1)
@@ -433,6 +435,7 @@ func (n *node) close() {
 			n.log.Error("deliveries did not end", "err", err)
 		}
 	}
+	n.out.close()
 	if n.store != nil { // who obtains certificates has ended: shutdown has waited for it
 		if err := n.store.Close(); err != nil {
 			n.log.Error("store did not close", "err", err)

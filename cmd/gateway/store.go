@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/delivery/mx"
+	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/mail/smtp"
@@ -64,32 +66,46 @@ func readKeys(path string) ([][]byte, error) {
 type keeping struct {
 	store  store.Store
 	engine *delivery.Engine
+	route  func(smtp.Path) store.Destination
 	stop   context.CancelFunc // ends the engine's looking
 	ended  chan struct{}      // closed when it has
 }
 
-func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
+func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, out *outbound, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
 	d := cfg.Delivery.Schedule
+	destination := func(p smtp.Path) store.Destination {
+		if backend, ok := route(p); ok {
+			return delivery.BackendDestination(backend)
+		}
+		return outDestination(p)
+	}
 	e, err := delivery.NewEngine(delivery.EngineOptions{
 		Queue: s.Queue(), Transport: t, Hostname: string(cfg.Hostname), Log: log,
-		Lease: cfg.Delivery.Lease, KeepTime: cfg.Store.Timeout,
+		Lease: cfg.Delivery.Lease, KeepTime: cfg.Store.Timeout, Outbound: out.options(), DestinationWorkers: cfg.Delivery.Connections,
 		Schedule: delivery.Schedule{First: d.First, Factor: float64(d.Factor), Max: d.Max, Expire: d.Expire, Notify: time.Duration(d.Notify)},
-		Route: func(p smtp.Path) store.Destination {
-			if backend, ok := route(p); ok {
-				return delivery.BackendDestination(backend)
-			}
-			return outDestination(p)
-		},
+		Route:    destination,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &keeping{store: s, engine: e, ended: make(chan struct{})}, nil
+	return &keeping{store: s, engine: e, route: destination, ended: make(chan struct{})}, nil
 }
 
 // outDestination is where mail for an address waits that no backend of ours takes.
 func outDestination(p smtp.Path) store.Destination {
-	return store.Destination("mx:" + p.Domain.String())
+	return delivery.MXDestination(mx.TargetOf(p.Domain))
+}
+
+// report puts a report on TLS into the queue. What it reports must not keep it back (RFC 8460,
+// Section 5.3).
+func (k *keeping) report(ctx context.Context, m tlsrpt.Mail) error {
+	_, err := k.engine.Keep(ctx, delivery.Keeping{
+		Sender:     smtp.Sender{Path: m.From},
+		Origin:     store.Origin{Listener: "tlsrpt", Trusted: true, TLSOptional: true},
+		Content:    notice(m.Content),
+		Recipients: []delivery.KeptRecipient{{Recipient: smtp.Recipient{Path: m.To}, Destination: k.route(m.To)}},
+	})
+	return err
 }
 
 // run begins to deliver.

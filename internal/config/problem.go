@@ -123,6 +123,11 @@ func (p Problems) Err() error {
 	return nil
 }
 
+// At tells whether there is an error about the value at key itself.
+func (p Problems) At(key string) bool {
+	return slices.ContainsFunc(p, func(one Problem) bool { return !one.Warning && one.Key == key })
+}
+
 // Sorted puts the file's problems first, from top to bottom; a reader fixes
 // them in that order. It changes p and returns it.
 func (p Problems) Sorted(file string) Problems {
