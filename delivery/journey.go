@@ -101,7 +101,7 @@ func (j *journey) choose(ctx context.Context) error {
 	if chosen.Relay != "" {
 		r, err := ParseRelay(chosen.Relay)
 		if err != nil {
-			return fmt.Errorf("delivery: route: %w", err)
+			return fmt.Errorf("delivery: route: %v", err) // not the sender's fault: no reply for good
 		}
 		relay, j.special = &r, true
 	}
@@ -260,7 +260,7 @@ func (j *journey) key(h *PlannedHost, to netip.AddrPort) linkKey {
 
 // revisit uses a connection that there is already.
 func (j *journey) revisit(ctx, _ context.Context, h *PlannedHost, to netip.AddrPort) error {
-	check := j.o.opts.Secure.check()
+	check := j.o.securer.opt.check()
 	if l := j.o.links.get(j.key(h, to), func(l *link) bool { return l.secured.Meets(h, check) }); l != nil {
 		return j.talk(ctx, l)
 	}

@@ -26,12 +26,12 @@ type headerReader struct {
 }
 
 func (h *headerReader) Write(p []byte) (int, error) {
-	h.b.Write(p)
+	h.b.Write(p[:min(len(p), maxHeader-h.b.Len())])
 	if n, ok := h.finder.End(h.b.Bytes()); ok {
 		h.b.Truncate(n)
 		return 0, errHeaderRead
 	}
-	if h.b.Len() > maxHeader {
+	if h.b.Len() >= maxHeader {
 		return 0, errHeaderRead
 	}
 	return len(p), nil
