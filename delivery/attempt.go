@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ type attempt struct {
 	start   time.Time
 	replies []*smtp.Reply // of each recipient of the lease; nil was not asked
 	by      []*spoken     // who gave them; nil is our own word
+	last    bool          // the message has run out of time, and is tried once more
 }
 
 // deliver tries a lease, and finishes it or gives it back whatever happens. It tells whether the
@@ -118,6 +120,19 @@ func (a *attempt) try(ctx context.Context) error {
 	}
 	a.content = content
 	if !a.m.Expires.IsZero() && a.e.now().After(a.m.Expires) {
+		if !a.heldBack() {
+			return errExpired
+		}
+		a.last = true
+		err := a.journey(ctx)
+		if err != nil && a.e.attempts.Err() != nil || errors.Is(err, errElsewhere) {
+			return err
+		}
+		for i, r := range a.replies {
+			if r != nil && r.Temporary() {
+				a.replies[i] = nil
+			}
+		}
 		return errExpired
 	}
 	if a.e.out.reaches(a.lease.Destination) {
@@ -128,6 +143,16 @@ func (a *attempt) try(ctx context.Context) error {
 		return errNoWay
 	}
 	return a.tryBackend(ctx, backend)
+}
+
+// heldBack tells whether what kept the message from being delivered may have been a policy of the
+// other side about TLS: that must be asked for anew before the message is given up (RFC 8461,
+// Section 5.1).
+func (a *attempt) heldBack() bool {
+	return a.e.out.reaches(a.lease.Destination) && slices.ContainsFunc(a.lease.Recipients, func(at int) bool {
+		r := a.m.Recipients[at].Last
+		return r != nil && r.Enh[1] == 7
+	})
 }
 
 // tryBackend is try for a backend.

@@ -144,6 +144,7 @@ func (e *Engine) stateOf(name store.Destination, w store.Waits) DestinationState
 		d.lookSite(e, at.site)
 	}
 	e.mu.Unlock()
+	d.Known = e.out.reaches(name)
 	backend, ok := strings.CutPrefix(string(name), backendPrefix)
 	if !ok {
 		return d

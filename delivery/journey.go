@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/delivery/mx"
@@ -131,13 +133,17 @@ func stricter(ours, hook TLSMode, weaker bool) TLSMode {
 // plot makes the plan.
 func (j *journey) plot(ctx context.Context) error {
 	usual := !j.special && j.way.need.plain()
-	if err := j.o.trouble(j.a.lease.Destination); err != nil && usual {
-		return err // a scout was there a moment ago
+	if t, ok := j.o.trouble(j.a.lease.Destination); ok && usual && !j.a.last {
+		j.report(t.events)
+		return t.err // a scout was there a moment ago
 	}
 	plan, err := j.way.plan(ctx)
 	if err != nil {
 		if usual && ctx.Err() == nil {
-			j.o.remember(j.a.lease.Destination, err)
+			j.o.remember(j.a.lease.Destination, plan, err)
+		}
+		if plan != nil {
+			j.report(plan.Events)
 		}
 		return err
 	}
@@ -188,18 +194,15 @@ func (j *journey) ask(ctx context.Context) error {
 	return nil
 }
 
-// travel goes over the hosts.
+// travel goes over the hosts, and once more if it was a policy that stood in the way and there is
+// another one by now.
 func (j *journey) travel(ctx context.Context) error {
 	reach, cancel := context.WithTimeout(ctx, j.o.opts.ReachTime)
 	defer cancel()
-	j.report(j.plan.Events)
-	for i := range j.plan.Hosts {
-		if h := &j.plan.Hosts[i]; h.Refused != nil {
-			j.errs = append(j.errs, h.Refused)
-			j.report(h.Events)
-		}
+	err := j.round(ctx, reach)
+	if len(j.left) > 0 && (err == nil || errors.Is(err, errEnough)) && j.renew(reach) {
+		err = j.round(ctx, reach)
 	}
-	err := j.visitAll(ctx, reach)
 	j.judge(err)
 	switch {
 	case len(j.left) == 0:
@@ -210,21 +213,63 @@ func (j *journey) travel(ctx context.Context) error {
 	return j.sum()
 }
 
+// round goes over the hosts of a plan.
+func (j *journey) round(ctx, reach context.Context) error {
+	j.errs = nil
+	j.report(j.plan.Events)
+	for i := range j.plan.Hosts {
+		if h := &j.plan.Hosts[i]; h.Refused != nil {
+			j.errs = append(j.errs, h.Refused)
+			j.report(h.Events)
+		}
+	}
+	return j.visitAll(ctx, reach)
+}
+
+// renewTime is how old a plan is at least whose policy is asked for anew.
+const renewTime = time.Minute
+
+// renew asks for the MTA-STS policy anew, if there is one that is enforced, and tells whether it is
+// another by now. RFC 8461, Section 5.1: a message must not fail for a policy that is gone.
+func (j *journey) renew(ctx context.Context) bool {
+	r, ok := j.way.planner.(interface {
+		Renew(context.Context, mx.Target, Need) (*Plan, error)
+	})
+	enforced := slices.ContainsFunc(j.plan.Hosts, func(h PlannedHost) bool { return h.Enforced })
+	if !ok || !enforced || j.a.e.now().Sub(j.plan.Made) < renewTime && !j.a.last {
+		return false
+	}
+	plan, err := r.Renew(ctx, j.way.target, j.way.need)
+	if err != nil || policyID(plan) == policyID(j.plan) {
+		return false
+	}
+	j.plan = plan
+	return true
+}
+
+// policyID names the policy that a plan was made with; empty is none.
+func policyID(p *Plan) string {
+	if p.STS.Policy == nil {
+		return ""
+	}
+	return p.STS.Policy.ID
+}
+
 // visitAll visits hosts until nobody is left. A nil error, and errEnough, are that all were tried
 // that may be.
 func (j *journey) visitAll(ctx, reach context.Context) error {
-	hosts := j.usable()
-	for start := 0; start < len(hosts); {
+	hosts, tries := j.order()
+	for start := 0; start < len(tries); {
 		end := start + 1
-		for end < len(hosts) && hosts[end].Preference == hosts[start].Preference {
+		for end < len(tries) && hosts[tries[end].Host].Preference == hosts[tries[start].Host].Preference {
 			end++
 		}
+		// Among equals a host that we have a connection to comes first.
 		for _, visit := range []func(ctx, reach context.Context, h *PlannedHost, to netip.AddrPort) error{j.revisit, j.visit} {
-			for _, h := range hosts[start:end] {
-				for _, addr := range h.Addrs {
-					if err := visit(ctx, reach, h, netip.AddrPortFrom(addr, j.port(h))); err != nil || len(j.left) == 0 {
-						return err
-					}
+			for _, t := range tries[start:end] {
+				h := &hosts[t.Host]
+				if err := visit(ctx, reach, h, netip.AddrPortFrom(t.Addr, j.port(h))); err != nil || len(j.left) == 0 {
+					return err
 				}
 			}
 		}
@@ -233,15 +278,20 @@ func (j *journey) visitAll(ctx, reach context.Context) error {
 	return nil
 }
 
-// usable returns the hosts to try, as Deliver wants them.
-func (j *journey) usable() []*PlannedHost {
-	hosts := j.plan.Usable()
-	if len(hosts) == 0 || !j.turn.To.IsValid() {
-		return hosts
+// order returns the hosts, and the addresses to try in order: those of the plan, or what Deliver wants.
+func (j *journey) order() ([]PlannedHost, []mx.Try) {
+	hosts := j.plan.Hosts
+	bare := make([]mx.Host, len(hosts))
+	for i := range hosts {
+		if bare[i] = hosts[i].Host; hosts[i].Refused != nil {
+			bare[i].Err = hosts[i].Refused
+		}
 	}
-	first := *hosts[0]
-	first.Addrs = []netip.Addr{j.turn.To.Addr()}
-	return []*PlannedHost{&first}
+	tries := mx.Order(bare, j.o.opts.PreferIPv6, nil)
+	if len(tries) > 0 && j.turn.To.IsValid() {
+		tries = []mx.Try{{Host: tries[0].Host, Addr: j.turn.To.Addr()}}
+	}
+	return hosts, tries
 }
 
 func (j *journey) port(h *PlannedHost) uint16 {
@@ -298,10 +348,10 @@ func (j *journey) visit(ctx, reach context.Context, h *PlannedHost, to netip.Add
 			}
 		}
 	}
-	proxy, proxied := errors.AsType[*ProxyError](err)
 	switch {
-	case reach.Err() != nil, proxied && !proxy.Answered:
-		// Our time was over, the engine ends, or it is the proxy: the address is not to blame.
+	case reach.Err() != nil, ourFault(err):
+		// Our time was over, or the engine ends, or we cannot connect to anybody: the address is
+		// not to blame.
 		v.leave()
 		j.errs = append(j.errs, err)
 		return errEnough
@@ -318,6 +368,19 @@ func (j *journey) visit(ctx, reach context.Context, h *PlannedHost, to netip.Add
 func unreached(err error) bool {
 	e, ok := errors.AsType[*mx.Error](err)
 	return ok && e.Category == mx.Network
+}
+
+// ourFault tells whether a connection could not be made for want of something on our side.
+func ourFault(err error) bool {
+	if p, ok := errors.AsType[*ProxyError](err); ok && !p.Answered {
+		return true
+	}
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENETDOWN, syscall.EACCES, syscall.EPERM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // refusedUs tells whether err is a refusal of the connection by the host.
@@ -349,11 +412,7 @@ func (j *journey) introduce(ctx context.Context, h *PlannedHost, k linkKey) (*li
 			nc = c
 			return c, nil
 		}
-		e := &mx.Error{Category: mx.Network, Target: j.own, Host: h.Name, Addr: k.to.Addr(), Reply: errNotThere, Err: err}
-		if mx.Refused(err) {
-			e.Category, e.Reply = mx.Policy, errForbidden
-		}
-		return nil, e
+		return nil, connectError(j.own, h, &Attempt{Addr: k.to, Local: k.from}, err)
 	}
 	log := j.a.e.opts.Log.With("mail", string(j.a.m.ID), "mx", h.Name, "remote", k.to.String())
 	s, err := j.o.securer.Connect(ctx, dial, h, Approach{Addr: k.to.Addr(), Local: k.from,
@@ -367,11 +426,6 @@ func (j *journey) introduce(ctx context.Context, h *PlannedHost, k linkKey) (*li
 	l.rcptMax, l.mailMax = limitsOf(s.Client)
 	return l, nil
 }
-
-var (
-	errNotThere  = smtp.Refuse(451, smtp.Enhanced{4, 4, 1}, "the host cannot be connected to")
-	errForbidden = smtp.Refuse(451, smtp.Enhanced{4, 4, 4}, "the host is at an address that is not to be connected to")
-)
 
 // limitsOf reads the limits of a server (RFC 9422).
 func limitsOf(c *smtp.Client) (rcpts, mails int) {
@@ -564,7 +618,34 @@ func (j *journey) sum() error {
 	if r.Permanent() && !closed {
 		r = smtp.Refuse(451, smtp.Enhanced{4, r.Enh[1], r.Enh[2]}, r.Text)
 	}
-	return r.Because(errors.Join(j.errs...))
+	return r.Because(j.told())
+}
+
+// told is all that stood in the way, in few words, for the log and for who looks at the queue.
+func (j *journey) told() error {
+	var list []string
+	for _, err := range j.errs {
+		e, ok := errors.AsType[*mx.Error](err)
+		if !ok {
+			list = append(list, err.Error())
+			continue
+		}
+		words := cmp.Or(e.Host, "the domain")
+		if e.Addr.IsValid() {
+			words += " [" + e.Addr.String() + "]"
+		}
+		if e.Err == nil || e.Category == mx.SMTP && e.Reply != nil {
+			words += ": " + smtp.ReplyOf(e).Line() // what the host said, or all there is
+		} else {
+			words += ": " + e.Err.Error()
+		}
+		if e != err { // there is more around it
+			_, more, _ := strings.Cut(err.Error(), e.Error())
+			words += more
+		}
+		list = append(list, words)
+	}
+	return errors.New(strings.Join(list, "; "))
 }
 
 // final tells whether a refusal that came before any recipient was named is for good: nobody who

@@ -55,6 +55,8 @@ type OutboundOptions struct {
 	// LocalName is what we say in EHLO where the Source has no name. Default the Engine's
 	// Hostname.
 	LocalName string
+	// PreferIPv6 tries IPv6 first among hosts that are equally preferred.
+	PreferIPv6 bool
 	// Sources are the addresses that connections are made from, each with a name of its own. A
 	// message that no Hook chooses one for is sent from one of them by lot, and from the same each
 	// time it is tried. None leaves the address to the system.
@@ -215,8 +217,9 @@ type outbound struct {
 }
 
 type trouble struct {
-	err   error
-	until time.Time
+	err    error
+	events []tlsrpt.Event // what is to be reported of each attempt
+	until  time.Time
 }
 
 // troubleTime is for how long a plan that could not be made is not tried again. maxTroubles is how
@@ -260,7 +263,7 @@ func (o *outbound) siteOf(ctx context.Context, d store.Destination) string {
 	w := o.way(t, nil)
 	plan, err := w.plan(ctx)
 	if err != nil {
-		o.remember(d, err)
+		o.remember(d, plan, err)
 		return string(d)
 	}
 	o.forget(d)
@@ -303,8 +306,12 @@ func (o *outbound) way(t mx.Target, chosen *Relay) way {
 	return w
 }
 
-// remember keeps in mind that no plan could be made.
-func (o *outbound) remember(d store.Destination, err error) {
+// remember keeps in mind that no plan could be made, or none but a part.
+func (o *outbound) remember(d store.Destination, part *Plan, err error) {
+	var events []tlsrpt.Event
+	if part != nil {
+		events = part.Events
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.e.now()
@@ -312,7 +319,7 @@ func (o *outbound) remember(d store.Destination, err error) {
 		maps.DeleteFunc(o.troubles, func(_ store.Destination, t trouble) bool { return now.After(t.until) })
 	}
 	if len(o.troubles) < maxTroubles {
-		o.troubles[d] = trouble{err, now.Add(troubleTime)}
+		o.troubles[d] = trouble{err, events, now.Add(troubleTime)}
 	}
 }
 
@@ -322,16 +329,16 @@ func (o *outbound) forget(d store.Destination) {
 	delete(o.troubles, d)
 }
 
-// trouble returns why there was no plan lately, nil if there may be one.
-func (o *outbound) trouble(d store.Destination) error {
+// trouble returns why there was no plan lately; ok is false if there may be one.
+func (o *outbound) trouble(d store.Destination) (t trouble, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	t, ok := o.troubles[d]
-	if !ok || o.e.now().After(t.until) {
+	t, ok = o.troubles[d]
+	if ok && o.e.now().After(t.until) {
 		delete(o.troubles, d)
-		return nil
+		return trouble{}, false
 	}
-	return t.err
+	return t, ok
 }
 
 // source returns the Source of a message: the one that is named, or one by lot that is the same for

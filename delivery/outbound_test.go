@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/penstock/penstock/delivery/mtasts"
 	"github.com/penstock/penstock/delivery/mx"
 	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/internal/peers"
@@ -42,7 +43,17 @@ type plans struct {
 	hosts map[string][]PlannedHost
 	fails map[string]error
 	waits map[string]time.Duration
-	needs []Need
+	// policy is the id of the MTA-STS policy of all, and renew what Renew does first.
+	policy string
+	renew  func()
+}
+
+// Renew implements what a Planner does when a policy is in the way.
+func (p *plans) Renew(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
+	if p.renew != nil {
+		p.renew()
+	}
+	return p.Plan(ctx, t, n)
 }
 
 func (p *plans) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
@@ -52,7 +63,7 @@ func (p *plans) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
 		name = g.Host
 	}
 	wait, err, hosts := p.waits[name], p.fails[name], slices.Clone(p.hosts[name])
-	p.needs = append(p.needs, n)
+	policy := p.policy
 	p.mu.Unlock()
 	if wait > 0 {
 		select {
@@ -65,6 +76,9 @@ func (p *plans) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
 		return nil, err
 	}
 	plan := &Plan{Target: t, Need: n, Route: &mx.Route{Target: t}, Hosts: hosts}
+	if policy != "" {
+		plan.STS.Policy = &mtasts.Policy{ID: policy}
+	}
 	var names []string
 	for i := range hosts {
 		names = append(names, hosts[i].Name)
@@ -759,7 +773,7 @@ func TestHooks(t *testing.T) {
 		{name: "nothing is changed", h: &hook{}, want: usual, fates: "delivered to 250 mx.a.test"},
 		{name: "by a relay", h: &hook{route: func(Outgoing) (Way, error) { return Way{Relay: "relay.test"}, nil }}, want: relay, fates: "delivered to 250 relay.test"},
 		{name: "to another address", h: &hook{deliver: func([]Hop) (Turn, error) { return Turn{To: netip.MustParseAddrPort(relay + ":25")}, nil }}, want: relay, fates: "delivered to 250 mx.a.test"},
-		{name: "to an address inside", h: &hook{deliver: func([]Hop) (Turn, error) { return Turn{To: netip.MustParseAddrPort(hidden + ":25")}, nil }}, fates: "deferred to 451 ", said: "not to be connected to"},
+		{name: "to an address inside", h: &hook{deliver: func([]Hop) (Turn, error) { return Turn{To: netip.MustParseAddrPort(hidden + ":25")}, nil }}, fates: "deferred to 451 ", said: "10.0.0.1 is private"},
 		{name: "by no relay at all", h: &hook{route: func(Outgoing) (Way, error) { return Way{Relay: "not a name"}, nil }}, fates: "deferred to 451 "},
 		{name: "from no source at all", h: &hook{route: func(Outgoing) (Way, error) { return Way{Source: "none"}, nil }}, fates: "deferred to 451 "},
 		{name: "refused", h: &hook{route: func(Outgoing) (Way, error) { return Way{}, smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "not by us") }}, fates: "bounced to 550 "},
@@ -875,14 +889,47 @@ func TestCutOff(t *testing.T) {
 	})
 }
 
+// TestPolicyInTheWay: before a message is given up, and each time after that, it is asked whether the
+// policy that holds it back is still the one; a new one counts at once.
+func TestPolicyInTheWay(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &abroad{tune: func(o *EngineOptions) { o.Schedule = Schedule{Max: time.Hour, Expire: 4 * time.Hour} }}
+			a.plans.put("a.test", "mx.test 192.0.2.1")
+			refused := policyError(mx.Policy, 451, smtp.Enhanced{4, 7, 5}, "mx.test", "the policy does not name this host", nil)
+			h := &a.plans.hosts["a.test"][0]
+			h.Enforced, h.Refused, a.plans.policy = true, refused, "1"
+			host := &fake{}
+			renewed, start := 0, time.Now()
+			a.plans.renew = func() {
+				renewed++
+				if !late || time.Since(start) > 4*time.Hour {
+					a.plans.mu.Lock()
+					defer a.plans.mu.Unlock()
+					a.plans.policy, a.plans.hosts["a.test"][0].Refused = "2", nil
+				}
+			}
+			a.open(t, map[string]*fake{"192.0.2.1": host}).run()
+			id := a.keep(mail(t, "to@a.test"))
+			after(time.Second)
+			check(t, "asked anew", renewed, 1)
+			check(t, "sent at once", host.heard("DATA"), btoi(!late))
+			after(5 * time.Hour)
+			check(t, "state", a.states(id), "gone")
+			check(t, "sent", host.heard("DATA"), 1)
+			check(t, "delivered", a.e.Stats.Delivered.Load(), 1)
+		})
+	}
+}
+
 // TestExpiredElsewhere: a report that a message ran out of time tells what was said last.
 func TestExpiredElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := new(abroad)
+		a := &abroad{tune: func(o *EngineOptions) { o.Schedule = Schedule{Max: time.Hour, Expire: 4 * time.Hour} }}
 		a.plans.put("a.test", "mx.a.test 192.0.2.1")
 		a.open(t, map[string]*fake{"192.0.2.1": {answer: on("RCPT", "450 4.2.1 over quota")}}).run()
 		id := a.keep(mail(t, "to@a.test"))
-		after(6 * 24 * time.Hour)
+		after(5 * time.Hour)
 		check(t, "state", a.states(id), "gone")
 		reports := a.reports()
 		tell(t, reports[len(reports)-1], "Status: 5.4.7", "450 4.2.1 over quota")
