@@ -124,6 +124,8 @@ type PlanOptions struct {
 	Timeout time.Duration
 	// Parallel is how many hosts' TLSA records are looked up at the same time. Default 5.
 	Parallel int
+	// Inflight is how many plans may be made at the same time; more fail at once. Default 1,000.
+	Inflight int
 	// Keep is how long a plan is used at most. Default 5 minutes; less where an answer it is
 	// made of holds shorter.
 	Keep time.Duration
@@ -151,7 +153,8 @@ func (o PlanOptions) Validate() error {
 	for _, d := range []struct {
 		what  string
 		value int64
-	}{{"time limit", int64(o.Timeout)}, {"number of look-ups at the same time", int64(o.Parallel)}, {"time to keep", int64(o.Keep)}} {
+	}{{"time limit", int64(o.Timeout)}, {"number of look-ups at the same time", int64(o.Parallel)}, {"time to keep", int64(o.Keep)},
+		{"number of plans at the same time", int64(o.Inflight)}} {
 		if d.value < 0 {
 			errs = append(errs, fmt.Errorf("plan: %s is negative", d.what))
 		}
@@ -175,6 +178,7 @@ func (o PlanOptions) withDefaults() PlanOptions {
 	setDefault(&o.Port, 25)
 	setDefault(&o.Timeout, 30*time.Second)
 	setDefault(&o.Parallel, 5)
+	setDefault(&o.Inflight, 1000)
 	setDefault(&o.Keep, 5*time.Minute)
 	setDefault(&o.CacheSize, 10_000)
 	if o.Log == nil {

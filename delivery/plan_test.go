@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -480,8 +481,21 @@ func TestPlanShared(t *testing.T) {
 		waiting.Wait()
 		check(t, "questions", len(dns.Asked()), 1)
 		check(t, "failures", p.Stats(), PlannerStats{Failed: 1})
+
+		// There is a limit to how many are made at a time; what is kept is still there.
+		if _, err := p.Plan(t.Context(), target(t, "ok.signed.test"), Need{}); err != nil {
+			t.Error(err)
+		}
+		p.opt.Inflight = 1
+		waiting.Go(func() { p.Plan(t.Context(), target(t, "slow.signed.test"), Need{}) })
+		synctest.Wait()
+		_, err := p.Plan(t.Context(), target(t, "none.signed.test"), Need{})
+		check(t, "too many", code(err), "451 4.4.3 dns")
+		_, err = p.Plan(t.Context(), target(t, "ok.signed.test"), Need{})
+		check(t, "kept", err, nil)
+		waiting.Wait()
 		p.Close()
-		_, err := p.Plan(t.Context(), target(t, "ok.signed.test"), Need{})
+		_, err = p.Plan(t.Context(), target(t, "ok.signed.test"), Need{})
 		check(t, "closed", code(err), "451 4.4.3 dns")
 	})
 }
@@ -502,6 +516,80 @@ func TestPlanBounded(t *testing.T) {
 		}
 	}
 	check(t, "kept", none.Stats(), PlannerStats{Made: 2})
+}
+
+// TestPlanExplain: a plan in words.
+func TestPlanExplain(t *testing.T) {
+	for _, c := range []struct{ domain, want string }{
+		{"several.signed.test", `
+10 mxbogus.signed.test: not used: (dane): host mxbogus.signed.test: 451 4.7.5 it cannot be told now whether this host has TLSA records: dane: TLSA records of mxbogus.signed.test: resolver: look up TLSA of "_25._tcp.mxbogus.signed.test": DNSSEC validation failed (DNSSEC Bogus: "bogus")
+  9.0.0.5
+20 mx.signed.test: dane (1 TLSA record at mx.signed.test)
+  9.0.0.1
+  DANE-EE(3) SPKI(1) SHA2-256(1)
+30 mxnone.signed.test: pkix (MTA-STS of several.signed.test)
+  9.0.0.2`},
+		{"unusable.signed.test", `
+10 mxunusable.signed.test: encrypted (1 TLSA record at mxunusable.signed.test, none of them usable)
+  9.0.0.3
+  PKIX-EE(1) SPKI(1) SHA2-256(1): not usable, usage PKIX-EE(1) is not for mail`},
+		{"plain.test", `
+the MX records are not authenticated: TLSA records protect the way to a host, and not which host it is
+MTA-STS of plain.test: no answer
+10 mx.plain.test: opportunistic (it has no policy)
+  9.0.0.7`},
+		{"[9.0.0.1]", `
+0 [9.0.0.1]: opportunistic (it has no policy)
+  9.0.0.1`},
+	} {
+		p := planner(t, func(o *PlanOptions) {
+			o.STS = &policies{results: map[string]mtasts.Result{
+				"several.signed.test": sts(mtasts.Enforce, "*.signed.test"),
+				"plain.test":          {Err: &mtasts.Error{Kind: mtasts.FetchError, Err: errors.New("no answer")}},
+			}}
+		})
+		plan, err := p.Plan(t.Context(), target(t, c.domain), Need{})
+		if err != nil {
+			t.Errorf("%s: %v", c.domain, err)
+			continue
+		}
+		if got := "\n" + strings.Join(plan.Explain(), "\n"); got != c.want {
+			t.Errorf("%s: got%s\nwant%s", c.domain, got, c.want)
+		}
+	}
+}
+
+// TestPlannerHammer: many at once, with a cache that is too small for them.
+func TestPlannerHammer(t *testing.T) {
+	var validating atomic.Bool
+	p := planner(t, func(o *PlanOptions) {
+		o.CacheSize, o.Validating = 2, validating.Load
+		o.STS = &policies{results: map[string]mtasts.Result{"ok.signed.test": sts(mtasts.Enforce, "*.signed.test")}}
+	})
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 100 {
+				to := target(t, []string{"ok.signed.test", "none.signed.test", "several.signed.test", "[9.0.0.1]"}[(i+n)%4])
+				plan, err := p.Plan(t.Context(), to, Need{TLSOptional: n%7 == 0})
+				if err != nil || plan.Target != to || len(plan.Usable()) == 0 {
+					t.Errorf("%s: %v %v", to, plan, err)
+				}
+				switch {
+				case n%10 == 0:
+					p.Renew(t.Context(), to, Need{})
+				case n%11 == 0:
+					p.Forget(to, Need{})
+				case n%13 == 0:
+					validating.Store(n%2 == 0)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if kept := p.Stats().Kept; kept > 2 {
+		t.Errorf("%d plans are kept", kept)
+	}
 }
 
 // TestPlanOrder: hosts are tried by preference, equals in another order each time; a site is the

@@ -58,7 +58,10 @@ type PlannerStats struct {
 	Kept   int    // plans in the cache, some of which may have expired
 }
 
-var errPlannerClosed = errors.New("delivery: the planner is closed")
+var (
+	errPlannerClosed = errors.New("the planner is closed")
+	errPlannerBusy   = errors.New("too many plans are being made")
+)
 
 // NewPlanner returns a Planner. Its error joins all problems of the options.
 func NewPlanner(o PlanOptions) (*Planner, error) {
@@ -96,7 +99,7 @@ func (p *Planner) Stats() PlannerStats {
 func (p *Planner) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
 	key := keyOf(t, n)
 	p.mu.Lock()
-	if plan := p.kept[key]; plan != nil && p.holds(plan) {
+	if plan := p.kept[key]; plan != nil && !p.closed && p.holds(plan) {
 		p.mu.Unlock()
 		p.hits.Add(1)
 		return plan, nil
@@ -157,6 +160,9 @@ func (p *Planner) flightLocked(key planKey, t mx.Target, n Need) (*flight, error
 	}
 	if f := p.flights[key]; f != nil {
 		return f, nil
+	}
+	if len(p.flights) >= p.opt.Inflight {
+		return nil, p.unknown(t, errPlannerBusy)
 	}
 	f := &flight{done: make(chan struct{})}
 	p.flights[key] = f

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock/penstock/delivery/dane"
 	"github.com/penstock/penstock/delivery/mx"
 	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/mail/smtp"
@@ -286,23 +287,29 @@ func (d *securing) badHandshake(err error) error {
 	return d.fault(d.insecure(smtp.Enhanced{4, 7, 5}, "TLS with the host failed", err))
 }
 
-// badCertificate is for a certificate that is not what is asked for.
+// badCertificate is for a certificate that is not what is asked for. It is reported under the
+// policy that asks.
 func (d *securing) badCertificate(err error) error {
-	d.report(&tlsrpt.Failure{Type: resultOf(err), Additional: err.Error()})
-	return d.fault(d.insecure(smtp.Enhanced{4, 7, 5}, "the certificate of the host is not what "+d.h.asker()+" asks for", err))
-}
-
-// asker is who asks for the certificate, in a word.
-func (h *PlannedHost) asker() string {
+	f := &tlsrpt.Failure{Type: resultOf(err), Additional: err.Error()}
+	by, text := tlsrpt.STS, "the certificate of the host is not valid for it, which we ask for"
+	_, byDANE := errors.AsType[*dane.VerifyError](err)
 	switch {
-	case h.Demand.byDANE():
-		return "its TLSA records say (DANE)"
-	case h.Enforced:
-		return "the domain's policy (MTA-STS)"
-	case h.RequireTLS:
-		return "the sender (REQUIRETLS)"
+	case byDANE:
+		by, text = tlsrpt.TLSA, "the certificate of the host is not one that its TLSA records allow (DANE)"
+	case d.h.Enforced:
+		text = "the certificate of the host is not valid for it, which the domain's policy asks for (MTA-STS)"
+	case d.h.RequireTLS:
+		text = "the certificate of the host is not valid for it, which the sender asks for (REQUIRETLS)"
 	}
-	return "our policy"
+	for _, p := range d.h.Reports {
+		switch own := d.doubt(p.Type); {
+		case p.Type == by || p.Type == tlsrpt.NoPolicy:
+			d.note(p, f)
+		case own != nil:
+			d.note(p, own)
+		}
+	}
+	return d.fault(d.insecure(smtp.Enhanced{4, 7, 5}, text, err))
 }
 
 // insecure is the error about a host that does not show the TLS it must. DANE and MTA-STS keep
@@ -341,21 +348,26 @@ func (d *securing) fault(e *mx.Error) error {
 }
 
 // report notes what is to be reported of the session, for each policy it is held to: the
-// failure, or what is doubtful under a policy in testing, or a success.
+// failure, or what is doubtful under the policy, or a success.
 func (d *securing) report(f *tlsrpt.Failure) {
+	for _, p := range d.h.Reports {
+		if f == nil {
+			d.note(p, d.doubt(p.Type))
+			continue
+		}
+		d.note(p, f)
+	}
+}
+
+// note notes an event under a policy; without a failure a success.
+func (d *securing) note(p tlsrpt.Policy, f *tlsrpt.Failure) {
 	if d.h.domain == "" {
 		return
 	}
-	for _, p := range d.h.Reports {
-		e := tlsrpt.Event{Domain: d.h.domain, Policy: p, MXHost: d.h.Name, Failure: f}
-		if f == nil {
-			e.Failure = d.doubt(p.Type)
-		}
-		if e.Failure != nil {
-			e.Failure = d.dressed(*e.Failure)
-		}
-		d.out.Events = append(d.out.Events, e)
+	if f != nil {
+		f = d.dressed(*f)
 	}
+	d.out.Events = append(d.out.Events, tlsrpt.Event{Domain: d.h.domain, Policy: p, MXHost: d.h.Name, Failure: f})
 }
 
 // doubt is what is wrong with a session that goes on, under a policy.

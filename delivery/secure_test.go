@@ -120,6 +120,13 @@ func TestSecure(t *testing.T) {
 	requiredSTS := demanding(DemandPKIX, bySTS(mtasts.Enforce, true), requireTLS)
 	requiredDANE := demanding(DemandDANE, byDANE(record(t, good, 3, 1, 1)), requireTLS)
 	ours := demanding(DemandPKIX)
+	twoPolicies := func(h *PlannedHost) {
+		h.Reports = []tlsrpt.Policy{{Type: tlsrpt.TLSA, Domain: hostName}, {Type: tlsrpt.STS, Domain: "example.com"}}
+	}
+	bothSTS := func(r dane.Record) *PlannedHost {
+		return demanding(DemandBoth, byDANE(r), bySTS(mtasts.Enforce, true), twoPolicies)
+	}
+	unusableSTS := demanding(DemandPKIX, byDANE(dane.Record{Usage: 9}), bySTS(mtasts.Enforce, true), twoPolicies)
 	literal := demanding(DemandOpportunistic, func(h *PlannedHost) { h.Name, h.SNI, h.domain = "", "", "" })
 	offering := func(c *lab.Cert) *fake { f := serves(c); f.ehlo = []string{"REQUIRETLS"}; return f }
 
@@ -181,9 +188,11 @@ func TestSecure(t *testing.T) {
 		{"PKIX, no STARTTLS", pkix, plain(), "451 4.7.4 tls", "sts starttls-not-supported"},
 		{"PKIX by our own wish", ours, serves(self), "451 4.7.5 tls", "no-policy-found certificate-not-trusted"},
 
-		{"both", demanding(DemandBoth, byDANE(record(t, good, 3, 1, 1))), serves(good), "dane and pkix", "tlsa"},
-		{"both, DANE alone", demanding(DemandBoth, byDANE(record(t, self, 3, 1, 1))), serves(self), "451 4.7.5 dane", "tlsa certificate-not-trusted"},
-		{"both, PKIX alone", demanding(DemandBoth, byDANE(record(t, self, 3, 1, 1))), serves(good), "451 4.7.5 dane", "tlsa validation-failure"},
+		{"both, and what is reported under the one that failed", bothSTS(record(t, self, 3, 1, 1)), serves(self), "451 4.7.5 dane", "sts certificate-not-trusted"},
+		{"both, and the other", bothSTS(record(t, self, 3, 1, 1)), serves(good), "451 4.7.5 dane", "tlsa validation-failure"},
+		{"both, and a success of both", bothSTS(record(t, good, 3, 1, 1)), serves(good), "dane and pkix", "tlsa, sts"},
+		{"PKIX beside records that are not usable", unusableSTS, serves(good), "pkix", "tlsa tlsa-invalid, sts"},
+		{"PKIX beside records that are not usable, self-signed", unusableSTS, serves(self), "451 4.7.5 dane", "tlsa tlsa-invalid, sts certificate-not-trusted"},
 
 		{"a policy in testing", testing, serves(good), "encrypted", "sts"},
 		{"a policy in testing, self-signed", testing, serves(self), "encrypted", "sts certificate-not-trusted"},
