@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"unsafe"
 )
@@ -62,6 +65,36 @@ func furnish() error {
 		return fmt.Errorf("bring lo up: %w", errno)
 	}
 	return nil
+}
+
+// assign gives the loopback another address of IPv6. All of 127.0.0.0/8 is there by itself,
+// but of IPv6 only ::1.
+func assign(addr netip.Addr) error {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		return err
+	}
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer syscall.Close(fd)
+	// struct in6_ifreq: the address, the length of its prefix, the interface.
+	var request [24]byte
+	copy(request[:], addr.AsSlice())
+	binary.NativeEndian.PutUint32(request[16:], 128)
+	binary.NativeEndian.PutUint32(request[20:], uint32(lo.Index))
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.SIOCSIFADDR, uintptr(unsafe.Pointer(&request))); errno != 0 {
+		return fmt.Errorf("assign %v to lo: %w", addr, errno)
+	}
+	return nil
+}
+
+// alone tells whether this is a user namespace of one account, as asUser makes it.
+func alone() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	fields := strings.Fields(string(b)) // inside, outside, how many
+	return err != nil || len(fields) < 3 || fields[2] == "1"
 }
 
 // cover shows the file instead of /etc/resolv.conf to this process and its children.

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"net/netip"
 	"os/exec"
 )
 
@@ -11,5 +12,9 @@ import (
 func isolate(context.Context, *exec.Cmd) error { return errNoNamespace }
 
 func furnish() error { return nil }
+
+func assign(netip.Addr) error { return errNoNamespace }
+
+func alone() bool { return true }
 
 func cover(string) error { return errNoNamespace }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -38,6 +39,9 @@ type HostOptions struct {
 	// Hang is the command, in clear text, from which on the host says nothing any more:
 	// "EHLO", "STARTTLS", "MAIL", or "" for none. "GREETING" says nothing at all.
 	Hang string
+	// IPv6 gives it an address of IPv6 too, and NoIPv4 no other. Both need World.IPv6. With
+	// Closed4 connections to the one of IPv4 are refused.
+	IPv6, NoIPv4, Closed4 bool
 	// Closed lets nobody listen: connections are refused.
 	Closed bool
 	// Without are extensions that it does not offer, and Offer those that it offers beyond
@@ -63,7 +67,8 @@ type Message struct {
 // Host is a mail host of the world.
 type Host struct {
 	Name string
-	Addr netip.Addr
+	// Addr and Addr6 are its addresses. Those that it has not are zero.
+	Addr, Addr6 netip.Addr
 
 	w   *World
 	opt HostOptions
@@ -75,15 +80,29 @@ type Host struct {
 	names    []string      // of SNI, one for each handshake; guarded by mu
 }
 
-// Host adds a mail host. Its name gets an A record in the zone that it is in.
+// Host adds a mail host. Its name gets address records in the zone that it is in.
 func (w *World) Host(name string, opt HostOptions) *Host {
 	w.t.Helper()
-	h := &Host{Name: name, Addr: netip.MustParseAddr(w.address()), w: w, opt: opt, changed: make(chan struct{})}
-	if !opt.NoRecord {
-		w.zoneOf(dns.Fqdn(name), false).Add(dns.Fqdn(name) + " A " + h.Addr.String())
+	h := &Host{Name: name, w: w, opt: opt, changed: make(chan struct{})}
+	if !opt.NoIPv4 {
+		h.Addr = w.address()
+		h.publish("A", h.Addr)
+	}
+	if opt.IPv6 && w.IPv6() {
+		h.Addr6 = w.address6()
+		h.publish("AAAA", h.Addr6)
 	}
 	w.hosts = append(w.hosts, h)
 	return h
+}
+
+// publish puts an address into the zone of the name.
+func (h *Host) publish(typ string, addr netip.Addr) {
+	h.w.t.Helper()
+	if !h.opt.NoRecord {
+		name := dns.Fqdn(h.Name)
+		h.w.zoneOf(name, false).Add(fmt.Sprintf("%s %s %s", name, typ, addr))
+	}
 }
 
 // Hosts returns all mail hosts of the world.
@@ -154,20 +173,22 @@ func (h *Host) start() {
 	if err != nil {
 		t.Fatalf("lab: %s: %v", h.Name, err)
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(h.Addr.String(), h.w.Port("25")))
-	if err != nil {
-		t.Fatalf("lab: %s: %v", h.Name, err)
+	var serving sync.WaitGroup
+	for _, addr := range []netip.Addr{h.Addr, h.Addr6} {
+		if !addr.IsValid() || addr.Is4() && h.opt.Closed4 {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(addr.String(), h.w.Port("25")))
+		if err != nil {
+			t.Fatalf("lab: %s: %v", h.Name, err)
+		}
+		serving.Go(func() { _ = s.Serve(l) }) // ends with Shutdown
 	}
-	done := make(chan struct{})
-	go func() { // ends with Shutdown
-		defer close(done)
-		_ = s.Serve(l)
-	}()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 		defer cancel()
 		_ = s.Shutdown(ctx) // a client that a test left behind is cut off
-		<-done
+		serving.Wait()
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -45,6 +46,7 @@ type World struct {
 	hosts []*Host
 	web   *web
 	last  int // how many addresses of hosts were given out
+	last6 int // and of IPv6
 }
 
 // New makes a world that has a root zone and nothing else. What it starts is stopped when
@@ -87,11 +89,12 @@ func (w *World) Port(service string) string {
 	return service
 }
 
-// Real skips a test that needs the real ports, since it runs software that takes no other.
+// Real skips a test that needs the real ports and more than one account, since it runs mail
+// servers of others.
 func (w *World) Real(t testing.TB) {
 	t.Helper()
-	if w.ports != nil {
-		peers.Missing(t, "a network namespace", "run the tests as root, in a container that permits unshare(2)")
+	if w.ports != nil || alone() {
+		peers.Missing(t, "a network namespace with all accounts", "run the tests as root, in a container that permits unshare(2)")
 	}
 }
 
@@ -247,9 +250,33 @@ func (w *World) listenSilent() {
 }
 
 // address gives out the next address of a mail host: 127.0.1.1 and on.
-func (w *World) address() string {
-	addr := fmt.Sprintf("127.0.%d.%d", 1+w.last/250, 1+w.last%250)
+func (w *World) address() netip.Addr {
+	addr := netip.AddrFrom4([4]byte{127, 0, byte(1 + w.last/250), byte(1 + w.last%250)})
 	w.last++
+	return addr
+}
+
+// IPv6 tells whether hosts can have addresses of IPv6: in a namespace, where IPv6 is not off.
+func (w *World) IPv6() bool {
+	if w.ports != nil {
+		return false
+	}
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
+}
+
+// address6 gives out the next address of IPv6: fd53::1 and on.
+func (w *World) address6() netip.Addr {
+	w.t.Helper()
+	w.last6++
+	addr := netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x53, 14: byte(w.last6 >> 8), 15: byte(w.last6)})
+	if err := assign(addr); err != nil {
+		w.t.Fatalf("lab: %v", err)
+	}
 	return addr
 }
 
