@@ -51,6 +51,10 @@
 //	probe.go        what a backend says, asked    offers.go       the same, remembered
 //	login.go        logins tried at a backend     handler.go      backends that are no servers
 //
+//	plan.go         what hosts must show          demand.go       the same, decided
+//	planner.go      plans made and kept           secure.go       a connection made so
+//	check.go        what a certificate is worth
+//
 // # Locks
 //
 // Transport.mu guards the set of backends and the count of transactions, backend.mu all
