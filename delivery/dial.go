@@ -100,8 +100,8 @@ type Attempt struct {
 	// name that goes with it. They follow a change of Addr unless they are changed, too.
 	Local netip.Addr
 	Helo  string
-	// Conn is nil. If Before sets it, it is the connection, and none is made. It is closed if
-	// it is not used.
+	// Conn is nil. If Before sets it, it is the connection, and none is made: whoever made it
+	// answers for where it leads. It is closed if Before returns an error.
 	Conn net.Conn
 }
 

@@ -194,6 +194,12 @@ func TestDialOrder(t *testing.T) {
 				r := &roads{fails: tt.fails}
 				var told []Tried
 				o := DialOptions{Dial: r.dial, Failed: func(x Tried) { told = append(told, x) }}
+				o.Before = func(_ context.Context, a *Attempt) error {
+					if a.Host.Refused != nil {
+						t.Errorf("the hook was asked about %s: %v", a.Host.Name, a.Host.Refused)
+					}
+					return nil
+				}
 				o.Plan.MX.DNS, o.Plan.MX.Guard = d, document(t)
 				tt.set(&o)
 				c, err := Dial(t.Context(), tt.target, o)

@@ -39,6 +39,9 @@ func addressed(h Host, addrs ...netip.Addr) candidate {
 // reply may have thousands.
 const maxJudged = 64
 
+// maxRefused is how many refusals a Route lists.
+const maxRefused = 100
+
 var (
 	errNotHost  = errors.New("not the name of a host")
 	errAddrHost = errors.New("an address in place of a name")
@@ -152,7 +155,9 @@ func (s *search) turnedOff(a netip.Addr) error {
 }
 
 func (s *search) refuse(host string, addr netip.Addr, why error) {
-	s.route.Refused = append(s.route.Refused, Refusal{host, addr, why})
+	if len(s.route.Refused) < maxRefused {
+		s.route.Refused = append(s.route.Refused, Refusal{host, addr, why})
+	}
 }
 
 // why tells why a host has no address to use. What may be otherwise later comes first.

@@ -70,5 +70,6 @@ func (g *Guard) Control(network, address string, c syscall.RawConn) error {
 	return g.guard.Control(network, address, c)
 }
 
-// mine tells whether the address is one of this machine's that the owner of a domain can mean.
+// mine tells whether the address is a public one of this machine's, where that is refused. A
+// private one is refused, too, but says nothing: others have the same, and mean theirs.
 func (g *Guard) mine(a netip.Addr) bool { return g.guard.Mine(a) }

@@ -37,8 +37,9 @@ type Options struct {
 	// Own are the names under which mail reaches us, in lower case, without a dot at the end.
 	// They find loops (RFC 5321, Section 5.1).
 	Own []string
-	// OwnAddrs are addresses at which mail reaches us, beside those of this machine: as those
-	// before a translation of addresses.
+	// OwnAddrs are addresses at which mail reaches us, as those before a translation of
+	// addresses. Public ones of this machine are found without, unless the Guard lets mail go
+	// there.
 	OwnAddrs []netip.Addr
 	// MaxHosts is how many hosts are looked up, the preferred ones. Default 20.
 	MaxHosts int
@@ -163,7 +164,7 @@ type Route struct {
 	// Hosts are the hosts in the order in which to try them, those without a usable address
 	// included. None are there twice.
 	Hosts []Host
-	// Refused are the addresses, and the names of hosts, that must not be used.
+	// Refused are the addresses, and the names of hosts, that must not be used; the first hundred.
 	Refused []Refusal
 	// Loop is the host, one of those of the target, that we took for ourselves. It and those that are
 	// not preferred to it are not among the Hosts. Empty if there is none.

@@ -135,15 +135,11 @@ func (g Guard) carried(list []netip.Addr, a netip.Addr) []netip.Addr {
 	return list
 }
 
-// Mine tells whether the address is one of this machine's that others could mean, too: one
-// that the guard would let through if it were another machine's. Without a Machine there is
-// none.
+// Mine tells whether the guard refuses the address because it is one of this machine's, and for
+// no other reason: whoever connects to it by a public name means us.
 func (g Guard) Mine(a netip.Addr) bool {
-	if g.Machine == nil || ClassOf(a) == Loopback || !g.Machine.Has(plain(a)) {
-		return false
-	}
-	g.Machine = nil
-	return g.Check(a) == nil
+	a = plain(a)
+	return g.classOf(a) == ThisMachine && !g.AllowLocal && !g.allows(a)
 }
 
 // Control is for the field of that name of a net.Dialer. It refuses what Check refuses, and

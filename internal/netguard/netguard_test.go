@@ -192,20 +192,24 @@ func TestMachine(t *testing.T) {
 		check("10.0.0.1", false, false) // everybody has one
 		check("127.0.0.1", false, false)
 		g.AllowLocal = true
-		check("8.8.4.4", true, true)
-		check("10.0.0.1", true, true)
-		check("127.0.0.1", true, false)
+		check("8.8.4.4", true, false)
+		check("10.0.0.1", true, false)
 		g.AllowLocal = false
+		g.Allow = prefixes("8.8.4.0/24")
+		check("8.8.4.4", true, false)
+		g.Allow = nil
 		if list = list[1:]; asked != 1 {
 			t.Errorf("asked %d times", asked)
 		}
 		check("8.8.4.4", false, true)
 		time.Sleep(machineEvery)
 		check("8.8.4.4", true, false)
+		list, fails = []netip.Addr{netip.MustParseAddr("8.8.4.4")}, nil
+		time.Sleep(machineEvery)
+		check("8.8.4.4", false, true)
 		list, fails = nil, errors.New("no answer")
 		time.Sleep(machineEvery)
-		g.AllowLocal = true
-		check("10.0.0.1", true, true)
+		check("8.8.4.4", false, true)
 	})
 	var real Machine
 	if !real.Has(netip.MustParseAddr("127.0.0.1")) {
