@@ -30,6 +30,9 @@ type ProxyOptions struct {
 	Timeout time.Duration
 	// CAs verify the certificate of an https proxy. Default: those of the system.
 	CAs *x509.CertPool
+	// User and Password are who we are there, in place of those of the URL. An empty User
+	// leaves them to it.
+	User, Password string
 	// Dial connects to the proxy itself. Default: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -71,6 +74,9 @@ func NewProxy(rawURL string, o ProxyOptions) (*Proxy, error) {
 	if err != nil {
 		// The error of url.Parse has the whole URL in it, and with it the password.
 		return nil, errors.New("delivery: the proxy is no URL")
+	}
+	if o.User != "" {
+		u.User = url.UserPassword(o.User, o.Password)
 	}
 	p := &Proxy{opts: o, url: u}
 	setDefault(&p.opts.Timeout, 30*time.Second)

@@ -113,7 +113,7 @@ func (s *sending) prepare(ctx context.Context, content io.WriterTo) (*outgoing, 
 		}
 	}
 	if len(s.to) == 0 {
-		return nil, s.nobody()
+		return nil, s.nobody(0)
 	}
 	return out, nil
 }
@@ -207,17 +207,18 @@ func (s *sending) envelope() (ready *Reply, err error) {
 		return ready, nil
 	}
 	c.noContent(ready, true)
-	return nil, s.nobody()
+	return nil, s.nobody(0)
 }
 
-// nobody is the error of a message that has no recipient left.
-func (s *sending) nobody() *ClientError {
+// nobody is the error of a message that has no recipient left: a temporary one if there is
+// one, else the first of those that count, from an index on.
+func (s *sending) nobody(from int) *ClientError {
 	for _, e := range s.result.Rejected {
 		if e.Temporary() {
 			return e
 		}
 	}
-	return s.result.Rejected[0]
+	return s.result.Rejected[from]
 }
 
 // noContent ends a transaction for which there is no content, since nobody is to have it. open
@@ -294,6 +295,7 @@ func (s *sending) account(replies []*Reply, err error) (SendResult, error) {
 		}
 		return *s.result, e
 	}
+	before := len(s.result.Rejected)
 	for i, p := range s.taken {
 		r := replies[min(i, len(replies)-1)]
 		s.result.Response = r
@@ -311,5 +313,5 @@ func (s *sending) account(replies []*Reply, err error) (SendResult, error) {
 		return *s.result, nil
 	}
 	c.unclear = true
-	return *s.result, s.nobody()
+	return *s.result, s.nobody(before)
 }
