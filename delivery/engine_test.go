@@ -16,6 +16,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/penstock/penstock/internal/parity"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
@@ -620,6 +621,7 @@ func TestOrder(t *testing.T) {
 // TestPace: a backend gets no more than it is to get, whatever waits; a lease that waits longer than it
 // lasts is not lost. What waits at the end is given back.
 func TestPace(t *testing.T) {
+	parity.Row(t, "SC-52")
 	synctest.Test(t, func(t *testing.T) {
 		b := &fake{}
 		h := (&house{hosts: map[string]*fake{"b": b}, pace: Pace{Messages: 1, Per: 3 * time.Minute}}).open(t)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/penstock/penstock/internal/parity"
 	"github.com/penstock/penstock/mail/smtp"
 )
 
@@ -45,6 +46,7 @@ func begin(t testing.TB, tr *Transport) smtp.Transaction {
 }
 
 func TestReuse(t *testing.T) {
+	parity.Row(t, "SC-52")
 	f := &fake{}
 	o := one(f.listen(t))
 	o.MaxUses = 3
@@ -312,6 +314,7 @@ func TestCancelWhileConnecting(t *testing.T) {
 
 // Who finds no free connection waits in line, and not for ever.
 func TestLine(t *testing.T) {
+	parity.Row(t, "SC-52")
 	f := &fake{}
 	o := one(hostA)
 	o.Connections = 1

@@ -9,12 +9,15 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/internal/parity"
 )
 
 // cache_test.go: how long what is known holds, and how much of it there can be.
 
 // TestLifetimes asks twice, with a pause between, and looks who answered.
 func TestLifetimes(t *testing.T) {
+	parity.Row(t, "SC-13")
 	const zone = `
 s.example.    300 SOA ns.s.example. host.s.example. 1 2 3 4 60
 long.example. 86400 MX 1 x.example.

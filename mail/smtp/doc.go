@@ -19,10 +19,15 @@
 // speaks SMTP and LMTP. What one of them writes, the other reads; both use the
 // same framing of mail data, which ends at CRLF.CRLF and nowhere else.
 //
+// [Dial] makes a Client ready and [Client.Send] sends a message in one call; what a
+// login needs is in package sasl. A gateway, which has to answer its own client
+// between MAIL and the content, uses [Client.Envelope] and [Client.Data]. Failures
+// are a [*Reply] or a [*ClientError], which says where and what.
+//
 //	bytes    wire.go (commands)     data.go (mail data)
 //	words    command.go             path.go, domain.go, reply.go
-//	talk     server.go, conn.go,    client.go
-//	         session.go
+//	talk     server.go, conn.go,    client.go, client_dial.go,
+//	         session.go             client_send.go, client_error.go
 //
 // # Locks
 //

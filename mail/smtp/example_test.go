@@ -3,10 +3,12 @@ package smtp_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
+	"strings"
 
 	"github.com/penstock/penstock/mail/smtp"
 )
@@ -95,4 +97,65 @@ func ExampleReplyOf() {
 	// Output:
 	// 451 4.3.0 internal error, try again later
 	// inbox: writing ann: short write
+}
+
+// A message in one call, and what became of each recipient.
+func ExampleDial() {
+	ctx := context.Background()
+	handler := smtp.HandlerFunc(func(context.Context, *smtp.Conn) (smtp.Session, error) { return inbox{}, nil })
+	server, err := smtp.NewServer(handler, smtp.ServerOptions{Hostname: "mx.example"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	served := make(chan error)
+	go func() { served <- server.Serve(l) }()
+
+	client, err := smtp.Dial(ctx, l.Addr().String(), smtp.DialOptions{
+		TLS:           smtp.TLSOpportunistic,
+		ClientOptions: smtp.ClientOptions{LocalName: "client.example"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, secure := client.TLS()
+	fmt.Println("secure:", secure)
+
+	bob, _ := smtp.ParseAddress("bob@client.example")
+	ann, _ := smtp.ParseAddress("ann@mx.example")
+	eve, _ := smtp.ParseAddress("eve@mx.example")
+	envelope := smtp.Envelope{
+		From: smtp.Sender{Path: bob, Return: smtp.ReturnHeaders, EnvID: "42"},
+		To:   []smtp.Recipient{{Path: ann, Notify: smtp.NotifyFailure | smtp.NotifyDelay}, {Path: eve}},
+	}
+	result, err := client.Send(ctx, envelope, strings.NewReader("Subject: hello\n\n.dots survive, and line ends become CRLF\n"))
+	fmt.Println("accepted:", result.Accepted, err)
+	for _, e := range result.Rejected {
+		fmt.Println("rejected:", e.Recipient, e.Code(), e.Enhanced(), e.Temporary())
+	}
+	fmt.Println("response:", result.Response)
+
+	// Nobody takes this one, which is an error. It says so before the content is sent.
+	envelope.To = envelope.To[1:]
+	_, err = client.Send(ctx, envelope, strings.NewReader("Subject: hello\n"))
+	if e, ok := errors.AsType[*smtp.ClientError](err); ok {
+		fmt.Println("error:", e.Phase, e.Kind, e)
+	}
+
+	if err := client.Reset(ctx); err != nil {
+		log.Fatal(err)
+	}
+	client.Quit(ctx)
+	server.Shutdown(ctx)
+	<-served
+	// Output:
+	// secure: false
+	// server: "Subject: hello\r\n\r\n.dots survive, and line ends become CRLF\r\n"
+	// accepted: [ann@mx.example] <nil>
+	// rejected: eve@mx.example 550 5.1.1 false
+	// response: 250 2.6.0 message accepted
+	// error: RCPT refused smtp: RCPT <eve@mx.example>: 550 5.1.1 no such user
 }

@@ -71,9 +71,8 @@ type secured struct {
 	client, server tls.ConnectionState
 }
 
-// handshake makes a TLS connection of one version in which the client shows a verified
-// certificate for "user".
-func handshake(t testing.TB, version uint16) secured {
+// certificate returns a certificate for "user" that signs itself.
+func certificate(t testing.TB) (tls.Certificate, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -93,9 +92,17 @@ func handshake(t testing.TB, version uint16) secured {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, leaf
+}
+
+// handshake makes a TLS connection of one version in which the client shows a verified
+// certificate for "user".
+func handshake(t testing.TB, version uint16) secured {
+	t.Helper()
+	cert, leaf := certificate(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	own := []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}
+	own := []tls.Certificate{cert}
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
