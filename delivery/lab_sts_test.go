@@ -192,7 +192,7 @@ var bothRows = []labRow{
 		s.policy(lab.PolicyOptions{ID: "1", Body: s.text("enforce")})
 		s.serve(s.trusted(), s.other("1 1 1"))
 	}},
-	{name: "bothunusablebad", ours: "deferred 4.7.5", report: "certificate-not-trusted", build: func(s *site) { // TLS by DANE, the certificate by the policy
+	{name: "bothunusablebad", ours: "deferred 4.7.5", report: "certificate-not-trusted tlsa-invalid", build: func(s *site) { // TLS by DANE, the certificate by the policy
 		s.policy(lab.PolicyOptions{ID: "1", Body: s.text("enforce")})
 		s.serve(s.leaf().Chain(), s.other("1 1 1"))
 	}},

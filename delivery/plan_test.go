@@ -334,6 +334,9 @@ func TestPlannedHost(t *testing.T) {
 func TestReports(t *testing.T) {
 	enforce, elsewhere := sts(mtasts.Enforce, "*.signed.test", "*.plain.test"), sts(mtasts.Enforce, "other.example")
 	failed := mtasts.Result{Err: &mtasts.Error{Kind: mtasts.WebPKI, Err: errors.New("expired")}}
+	noRecord := mtasts.Result{Err: &mtasts.Error{Kind: mtasts.FetchError, Err: &resolver.Error{Type: resolver.TypeTXT, Kind: resolver.ErrTemporary}}}
+	keptOnly := enforce
+	keptOnly.Err = noRecord.Err
 	for _, c := range []struct {
 		domain, want string
 		sts          mtasts.Result
@@ -347,6 +350,8 @@ func TestReports(t *testing.T) {
 		{domain: "plain.test", sts: elsewhere, want: "sts plain.test; refused sts plain.test validation-failure"},
 		{domain: "bogus.signed.test", want: "tlsa mxbogus.signed.test; refused tlsa mxbogus.signed.test dnssec-invalid"},
 		{domain: "plain.test", sts: failed, want: "no-policy-found; domain sts plain.test sts-webpki-invalid"},
+		{domain: "plain.test", sts: noRecord, want: "no-policy-found"}, // it may have no policy at all
+		{domain: "plain.test", sts: keptOnly, want: "sts plain.test; domain sts plain.test sts-policy-fetch-error"},
 		{domain: "[9.0.0.1]", want: "no-policy-found"},
 		{domain: "ok.signed.test", sts: enforce, need: Need{TLSOptional: true}, want: ""},
 	} {

@@ -13,6 +13,7 @@ import (
 	"github.com/penstock/penstock/delivery/mtasts"
 	"github.com/penstock/penstock/delivery/mx"
 	"github.com/penstock/penstock/delivery/tlsrpt"
+	"github.com/penstock/penstock/resolver"
 )
 
 // planner.go makes plans, and keeps them as long as all that they are made of holds. A plan
@@ -358,6 +359,9 @@ func (m *making) note() {
 func (m *making) report(domain string, r mtasts.Result, e *mtasts.Error) {
 	if errors.Is(e, mtasts.ErrUnknown) || errors.Is(e, mtasts.ErrNoRecord) {
 		return
+	}
+	if failed, ok := errors.AsType[*resolver.Error](e); ok && failed.Type == resolver.TypeTXT && r.Policy == nil {
+		return // nobody has said that there is a policy
 	}
 	policy := tlsrpt.Policy{Type: tlsrpt.STS, Domain: domain}
 	if r.Policy != nil {
