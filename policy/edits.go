@@ -77,13 +77,14 @@ const (
 	EditTag
 	EditScore
 	EditRcptVerdict
+	EditWay
 )
 
 // Edit is one entry of the log.
 type Edit struct {
 	Kind  EditKind
 	Index int    // of the field or recipient at the time of the edit
-	Name  string // of the field or tag, or the action of a verdict
+	Name  string // of the field or tag, the action of a verdict, or the part of a Way: relay, source, tls, to
 	Value string // of the field or tag, the new address, or the reply or reason of a verdict
 	Old   string // the address before, or of the recipient that a verdict is about
 	Off   int64  // of a splice
@@ -125,6 +126,8 @@ func (e Edit) text() string {
 		return "dropped recipient <" + e.Old + ">"
 	case EditRcptVerdict:
 		return strings.TrimSuffix("recipient <"+e.Old+">: "+e.Name+" "+e.Value, " ")
+	case EditWay:
+		return "goes by " + e.Name + "=" + e.Value
 	case EditTag:
 		return "tag " + e.Name + "=" + e.Value
 	case EditScore:
@@ -151,6 +154,8 @@ type Edits struct {
 	rcpts    []Recipient
 	ownRcpts bool
 	judged   bool // a recipient has a verdict of its own
+	chosen   Way
+	ownWay   bool
 
 	tally
 }
@@ -169,7 +174,7 @@ func (e *Edits) begin(p *place, stage Stage, s *Session, tx *Transaction) {
 	e.filter, e.relay, e.limits = p.name, p.MayRelay, &p.Limits
 	e.stage, e.session, e.tx = stage, s, tx
 	e.log = e.log[:0]
-	e.ownRcpts, e.judged, e.tally = false, false, tally{}
+	e.ownRcpts, e.judged, e.ownWay, e.tally = false, false, false, tally{}
 	if tx == nil {
 		e.message, e.sender, e.rcpts = nil, nil, nil
 		return
@@ -560,6 +565,7 @@ func (e *Edits) apply() {
 	if e.tx != nil {
 		utf8 := e.sender.UTF8 || e.needsUTF8()
 		e.judge()
+		e.applyWay()
 		e.tx.Message, e.tx.Sender, e.tx.Rcpts = e.message, *e.sender, slices.Clip(e.rcpts)
 		e.tx.Sender.UTF8 = utf8
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,20 +22,24 @@ func TestEditAtStage(t *testing.T) {
 	to := path(t, "new@example.com")
 	edits := []struct {
 		name   string
-		stages string // connect secure helo auth mail rcpt data headers chunk message reset close
+		stages string // connect secure helo auth mail rcpt data headers chunk message reset close route deliver deferred bounced delivered
 		edit   func(e *Edits) error
 	}{
-		{"AddHeader", ".......H.M..", func(e *Edits) error { return e.AddHeader(0, "X", "y") }},
-		{"SetHeader", ".......H.M..", func(e *Edits) error { return e.SetHeader(1, "y") }},
-		{"DeleteHeader", ".......H.M..", func(e *Edits) error { return e.DeleteHeader(1) }},
-		{"SpliceBody", ".........M..", func(e *Edits) error { return e.SpliceBody(0, 1, []byte("x")) }},
-		{"SetSender", "....MRDH.M..", func(e *Edits) error { return e.SetSender(to) }},
-		{"AddRecipient", ".....RDH.M..", func(e *Edits) error { return e.AddRecipient(to) }},
-		{"SetRecipient", ".....RDH.M..", func(e *Edits) error { return e.SetRecipient(0, to) }},
-		{"DeleteRecipient", ".....RDH.M..", func(e *Edits) error { return e.DeleteRecipient(0) }},
-		{"Judge", ".......H.M..", func(e *Edits) error { return e.Judge(0, Verdict{Action: Discard}) }},
-		{"Tag", "CSHAMRDHKM..", func(e *Edits) error { return e.Tag("k", "v") }},
-		{"AddScore", "CSHAMRDHKM..", func(e *Edits) error { return e.AddScore("k", 1500) }},
+		{"AddHeader", ".......H.M.......", func(e *Edits) error { return e.AddHeader(0, "X", "y") }},
+		{"SetHeader", ".......H.M.......", func(e *Edits) error { return e.SetHeader(1, "y") }},
+		{"DeleteHeader", ".......H.M.......", func(e *Edits) error { return e.DeleteHeader(1) }},
+		{"SpliceBody", ".........M.......", func(e *Edits) error { return e.SpliceBody(0, 1, []byte("x")) }},
+		{"SetSender", "....MRDH.M.......", func(e *Edits) error { return e.SetSender(to) }},
+		{"AddRecipient", ".....RDH.M.......", func(e *Edits) error { return e.AddRecipient(to) }},
+		{"SetRecipient", ".....RDH.M.......", func(e *Edits) error { return e.SetRecipient(0, to) }},
+		{"DeleteRecipient", ".....RDH.M.......", func(e *Edits) error { return e.DeleteRecipient(0) }},
+		{"Judge", ".......H.M.......", func(e *Edits) error { return e.Judge(0, Verdict{Action: Discard}) }},
+		{"Tag", "CSHAMRDHKM..RD...", func(e *Edits) error { return e.Tag("k", "v") }},
+		{"AddScore", "CSHAMRDHKM..RD...", func(e *Edits) error { return e.AddScore("k", 1500) }},
+		{"SetRelay", "............R....", func(e *Edits) error { return e.SetRelay("relay.example") }},
+		{"SetSource", "............R....", func(e *Edits) error { return e.SetSource("pool") }},
+		{"SetEncryption", "............R....", func(e *Edits) error { return e.SetEncryption(Verified) }},
+		{"Connect", ".............D...", func(e *Edits) error { return e.Connect(netip.MustParseAddrPort("192.0.2.1:25")) }},
 	}
 	for _, tt := range edits {
 		for i, stage := range allStages {

@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { leak.Main(m) }
 
 // allStages are the stages in their order.
 var allStages = []Stage{StageConnect, StageSecure, StageHelo, StageAuth, StageMail, StageRcpt, StageData, StageHeaders,
-	StageChunk, StageMessage, StageReset, StageClose}
+	StageChunk, StageMessage, StageReset, StageClose, StageRoute, StageDeliver, StageDeferred, StageBounced, StageDelivered}
 
 const sample = "Received: by x\r\nFrom: a@example.com\r\nSubject: one\r\n\r\nhello\r\n"
 
@@ -30,7 +30,8 @@ func path(t testing.TB, s string) smtp.Path {
 // newTx returns a transaction with everything in it.
 func newTx(t testing.TB) *Transaction {
 	t.Helper()
-	tx := &Transaction{Seq: 1, Sender: smtp.Sender{Path: path(t, "s@example.com"), Size: 7}, Message: NewMessage([]byte(sample))}
+	tx := &Transaction{Seq: 1, Sender: smtp.Sender{Path: path(t, "s@example.com"), Size: 7}, Message: NewMessage([]byte(sample)),
+		Outbound: &Outbound{Target: "example.net", Try: 1}}
 	for _, a := range []string{"a@example.net", "b@example.net", "c@example.net"} {
 		tx.Rcpts = append(tx.Rcpts, Recipient{Recipient: smtp.Recipient{Path: path(t, a)}})
 	}
@@ -55,6 +56,9 @@ func (tx *Transaction) text() string {
 	s += fmt.Sprintf(" tags %v", tx.Tags)
 	if len(tx.Scores) > 0 {
 		s += fmt.Sprintf(" scores %v", tx.Scores)
+	}
+	if o := tx.Outbound; o != nil && o.Way != (Way{}) {
+		s += fmt.Sprintf("; way %v", o.Way)
 	}
 	s += "; message "
 	if tx.Message == nil {

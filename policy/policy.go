@@ -55,9 +55,19 @@ const (
 	StageClose   Stage = 12 // the connection has ended
 )
 
+// The stages of mail on its way out, once for each attempt to deliver a message. See Outbound.
+const (
+	StageRoute     Stage = 13 // an attempt begins, nothing was looked up
+	StageDeliver   Stage = 14 // it is known which hosts will be tried
+	StageDeferred  Stage = 15 // recipients wait for another try
+	StageBounced   Stage = 16 // recipients have failed for good
+	StageDelivered Stage = 17 // recipients were taken by the next hop
+)
+
 var stageNames = map[Stage]string{
 	StageConnect: "connect", StageSecure: "secure", StageHelo: "helo", StageAuth: "auth", StageMail: "mail",
 	StageRcpt: "rcpt", StageData: "data", StageHeaders: "headers", StageChunk: "chunk", StageMessage: "message", StageReset: "reset", StageClose: "close",
+	StageRoute: "route", StageDeliver: "deliver", StageDeferred: "deferred", StageBounced: "bounced", StageDelivered: "delivered",
 }
 
 // String returns the stage's name, as in "rcpt".
@@ -80,7 +90,13 @@ func ParseStage(name string) (Stage, bool) {
 
 // Decides tells whether a verdict counts at the stage; at the others a filter only
 // observes.
-func (s Stage) Decides() bool { return s != StageReset && s != StageClose }
+func (s Stage) Decides() bool {
+	switch s {
+	case StageReset, StageClose, StageDeferred, StageBounced, StageDelivered:
+		return false
+	}
+	return true
+}
 
 // inMessage tells whether the stage belongs to a transaction, whose mail can be
 // dropped or held.
@@ -100,7 +116,8 @@ func StagesOf(list ...Stage) Stages {
 
 // AllStages is every stage there is.
 const AllStages Stages = 1<<StageConnect | 1<<StageSecure | 1<<StageHelo | 1<<StageAuth | 1<<StageMail |
-	1<<StageRcpt | 1<<StageData | 1<<StageHeaders | 1<<StageChunk | 1<<StageMessage | 1<<StageReset | 1<<StageClose
+	1<<StageRcpt | 1<<StageData | 1<<StageHeaders | 1<<StageChunk | 1<<StageMessage | 1<<StageReset | 1<<StageClose |
+	1<<StageRoute | 1<<StageDeliver | 1<<StageDeferred | 1<<StageBounced | 1<<StageDelivered
 
 // Has tells whether s is in the set.
 func (set Stages) Has(s Stage) bool { return set&(1<<s) != 0 }
@@ -182,6 +199,9 @@ type Transaction struct {
 	Tags []Tag
 	// Scores are what filters added up in the transaction.
 	Scores []Score
+	// Outbound is the attempt to deliver the message, at the stages of mail on its way out; nil
+	// at the others.
+	Outbound *Outbound
 }
 
 // Recipient is a recipient of a transaction.

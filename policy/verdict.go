@@ -94,6 +94,9 @@ func (v Verdict) check(stage Stage, mayAccept bool) (Verdict, error) {
 		}
 		return v.withReply(4, smtp.Reply{Code: 451, Enh: smtp.Enhanced{4, 7, 1}, Text: "deferred by policy, try again later"})
 	case Disconnect:
+		if stage.outward() {
+			return v, fmt.Errorf("%w: %s at stage %s, where there is no connection", ErrVerdict, v.Action, stage)
+		}
 		if v.Reply != nil && v.Reply.Code/100 == 5 {
 			return v.withReply(5, smtp.Reply{Enh: smtp.Enhanced{5, 7, 0}, Text: "closing connection"})
 		}

@@ -14,15 +14,17 @@ import (
 func TestVerdictAtStage(t *testing.T) {
 	for action := range Action(9) {
 		for _, stage := range allStages {
-			deciding := stage != StageReset && stage != StageClose
+			deciding := stage != StageReset && stage != StageClose && stage <= StageDeliver
 			var want bool
 			switch action {
 			case Continue, Skip:
 				want = true
-			case Accept, Reject, Tempfail, Disconnect:
+			case Accept, Reject, Tempfail:
 				want = deciding
+			case Disconnect:
+				want = deciding && stage < StageRoute
 			case Discard, Quarantine:
-				want = deciding && stage >= StageMail
+				want = deciding && stage >= StageMail && stage < StageRoute
 			}
 			_, err := Verdict{Action: action}.check(stage, true)
 			if (err == nil) != want || err != nil && !errors.Is(err, ErrVerdict) {
@@ -112,9 +114,9 @@ func TestOnErrorAtStage(t *testing.T) {
 			case stage == StageAuth && want == "":
 				want = "tempfail 454 4.7.0"
 			case stage == StageAuth: // as it is
-			case stage == StageReset || stage == StageClose:
+			case stage == StageReset || stage == StageClose || stage > StageDeliver:
 				want = "continue"
-			case o == 77, o == OnErrorQuarantine && stage < StageMail:
+			case o == 77, o == OnErrorQuarantine && (stage < StageMail || stage >= StageRoute):
 				want = "tempfail 451 4.3.0" // unknown, or there is nothing to hold
 			}
 			r := NewChain(Link{Filter: Func("f", AllStages, func(context.Context, *Event) (Verdict, error) {
@@ -186,12 +188,12 @@ func TestParseOnError(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	equal(t, "stages", AllStages.String(), "connect secure helo auth mail rcpt data headers chunk message reset close")
-	equal(t, "unknown", []string{Stage(13).String(), Action(9).String(), OnError(9).String(), Edit{}.String()},
+	equal(t, "stages", AllStages.String(), "connect secure helo auth mail rcpt data headers chunk message reset close route deliver deferred bounced delivered")
+	equal(t, "unknown", []string{Stage(18).String(), Action(9).String(), OnError(9).String(), Edit{}.String()},
 		[]string{"unknown", "action(9)", "OnError(9)", "unknown edit"})
 	equal(t, "set of nothing", StagesOf(), Stages(0))
 	equal(t, "set of list", StagesOf(allStages...), AllStages)
-	if AllStages.Has(0) || AllStages.Has(13) || AllStages.Has(200) {
+	if AllStages.Has(0) || AllStages.Has(18) || AllStages.Has(200) {
 		t.Error("AllStages has what is no stage")
 	}
 }
