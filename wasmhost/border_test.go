@@ -106,6 +106,7 @@ func (b border) run(t testing.TB, steps []tck.RawStep) (failed int) {
 	ctx := context.WithoutCancel(t.Context())
 	defer run.Close(ctx)
 	tx := transaction(nil)
+	tx.Outbound = &policy.Outbound{Target: "example.net", Try: 1, Hops: []policy.Hop{{Host: "mx.example.net"}}, Fates: []policy.Fate{{Host: "mx.example.net"}}}
 	for _, h := range abi.HookTable() {
 		switch stage := policy.Stage(h.Hook); {
 		case h.Hook == abi.HookAuth:

@@ -58,7 +58,8 @@ type Limits struct {
 	// SessionValues is the most octets of what it keeps with sess_set. Default 16 KiB, at
 	// most 1 MiB.
 	SessionValues int64
-	// CPU is the CPU time of one call from connect to data, and of reset and close. Default
+	// CPU is the CPU time of one call from connect to data, of reset and close, and at the
+	// stages of mail on its way out. Default
 	// 2 ms, at most 500 ms.
 	CPU time.Duration
 	// CPUMessage and CPUPerMiB, for each MiB of the message, are together the CPU time of

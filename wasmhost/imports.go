@@ -93,6 +93,10 @@ var functions = map[string]func(h guest.Host, c call) int64{
 	"submit":       func(h guest.Host, c call) int64 { return int64(h.Submit(c.i32(0), c.buf(1))) },
 	"wait":         func(h guest.Host, c call) int64 { return int64(h.Wait(c.i32(0), c.i32(1), c.buf(2))) },
 	"secret":       func(h guest.Host, c call) int64 { return int64(h.Secret(c.buf(0), c.buf(2))) },
+	"out_relay":    func(h guest.Host, c call) int64 { return int64(h.OutRelay(c.buf(0))) },
+	"out_source":   func(h guest.Host, c call) int64 { return int64(h.OutSource(c.buf(0))) },
+	"out_tls":      func(h guest.Host, c call) int64 { return int64(h.OutTls(c.i32(0))) },
+	"out_connect":  func(h guest.Host, c call) int64 { return int64(h.OutConnect(c.buf(0))) },
 }
 
 // addImports makes mg1 known to the runtime, from the table of package abi.

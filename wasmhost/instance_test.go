@@ -629,7 +629,7 @@ func testStackLimit(t *testing.T) {
 func TestUnknownStage(t *testing.T) {
 	in := open(t, load(t, wasmtest.Guest{}.Bytes(), wasmhost.FilterOptions{}))
 	inChain(t, policy.StageMail, func(ctx context.Context, e *policy.Event) {
-		for _, stage := range []policy.Stage{0, 13, 63, 64, 255} {
+		for _, stage := range []policy.Stage{0, 18, 31, 63, 64, 255} {
 			ev := *e
 			ev.Stage = stage
 			if _, err := in.Decide(ctx, &ev); err == nil {

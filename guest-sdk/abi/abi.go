@@ -108,7 +108,7 @@ package abi
 const (
 	Module = "mg1"
 	// Minor grows when something is added.
-	Minor = 1
+	Minor = 2
 )
 
 // Names of the guest's exports.
@@ -134,7 +134,7 @@ const (
 // Hook is the number of a stage of the dialogue.
 type Hook uint32
 
-// The hooks. Numbers that are missing belong to stages to come.
+// The hooks.
 const (
 	HookConnect Hook = 1
 	HookSecure  Hook = 2
@@ -150,6 +150,18 @@ const (
 	HookClose   Hook = 12
 )
 
+// The hooks of mail on its way out.
+const (
+	HookRoute     Hook = 13
+	HookDeliver   Hook = 14
+	HookDeferred  Hook = 15
+	HookBounced   Hook = 16
+	HookDelivered Hook = 17
+
+	// LastHook has the highest number.
+	LastHook = HookDelivered
+)
+
 // Hooks is a set of hooks: bit n stands for hook n. It is the mask of subscribe, and
 // in the table of imports says at which hooks a function may be called.
 type Hooks uint64
@@ -160,9 +172,9 @@ const (
 	DuringInit Hooks = 1 << 0
 	// Deciding are the hooks whose verdict counts.
 	Deciding = Hooks(1<<HookConnect | 1<<HookSecure | 1<<HookHelo | 1<<HookAuth | 1<<HookMail | 1<<HookRcpt |
-		1<<HookData | 1<<HookHeaders | 1<<HookChunk | 1<<HookMessage)
+		1<<HookData | 1<<HookHeaders | 1<<HookChunk | 1<<HookMessage | 1<<HookRoute | 1<<HookDeliver)
 	// Observing are the hooks whose verdict does not count.
-	Observing = Hooks(1<<HookReset | 1<<HookClose)
+	Observing = Hooks(1<<HookReset | 1<<HookClose | 1<<HookDeferred | 1<<HookBounced | 1<<HookDelivered)
 	// InSession are all hooks.
 	InSession = Deciding | Observing
 	// Anytime is in mg1_init and at all hooks.
@@ -176,11 +188,17 @@ const (
 	// WithSender are the hooks at which the sender may be changed.
 	WithSender = Hooks(1<<HookMail | 1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
 	// WithRcpts are the hooks at which there are recipients.
-	WithRcpts = Hooks(1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookChunk | 1<<HookMessage)
+	WithRcpts = Hooks(1<<HookRcpt|1<<HookData|1<<HookHeaders|1<<HookChunk|1<<HookMessage) | Outward
 	// EditingRcpts are the hooks at which recipients may be changed.
 	EditingRcpts = Hooks(1<<HookRcpt | 1<<HookData | 1<<HookHeaders | 1<<HookMessage)
 	// JudgingRcpts are the hooks at which a recipient may have a verdict of its own.
 	JudgingRcpts = Hooks(1<<HookHeaders | 1<<HookMessage)
+	// Outward are the hooks of mail on its way out.
+	Outward = Hooks(1<<HookRoute | 1<<HookDeliver | 1<<HookDeferred | 1<<HookBounced | 1<<HookDelivered)
+	// Routing is the hook at which the way of a message may be chosen, Connecting the one at
+	// which another address may be.
+	Routing    = Hooks(1 << HookRoute)
+	Connecting = Hooks(1 << HookDeliver)
 )
 
 // Has tells whether h is in the set.
@@ -256,6 +274,15 @@ const (
 
 	FieldChunk       Field = 29
 	FieldChunkOffset Field = 30
+
+	FieldQueueID Field = 31
+	FieldTarget  Field = 32
+	FieldTry     Field = 33
+	FieldArrived Field = 34
+	FieldExpires Field = 35
+	FieldWay     Field = 36
+	FieldHops    Field = 37
+	FieldFates   Field = 38
 )
 
 // Errno is what an import returns instead of a length; it is negative.
@@ -295,6 +322,18 @@ const (
 	ActQuarantine Action = 5
 	ActDisconnect Action = 6
 	ActSkip       Action = 7
+)
+
+// Encryption is how far connections of outgoing mail must be encrypted, as out_tls takes it.
+type Encryption int32
+
+// The values of Encryption.
+const (
+	TLSPolicy        Encryption = 0 // as the other side's policy says
+	TLSOff           Encryption = 1 // STARTTLS is not said
+	TLSOpportunistic Encryption = 2 // where it is offered, whatever the other side's policy says
+	TLSRequired      Encryption = 3 // not in clear
+	TLSVerify        Encryption = 4 // and to a host with a certificate for its name
 )
 
 // Level is the level of a log line.
@@ -443,6 +482,9 @@ const (
 	MaxHTTPFields  = 64        // header fields of it
 	MaxDSN         = 64 << 10  // octets of a notification
 	MaxDSNs        = 4         // notifications at one hook
+
+	MaxRelay  = 300 // octets of a relay
+	MaxSource = 64  // octets of a source's name
 
 	MaxScoreKey   = 64            // octets of a score's key
 	MaxScore      = 1_000_000_000 // thousandths of one addition

@@ -132,7 +132,7 @@ func whenText(w Hooks) string {
 	case InSession:
 		return "all hooks"
 	case Deciding:
-		return "all hooks but reset and close"
+		return "all hooks whose verdict counts"
 	}
 	return strings.Join(whenNames(w), ", ")
 }

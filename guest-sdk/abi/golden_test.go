@@ -77,6 +77,7 @@ var layout = []constant{
 	{"KindBytes", int64(KindBytes)}, {"KindInt", int64(KindInt)}, {"KindList", int64(KindList)}, {"KindIP", int64(KindIP)},
 	{"LevelDebug", int64(LevelDebug)}, {"LevelInfo", int64(LevelInfo)}, {"LevelWarn", int64(LevelWarn)}, {"LevelError", int64(LevelError)},
 	{"MetricCounter", int64(MetricCounter)},
+	{"TLSPolicy", int64(TLSPolicy)}, {"TLSOff", int64(TLSOff)}, {"TLSOpportunistic", int64(TLSOpportunistic)}, {"TLSRequired", int64(TLSRequired)}, {"TLSVerify", int64(TLSVerify)},
 	{"MatchLiteral", int64(MatchLiteral)}, {"MatchFold", int64(MatchFold)}, {"MatchRegexp", int64(MatchRegexp)},
 	{"ScanBody", ScanBody}, {"ScanHeader", ScanHeader}, {"HitPattern", HitPattern}, {"HitLen", HitLen}, {"HitSize", HitSize},
 	{"HashSHA256", int64(HashSHA256)}, {"HashSHA1", int64(HashSHA1)}, {"HashMD5", int64(HashMD5)},
@@ -96,7 +97,7 @@ var limits = []constant{
 	{"MaxHTTPRequest", MaxHTTPRequest}, {"MaxHTTPURL", MaxHTTPURL}, {"MaxHTTPFields", MaxHTTPFields}, {"MaxDSN", MaxDSN}, {"MaxDSNs", MaxDSNs},
 	{"MaxScoreKey", MaxScoreKey}, {"MaxScore", MaxScore}, {"MaxMetrics", MaxMetrics}, {"MaxMetricName", MaxMetricName},
 	{"MaxParts", MaxParts}, {"MaxPartDepth", MaxPartDepth},
-	{"MaxMatchSets", MaxMatchSets}, {"MaxMatchText", MaxMatchText}, {"MaxPatterns", MaxPatterns}, {"MaxLiteral", MaxLiteral}, {"MaxRegexps", MaxRegexps},
+	{"MaxRelay", MaxRelay}, {"MaxSource", MaxSource}, {"MaxMatchSets", MaxMatchSets}, {"MaxMatchText", MaxMatchText}, {"MaxPatterns", MaxPatterns}, {"MaxLiteral", MaxLiteral}, {"MaxRegexps", MaxRegexps},
 }
 
 var constants = slices.Concat(layout, limits)

@@ -59,4 +59,8 @@ type Host interface {
 	Submit(kind int32, p []byte) int32
 	Wait(h, timeoutMs int32, buf []byte) int32
 	Secret(name, buf []byte) int32
+	OutRelay(relay []byte) int32
+	OutSource(name []byte) int32
+	OutTls(mode int32) int32
+	OutConnect(address []byte) int32
 }

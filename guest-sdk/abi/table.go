@@ -112,6 +112,10 @@ func Imports() []Import {
 		{"submit", "io", i32("kind", "p", "n"), I32, InSession, 1, "Begins what dns (kind 1: the type, a u32, and the name behind it) or http (kind 2: the request) does, beside the guest. Returns a number for wait, or their error. What is not waited for ends with the hook."},
 		{"wait", "io", i32("h", "timeout_ms", "buf", "cap"), I32, InSession, 1, "Waits for what submit began, up to so many milliseconds, and reads what dns or http would; ETIME if it is not there yet, and it may be waited for again. An answer above cap is kept. ENOENT for what was read."},
 		{"secret", "secret", i32("np", "nn", "buf", "cap"), I32, Anytime, 1, "Reads a secret that the operator grants by name; EPERM for others."},
+		{"out_relay", "way", i32("p", "n"), I32, Routing, 2, "Sends an outgoing message to a smart host instead of the hosts of its domain: a host name, an address, or mx: and the domain whose hosts it is. The empty text takes that back. A relay that cannot be one is the filter's failure. Like the others of this group it takes the grant route."},
+		{"out_source", "way", i32("p", "n"), I32, Routing, 2, "Chooses the address that connections come from, by its name in the configuration; the empty text takes that back. A name that is not there is the filter's failure."},
+		{"out_tls", "way", i32("mode"), I32, Routing, 2, "Says how far connections must be encrypted: 0 as the other side's policy says, 1 not at all, 2 where it is offered, 3 in any case, 4 and the host must have a certificate for its name. 3 and 4 count beside what the policy asks for; 1 and 2 are EPERM unless the operator grants less than that."},
+		{"out_connect", "way", i32("p", "n"), I32, Connecting, 2, "Connects to another address than those of the first host, given as an address and perhaps a port, as in 192.0.2.1:25 or [2001:db8::1]:25. The host keeps its name and what TLS it must show, and the address must be one that mail may go to. The empty text takes that back."},
 	}
 }
 
@@ -132,6 +136,9 @@ func HookTable() []HookInfo {
 	mail := []Field{FieldClientIP, FieldRDNS, FieldHelo, FieldTLSVersion, FieldAuthUser, FieldMailFrom, FieldMailParams, FieldSize, FieldListener, FieldConnID}
 	rcpt := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldRcpt, FieldRcptParams, FieldListener, FieldConnID}
 	data := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldSize, FieldListener, FieldConnID}
+	out := []Field{FieldClientIP, FieldHelo, FieldAuthUser, FieldMailFrom, FieldMailParams, FieldSize, FieldListener, FieldConnID,
+		FieldQueueID, FieldTarget, FieldTry, FieldArrived, FieldExpires, FieldWay}
+	after := []Field{FieldAuthUser, FieldMailFrom, FieldSize, FieldListener, FieldConnID, FieldQueueID, FieldTarget, FieldTry, FieldArrived, FieldFates}
 	return []HookInfo{
 		{HookConnect, "connect", "A client connected; no greeting was sent.", conn},
 		{HookSecure, "secure", "A TLS handshake is done.", tls},
@@ -145,6 +152,11 @@ func HookTable() []HookInfo {
 		{HookMessage, "message", "The whole message is there; no reply was sent.", data},
 		{HookReset, "reset", "The transaction was given up. The verdict does not count.", []Field{FieldConnID}},
 		{HookClose, "close", "The connection has ended. The verdict does not count.", []Field{FieldConnID}},
+		{HookRoute, "route", "An attempt to deliver a message from the queue to hosts elsewhere begins; nothing was looked up. Reject makes its recipients fail, tempfail has them wait.", out},
+		{HookDeliver, "deliver", "It is known which hosts the attempt will try. Verdicts are as for route.", append(out, FieldHops)},
+		{HookDeferred, "deferred", "Recipients wait for another try. The verdict does not count.", after},
+		{HookBounced, "bounced", "Recipients have failed for good. The verdict does not count.", after},
+		{HookDelivered, "delivered", "Recipients were taken by the next hop. The verdict does not count.", after},
 	}
 }
 
@@ -189,6 +201,14 @@ func FieldTable() []FieldInfo {
 		{FieldScores, "scores", KindList, "The scores that filters added up so far, this one's included, as KEY=N, N in thousandths."},
 		{FieldChunk, "chunk", KindBytes, "A piece of the body, at hook chunk alone."},
 		{FieldChunkOffset, "chunk_offset", KindInt, "Where the piece begins in the body."},
+		{FieldQueueID, "queue_id", KindBytes, "The name of an outgoing message in the queue and in the log. Like the fields below it is there at the hooks of outgoing mail alone; those of the session are of the one in which the message came."},
+		{FieldTarget, "target", KindBytes, "The domain that the recipients are at, in A-labels, or an address literal."},
+		{FieldTry, "try", KindInt, "Which attempt it is for these recipients, from 1."},
+		{FieldArrived, "arrived", KindInt, "When the message came, in nanoseconds since 1970 UTC."},
+		{FieldExpires, "expires", KindInt, "When it is given up, likewise; missing if its sender did not say."},
+		{FieldWay, "way", KindList, "What filters chose so far, as KEY=VALUE: relay, source, tls, to."},
+		{FieldHops, "hops", KindList, "The hosts that will be tried, in order, each as texts with TAB between them: host name, preference, addresses with commas between them, what TLS it must show, and why it is not to be used."},
+		{FieldFates, "fates", KindList, "What became of each recipient, in their order, as texts with TAB between them: when it is tried again, in nanoseconds since 1970 UTC or 0, the host and its address, and the reply."},
 	}
 }
 
@@ -227,6 +247,7 @@ const (
 	CapHTTP        = "http"
 	CapDSN         = "dsn"
 	CapSecret      = "secret"
+	CapRoute       = "route"
 )
 
 // CapabilityInfo describes a capability.
@@ -246,12 +267,13 @@ func CapabilityTable() []CapabilityInfo {
 		{CapHTTP, "Fetch from web servers that the operator lists."},
 		{CapDSN, "Send notifications."},
 		{CapSecret, "Read secrets that the operator lists."},
+		{CapRoute, "Choose the way of outgoing mail: relay, source, encryption, address. Whether less encryption than the other side asks for is a parameter."},
 	}
 }
 
 // Capabilities returns the names of all capabilities.
 func Capabilities() []string {
-	return []string{CapBodyRead, CapBodyEdit, CapEnvelope, CapDiscard, CapAcceptFinal, CapAuthData, CapKV, CapDNS, CapHTTP, CapDSN, CapSecret}
+	return []string{CapBodyRead, CapBodyEdit, CapEnvelope, CapDiscard, CapAcceptFinal, CapAuthData, CapKV, CapDNS, CapHTTP, CapDSN, CapSecret, CapRoute}
 }
 
 // DNSType is the number of a type of records, as the DNS has it.

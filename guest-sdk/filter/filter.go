@@ -68,12 +68,19 @@
 // Scores are added up by all filters of a chain ([Event.Score]); metrics are numbers that the
 // gateway shows to its operator ([Filter.Metric]).
 //
+// # Mail on its way out
+//
+// A chain that the gateway's operator names for delivery is asked at each attempt to deliver a
+// message to hosts elsewhere: [Filter.OnRoute] may choose the way, [Filter.OnDeliver] sees the
+// hosts, and [Filter.OnDeferred], [Filter.OnBounced] and [Filter.OnDelivered] are told what became
+// of it.
+//
 // # What an operator grants
 //
 // Reading and changing the body, changing the envelope, dropping mail, seeing passwords,
 // values that last ([Event.KV]), look-ups ([Event.LookUp], and several at once with
-// [Event.StartLookUp]), requests to web servers ([Event.Fetch]), notifications ([Event.Notify])
-// and secrets ([Config.Secret]) take a grant of the operator's each. What was not granted is an
+// [Event.StartLookUp]), requests to web servers ([Event.Fetch]), notifications ([Event.Notify]),
+// secrets ([Config.Secret]) and the way of outgoing mail ([RouteEvent.SetRelay]) take a grant of the operator's each. What was not granted is an
 // error, abi.EPERM, so that one filter can do with less. What a filter asks for stands in
 // filter.json beside its sources:
 //
@@ -96,7 +103,7 @@ import (
 type Filter struct {
 	name      string
 	configure func(Config) error
-	handlers  [abi.HookClose + 1]func(*call)
+	handlers  [abi.LastHook + 1]func(*call)
 	metrics   []*Metric
 }
 

@@ -62,6 +62,21 @@ func curious(got func(e Event)) *Filter {
 		}
 		w.Reject(0, "", "text that is not taken")
 	})
+	out := func(e OutboundEvent) {
+		mail(mailEvent{e.Event})
+		e.QueueID()
+		e.Target()
+		e.Try()
+		e.Arrived()
+		e.Expires()
+		e.Way("relay")
+	}
+	f.OnRoute(func(_ Reply, e *RouteEvent) { out(e.OutboundEvent) })
+	f.OnDeliver(func(_ Reply, e *DeliverEvent) { out(e.OutboundEvent); e.Hops() })
+	told := func(e *OutcomeEvent) { out(e.OutboundEvent); e.Fates() }
+	f.OnDeferred(told)
+	f.OnBounced(told)
+	f.OnDelivered(told)
 	f.OnReset(func(e *Event) { got(*e) })
 	f.OnClose(func(e *Event) { got(*e) })
 	return f
@@ -92,6 +107,8 @@ func FuzzFrame(f *testing.F) {
 	f.Add(uint32(6), build(abi.HookRcpt, entry{abi.FieldHelo, abi.KindBytes, []byte("x")}, entry{abi.FieldRcptParams, abi.KindList, []byte{1, 0, 0, 0, 'A'}}))
 	f.Add(uint32(1), build(abi.HookConnect, entry{abi.FieldClientIP, abi.KindIP, []byte{192, 0, 2, 1}}, entry{abi.FieldClientPort, abi.KindInt, []byte{1}}))
 	f.Add(uint32(10), build(abi.HookMessage))
+	f.Add(uint32(14), build(abi.HookDeliver, entry{abi.FieldHops, abi.KindList, []byte("\x08\x00\x00\x00a\t1\tb,c\t")}))
+	f.Add(uint32(16), build(abi.HookBounced, entry{abi.FieldFates, abi.KindList, []byte("\x03\x00\x00\x001\ta\x00\x00\x00\x00")}))
 	f.Add(uint32(99), build(99))
 	f.Add(uint32(6), []byte("MG1\x00"))
 	f.Fuzz(func(t *testing.T, hook uint32, b []byte) {

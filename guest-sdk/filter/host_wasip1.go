@@ -118,6 +118,10 @@ func (host) Dsn(p []byte) int32                    { return dsn(ptr(p), size(p))
 func (host) Submit(kind int32, p []byte) int32     { return submit(kind, ptr(p), size(p)) }
 func (host) Wait(h, timeout int32, b []byte) int32 { return wait(h, timeout, ptr(b), size(b)) }
 func (host) Secret(n, buf []byte) int32            { return secretOf(ptr(n), size(n), ptr(buf), size(buf)) }
+func (host) OutRelay(relay []byte) int32           { return outRelay(ptr(relay), size(relay)) }
+func (host) OutSource(name []byte) int32           { return outSource(ptr(name), size(name)) }
+func (host) OutTls(mode int32) int32               { return outTLS(mode) }
+func (host) OutConnect(address []byte) int32       { return outConnect(ptr(address), size(address)) }
 
 //go:wasmimport mg1 subscribe
 //go:noescape
@@ -334,3 +338,18 @@ func wait(h, timeout int32, buf unsafe.Pointer, cap int32) int32
 //go:wasmimport mg1 secret
 //go:noescape
 func secretOf(np unsafe.Pointer, nn int32, buf unsafe.Pointer, cap int32) int32
+
+//go:wasmimport mg1 out_relay
+//go:noescape
+func outRelay(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 out_source
+//go:noescape
+func outSource(p unsafe.Pointer, n int32) int32
+
+//go:wasmimport mg1 out_tls
+func outTLS(mode int32) int32
+
+//go:wasmimport mg1 out_connect
+//go:noescape
+func outConnect(p unsafe.Pointer, n int32) int32

@@ -61,6 +61,7 @@ var needs = map[string][]string{
 	abi.CapHTTP:     {"http"},
 	abi.CapDSN:      {"dsn"},
 	abi.CapSecret:   {"secret"},
+	abi.CapRoute:    {"out_relay", "out_source", "out_tls", "out_connect"},
 }
 
 // allHooks are those of a session in their order, after 0 for mg1_init.

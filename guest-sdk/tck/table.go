@@ -3,6 +3,7 @@ package tck
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
@@ -196,7 +197,7 @@ func scenarios() []scenario {
 			at(rcpt, "metric_add", einval, 0, -5),
 			at(rcpt, "metric_add", enoent, 9, 5),
 		}, since: 1},
-		headerScenario(), headerReads(), bodyScenario(), bodyReplaced(), envelopeScenario(), outsideScenario(), recipientVerdicts(), parts(), scans(),
+		headerScenario(), headerReads(), bodyScenario(), bodyReplaced(), envelopeScenario(), outsideScenario(), recipientVerdicts(), parts(), scans(), waysOut(), outFacts(),
 	}
 }
 
@@ -494,4 +495,51 @@ func outsideScenario() scenario {
 		reads(mail, "secret", "hush", "tck", Room(8)),
 		at(mail, "secret", eperm, "other", Room(8)),
 	}, after: wantMessage(messageText)}
+}
+
+// waysOut chooses the way of a message.
+func waysOut() scenario {
+	const route, deliver = abi.HookRoute, abi.HookDeliver
+	return scenario{name: "the way out", since: 2, calls: []call{
+		at(route, "out_relay", 0, "relay.example:587"),
+		at(route, "out_relay", einval, "a b"),
+		at(route, "out_relay", einval, "a\r\n"),
+		at(route, "out_relay", elimit, strings.Repeat("a", abi.MaxRelay+1)),
+		at(route, "out_source", 0, "pool"),
+		at(route, "out_source", elimit, strings.Repeat("a", abi.MaxSource+1)),
+		at(route, "out_tls", 0, int(abi.TLSVerify)),
+		at(route, "out_tls", eperm, int(abi.TLSOff)),
+		at(route, "out_tls", eperm, int(abi.TLSOpportunistic)),
+		at(route, "out_tls", einval, 5),
+		at(route, "out_tls", einval, -1),
+		at(deliver, "out_connect", einval, "mx.example.com"),
+		at(deliver, "out_connect", einval, "192.0.2.1:99999"),
+		at(deliver, "out_connect", einval, "[fe80::1%1]:25"),
+		at(deliver, "out_connect", 0, "[2001:db8::1]:26"),
+		at(deliver, StepVerdict, 0, int(abi.NewVerdict(abi.ActTempfail, 450, 4, 7, 1, false))),
+	}, after: func(o outcome) string {
+		want := policy.Way{Relay: "relay.example:587", Source: "pool", TLS: policy.Verified, To: netip.MustParseAddrPort("[2001:db8::1]:26")}
+		if got := o.out.Outbound.Way; got != want {
+			return fmt.Sprintf("the way is %+v, want %+v", got, want)
+		}
+		return wantReply(policy.StageDeliver, policy.Tempfail, "450 4.7.1 ")(o)
+	}}
+}
+
+// outFacts reads what there is to know of an attempt.
+func outFacts() scenario {
+	const deliver, bounced = abi.HookDeliver, abi.HookBounced
+	list := func(s string) string { return string(binary.LittleEndian.AppendUint32(nil, uint32(len(s)))) + s }
+	return scenario{name: "facts of the way out", since: 2, calls: []call{
+		judged(abi.HookRoute, StepFrame, frameOf(abi.HookRoute), Room(MaxRoom)),
+		judged(bounced, StepFrame, frameOf(bounced), Room(MaxRoom)),
+		reads(deliver, "get", "example.com", int(abi.FieldTarget), 0, Room(30)),
+		reads(deliver, "get", "mx2.example.com\t20\t\t\tno address", int(abi.FieldHops), 1, Room(60)),
+		reads(deliver, "rcpt_get", "b@example.com", 0, Room(30)),
+		at(deliver, "rcpt_count", 1),
+		at(deliver, "rcpt_set", ephase, 0, "c@example.com"),
+		reads(bounced, "get", list("1700000000000000000\tmx1.example.com\t192.0.2.25\t451 4.2.0 later"), int(abi.FieldFates), -1, Room(100)),
+		at(deliver, "get", enoent, int(abi.FieldFates)+1000, 0, Room(10)),
+		at(message, "get", enoent, int(abi.FieldTarget), 0, Room(10)),
+	}}
 }

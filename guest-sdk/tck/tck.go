@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/guest-sdk/filtertest"
@@ -95,6 +96,7 @@ type outcome struct {
 	steps   map[policy.Stage]policy.Step // the filter's answers
 	edits   map[policy.Stage][]string
 	tx      *policy.Transaction
+	out     *policy.Transaction // on its way out
 	message string
 	session *policy.Session
 }
@@ -215,7 +217,8 @@ func (c call) String() string {
 	return fmt.Sprintf("%s: %s(%s)", at, c.Import, strings.ReplaceAll(strings.Join(args, ", "), "tck.", ""))
 }
 
-// converse walks a message through all stages of a session.
+// converse walks a message through all stages of a session, and of one that is on its way out.
+// The latter are asked in the same session, which a gateway does not do.
 func converse(t *testing.T, f policy.Filter, text string) outcome {
 	t.Helper()
 	o := outcome{steps: map[policy.Stage]policy.Step{}, edits: map[policy.Stage][]string{}, session: session()}
@@ -252,7 +255,23 @@ func converse(t *testing.T, f policy.Filter, text string) outcome {
 	o.message = b.String()
 	run.Decide(t.Context(), policy.StageReset, o.tx)
 	run.EndTransaction()
+	o.out = &policy.Transaction{Seq: 4, Sender: o.tx.Sender, Rcpts: o.tx.Rcpts, Outbound: outbound()}
+	for _, stage := range []policy.Stage{policy.StageRoute, policy.StageDeliver, policy.StageDeferred, policy.StageBounced, policy.StageDelivered} {
+		run.Decide(t.Context(), stage, o.out)
+	}
+	run.EndTransaction()
 	return o
+}
+
+// outbound is an attempt of which every fact is known.
+func outbound() *policy.Outbound {
+	at, addr := time.Unix(1_700_000_000, 0), netip.MustParseAddr("192.0.2.25")
+	return &policy.Outbound{
+		Target: "example.com", Try: 2, Arrived: at, Expires: at.Add(time.Hour),
+		Hops: []policy.Hop{{Host: "mx1.example.com", Preference: 10, Addrs: []netip.Addr{addr, netip.MustParseAddr("2001:db8::25")}, Demand: "dane"},
+			{Host: "mx2.example.com", Preference: 20, Refused: "no address"}},
+		Fates: []policy.Fate{{Reply: smtp.Refuse(451, smtp.Enhanced{4, 2, 0}, "later"), Host: "mx1.example.com", Addr: addr, Due: at}},
+	}
 }
 
 // messageText is the message of all scenarios.

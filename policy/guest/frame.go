@@ -14,7 +14,7 @@ import (
 // frame.go: the facts of an event as fields, in the frame and one by one.
 
 // hookFields are the fields of each hook's frame, by hook number.
-var hookFields = func() (t [abi.HookClose + 1][]abi.Field) {
+var hookFields = func() (t [abi.LastHook + 1][]abi.Field) {
 	for _, h := range abi.HookTable() {
 		t[h.Hook] = h.Fields
 	}
@@ -156,8 +156,11 @@ func (g *Env) field(b []byte, f abi.Field) (value []byte, kind abi.Kind) {
 		}
 		return nil, 0
 	}
-	if g.event.Tx == nil {
+	switch {
+	case g.event.Tx == nil:
 		return nil, 0
+	case f >= abi.FieldQueueID:
+		return g.outboundField(b, f)
 	}
 	return g.transactionField(b, f)
 }

@@ -40,6 +40,14 @@ type Grants struct {
 	DSN *DSNGrant
 	// Secrets are the names of those that it may read.
 	Secrets []string
+	// Route lets it choose the way of outgoing mail; nil does not.
+	Route *RouteGrant
+}
+
+// RouteGrant lets a filter choose the way of outgoing mail.
+type RouteGrant struct {
+	// WeakerTLS lets it have less encryption than the other side asks for.
+	WeakerTLS bool
 }
 
 // EnvelopeGrant lets a filter change the envelope.
@@ -101,7 +109,7 @@ const (
 func Everything() Grants {
 	return Grants{
 		BodyRead: true, BodyEdit: true, Envelope: &EnvelopeGrant{}, Discard: true, AcceptFinal: true, AuthData: true,
-		KV: &KVGrant{}, DNS: &DNSGrant{}, DSN: &DSNGrant{Count: 100, Per: time.Hour},
+		KV: &KVGrant{}, DNS: &DNSGrant{}, DSN: &DSNGrant{Count: 100, Per: time.Hour}, Route: &RouteGrant{},
 		HTTP: &HTTPGrant{Hosts: []HostPattern{{Scheme: "https", Host: "*"}, {Scheme: "http", Host: "*"}}},
 	}
 }
@@ -132,6 +140,8 @@ func (g Grants) Has(capability string) bool {
 		return g.DSN != nil
 	case abi.CapSecret:
 		return len(g.Secrets) > 0
+	case abi.CapRoute:
+		return g.Route != nil
 	}
 	return false
 }
@@ -161,6 +171,8 @@ func (g *Grants) Deny(capability string) bool {
 		g.DSN = nil
 	case abi.CapSecret:
 		g.Secrets = nil
+	case abi.CapRoute:
+		g.Route = nil
 	default:
 		return false
 	}

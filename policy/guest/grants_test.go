@@ -21,6 +21,7 @@ var needs = map[string]string{
 	"kv_get": abi.CapKV, "kv_set": abi.CapKV, "kv_incr": abi.CapKV, "kv_cas": abi.CapKV, "kv_del": abi.CapKV,
 	"dns": abi.CapDNS, "http": abi.CapHTTP, "submit": abi.CapHTTP, "dsn": abi.CapDSN, "secret": abi.CapSecret,
 	"body_splice": abi.CapBodyEdit, "body_new": abi.CapBodyEdit, "body_write": abi.CapBodyEdit, "body_commit": abi.CapBodyEdit,
+	"out_relay": abi.CapRoute, "out_source": abi.CapRoute, "out_tls": abi.CapRoute, "out_connect": abi.CapRoute,
 	"env_from": abi.CapEnvelope, "rcpt_add": abi.CapEnvelope, "rcpt_set": abi.CapEnvelope, "rcpt_del": abi.CapEnvelope,
 }
 

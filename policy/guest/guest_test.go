@@ -62,6 +62,18 @@ func transaction() *policy.Transaction {
 	}
 }
 
+// outbound is an attempt of which everything is known.
+func outbound() *policy.Outbound {
+	addr := netip.MustParseAddr("192.0.2.25")
+	return &policy.Outbound{
+		Target: "example.com", Try: 2, Arrived: at, Expires: at.Add(time.Hour), Way: policy.Way{Source: "pool", TLS: policy.Encrypted},
+		Hops: []policy.Hop{{Host: "mx1.example.com", Preference: 10, Addrs: []netip.Addr{addr, netip.MustParseAddr("2001:db8::25")}, Demand: "dane"},
+			{Host: "mx2.example.com", Preference: 20, Refused: "no\taddress"}},
+		Fates: []policy.Fate{{Reply: smtp.Refuse(451, smtp.Enhanced{4, 2, 0}, "later\tor never"), Host: "mx1.example.com", Addr: addr, Due: at},
+			{Reply: smtp.Refuse(550, smtp.Enhanced{5, 1, 1}, "no")}},
+	}
+}
+
 // ask calls f with an Env that may do everything and is at a hook, in a chain as the
 // gateway runs it, and returns the transaction as it was left. An error of f drops the edits.
 func ask(t testing.TB, hook abi.Hook, o guest.Options, f func(g *guest.Env, e *policy.Event) error) *policy.Transaction {
@@ -74,8 +86,11 @@ func askEnv(t testing.TB, g *guest.Env, hook abi.Hook, f func(g *guest.Env, e *p
 	t.Helper()
 	stage := policy.Stage(hook)
 	tx := transaction()
-	if stage < policy.StageHeaders {
+	if stage < policy.StageHeaders || stage > policy.StageReset {
 		tx.Message = nil
+	}
+	if stage >= policy.StageRoute {
+		tx.Outbound = outbound()
 	}
 	called := false
 	fn := policy.Func("f", policy.StagesOf(stage), func(ctx context.Context, e *policy.Event) (policy.Verdict, error) {
@@ -185,6 +200,11 @@ var calls = map[string]func(h guest.Host) int64{
 	"rcpt_add": func(h guest.Host) int64 { return int64(h.RcptAdd([]byte("x@example.org"))) },
 	"rcpt_set": func(h guest.Host) int64 { return int64(h.RcptSet(0, []byte("x@example.org"))) },
 	"rcpt_del": func(h guest.Host) int64 { return int64(h.RcptDel(0)) },
+
+	"out_relay":   func(h guest.Host) int64 { return int64(h.OutRelay([]byte("relay.example"))) },
+	"out_source":  func(h guest.Host) int64 { return int64(h.OutSource([]byte("pool"))) },
+	"out_tls":     func(h guest.Host) int64 { return int64(h.OutTls(int32(abi.TLSVerify))) },
+	"out_connect": func(h guest.Host) int64 { return int64(h.OutConnect([]byte("192.0.2.1:26"))) },
 
 	"rcpt_verdict": func(h guest.Host) int64 {
 		return int64(h.RcptVerdict(0, int64(abi.NewVerdict(abi.ActDiscard, 0, 0, 0, 0, false))))
@@ -607,8 +627,8 @@ func TestFields(t *testing.T) {
 	ask(t, abi.HookRcpt, guest.Options{}, func(g *guest.Env, e *policy.Event) error {
 		for _, f := range abi.FieldTable() {
 			w, ok := want[f.Field]
-			if f.Field >= abi.FieldAuthMechanism && f.Field <= abi.FieldAuthToken || f.Field == abi.FieldChunk || f.Field == abi.FieldChunkOffset {
-				continue // TestAuthFields, TestChunk
+			if f.Field >= abi.FieldAuthMechanism && f.Field <= abi.FieldAuthToken || f.Field == abi.FieldChunk || f.Field == abi.FieldChunkOffset || f.Field >= abi.FieldQueueID {
+				continue // TestAuthFields, TestChunk, TestOutboundFields
 			}
 			if !ok {
 				t.Errorf("%s: the test does not know it", f.Name)
@@ -1034,7 +1054,7 @@ func TestVerdict(t *testing.T) {
 // Subscribe adds up, refuses what is no hook, and counts in mg1_init alone.
 func TestSubscribe(t *testing.T) {
 	g := guest.NewEnv(guest.Options{Grants: everything(), Services: world().Services()})
-	for _, bad := range []uint64{1, 1 << 13, 1 << 63, 1<<5 | 1<<13} {
+	for _, bad := range []uint64{1, 1 << 18, 1 << 63, 1<<5 | 1<<18} {
 		if got := g.Subscribe(bad); got != int32(abi.EINVAL) {
 			t.Errorf("mask %#x: got %d, want EINVAL", bad, got)
 		}

@@ -58,6 +58,18 @@ func newFilter() *filter.Filter {
 	f.OnData(func(w filter.Reply, m *filter.Message) {
 		follow(abi.HookMessage, w, m.Event, session{mail: m, header: &m.Header, body: m.Body, msg: m})
 	})
+	f.OnRoute(func(w filter.Reply, e *filter.RouteEvent) {
+		follow(abi.HookRoute, w, e.Event, session{out: &e.OutboundEvent, route: e})
+	})
+	f.OnDeliver(func(w filter.Reply, e *filter.DeliverEvent) {
+		follow(abi.HookDeliver, w, e.Event, session{out: &e.OutboundEvent, deliver: e})
+	})
+	told := func(h abi.Hook) func(e *filter.OutcomeEvent) {
+		return func(e *filter.OutcomeEvent) { follow(h, filter.Reply{}, e.Event, session{out: &e.OutboundEvent}) }
+	}
+	f.OnDeferred(told(abi.HookDeferred))
+	f.OnBounced(told(abi.HookBounced))
+	f.OnDelivered(told(abi.HookDelivered))
 	f.OnReset(func(e *filter.Event) { follow(abi.HookReset, filter.Reply{}, *e, session{}) })
 	f.OnClose(func(e *filter.Event) { follow(abi.HookClose, filter.Reply{}, *e, session{}) })
 	return f
@@ -125,6 +137,10 @@ type session struct {
 	body   *filter.Body
 	msg    *filter.Message
 	writer io.WriteCloser // of a new body
+
+	out     *filter.OutboundEvent
+	route   *filter.RouteEvent
+	deliver *filter.DeliverEvent
 }
 
 // outcome is what came of a step.
@@ -166,7 +182,7 @@ func none(room int) outcome {
 func (on *session) do(w filter.Reply, e filter.Event, s step) {
 	var o outcome
 	ok := false
-	for _, try := range []func(filter.Reply, filter.Event, *step) (outcome, bool){on.core, on.headers, on.bodies, on.parts, on.envelope, on.outside} {
+	for _, try := range []func(filter.Reply, filter.Event, *step) (outcome, bool){on.core, on.headers, on.bodies, on.parts, on.envelope, on.outside, on.outward} {
 		if o, ok = try(w, e, &s); ok {
 			break
 		}
@@ -420,6 +436,24 @@ func (on *session) outside(_ filter.Reply, e filter.Event, s *step) (outcome, bo
 			return o, true
 		}
 		return read(v, room), true
+	}
+	return outcome{}, false
+}
+
+// outward is the way of outgoing mail.
+func (on *session) outward(_ filter.Reply, _ filter.Event, s *step) (outcome, bool) {
+	switch {
+	case on.route != nil && s.imp == hash("out_relay"):
+		return done(on.route.SetRelay(s.text())), true
+	case on.route != nil && s.imp == hash("out_source"):
+		return done(on.route.SetSource(s.text())), true
+	case on.route != nil && s.imp == hash("out_tls"):
+		return done(on.route.SetTLS(filter.Encryption(s.num()))), true
+	case on.deliver != nil && s.imp == hash("out_connect"):
+		return done(on.deliver.Connect(s.text())), true
+	case on.out != nil && s.imp == hash("rcpt_count"):
+		n := len(on.out.Recipients())
+		return outcome{result: int64(n)}, n > 0
 	}
 	return outcome{}, false
 }
