@@ -34,6 +34,9 @@ func grantsOf(g config.Grant) guest.Grants {
 	if g.DSN.Given {
 		to.DSN = &guest.DSNGrant{Count: g.DSN.Rate.Count, Per: g.DSN.Rate.Per}
 	}
+	if g.Route.Given {
+		to.Route = &guest.RouteGrant{WeakerTLS: g.Route.WeakerTLS == config.True}
+	}
 	return to
 }
 
@@ -80,7 +83,7 @@ func granted(g config.Grant) []string {
 // howToGrant is what an operator writes for a capability.
 var howToGrant = map[string]string{
 	abi.CapEnvelope: "{envelope: {}}", abi.CapKV: "{kv: {}}", abi.CapDNS: "{dns: {}}", abi.CapDSN: "{dsn: {}}",
-	abi.CapHTTP: "{http: {hosts: [HOST]}}", abi.CapSecret: "{secret: [NAME]}",
+	abi.CapHTTP: "{http: {hosts: [HOST]}}", abi.CapSecret: "{secret: [NAME]}", abi.CapRoute: "{route: {}}",
 }
 
 // ungranted warns of what a filter asks for and does not have.

@@ -142,6 +142,7 @@ filters:
           http: {hosts: ["*.Rbl.example:8443", "http://[2001:DB8::1]"], private: [10.0.0.0/8], methods: [GET], max_response: 2KiB, timeout: 1s, max_per_hook: 5}
           dsn: {rate: 5/1m}
           secret: [token]
+          route: {weaker_tls: true}
         on_error: accept
         on_broken: {default: reject, connect: tempfail}
       - module: sub/second.wasm
@@ -171,7 +172,7 @@ func fullConfig() *Config {
 	callout := Callout{time.Hour, 5 * time.Minute, 10 * time.Second, 24 * time.Hour, 50000}
 	nothing := Grant{BodyRead: False, BodyEdit: False, Envelope: EnvelopeGrant{Relay: False}, Discard: False, AcceptFinal: False, AuthData: False,
 		KV: KVGrant{Quota: 16 << 20, MaxPerHook: 128}, DNS: DNSGrant{MaxPerHook: 32}, HTTP: HTTPGrant{MaxResponse: 1 << 20, Timeout: 2 * time.Second, MaxPerHook: 8},
-		DSN: DSNGrant{Rate: Rate{10, time.Hour}}}
+		DSN: DSNGrant{Rate: Rate{10, time.Hour}}, Route: RouteGrant{WeakerTLS: False}}
 	return &Config{
 		Hostname: "mx1.xn--bcher-kva.example",
 		Listeners: []Listener{{
@@ -263,7 +264,7 @@ func fullConfig() *Config {
 					KV: KVGrant{true, 1 << 20, 4}, DNS: DNSGrant{true, []DNSType{"A", "TXT"}, 3},
 					HTTP: HTTPGrant{true, []WebHost{{"https", "*.rbl.example", 8443}, {"http", "2001:db8::1", 0}},
 						Networks{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}, []HTTPMethod{"GET"}, 2 << 10, time.Second, 5},
-					DSN: DSNGrant{true, Rate{5, time.Minute}}, Secret: []string{"token"}},
+					DSN: DSNGrant{true, Rate{5, time.Minute}}, Secret: []string{"token"}, Route: RouteGrant{true, True}},
 			},
 			{Module: Module{Name: "second", File: "/etc/p/sub/second.wasm"}, Name: "second", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits, Grant: nothing},
 			{Module: Module{Name: "third", File: "/etc/p/filters/third.wasm"}, Name: "third", OnError: OnErrors{}, OnBroken: OnErrors{}, Instance: InstanceSession, Limits: defaultLimits, Grant: nothing},

@@ -196,10 +196,12 @@ type OnErrors map[string]OnError
 // DefaultHook is the name in OnErrors that stands for all others.
 const DefaultHook = "default"
 
-// Hooks are the names of the hooks at which filters are asked, in their order. At the last
-// two they only observe.
+// Hooks are the names of the hooks at which filters are asked, in their order: those of a
+// session, at the last two of which they only observe, and those of mail to others, at the last
+// three of which they do.
 func Hooks() []string {
-	return []string{"connect", "secure", "helo", "auth", "mail", "rcpt", "data", "headers", "chunk", "message", "reset", "close"}
+	return []string{"connect", "secure", "helo", "auth", "mail", "rcpt", "data", "headers", "chunk", "message", "reset", "close",
+		"route", "deliver", "deferred", "bounced", "delivered"}
 }
 
 func (OnErrors) names() []string { return append([]string{DefaultHook}, Hooks()...) }

@@ -26,7 +26,16 @@ type Grant struct {
 	HTTP        HTTPGrant     `key:"http" doc:"Written, it lets the filter fetch from web servers."`
 	DSN         DSNGrant      `key:"dsn" doc:"Written, it lets the filter send notifications, with the null sender and through the store's queue, to recipients that have a route."`
 	Secret      []string      `key:"secret" doc:"Names in filters.secrets that it may read."`
+	Route       RouteGrant    `key:"route" doc:"Written, it lets the filter choose the way of mail to others: smart host, source, encryption, address. It is for the chain that delivery.chain names."`
 }
+
+// RouteGrant lets a filter choose the way of mail to others.
+type RouteGrant struct {
+	Given     bool
+	WeakerTLS Bool `key:"weaker_tls" default:"false" doc:"true lets it have mail go with less encryption than the other side's policy asks for, or in clear."`
+}
+
+func (g *RouteGrant) give() { g.Given = true }
 
 // EnvelopeGrant lets a filter change the envelope.
 type EnvelopeGrant struct {
