@@ -78,11 +78,11 @@ func (n *DNSName) UnmarshalText(text []byte) error {
 
 func (DNSName) describe() string { return "domain name or ." }
 
-// An Address4 is an IPv4 address, an Address6 one of IPv6.
-type (
-	Address4 struct{ netip.Addr }
-	Address6 struct{ netip.Addr }
-)
+// An Address4 is an IPv4 address.
+type Address4 struct{ netip.Addr }
+
+// An Address6 is an IPv6 address.
+type Address6 struct{ netip.Addr }
 
 // UnmarshalText reads an IPv4 address.
 func (a *Address4) UnmarshalText(text []byte) error {
