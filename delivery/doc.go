@@ -53,7 +53,8 @@
 //
 //	plan.go         what hosts must show          demand.go       the same, decided
 //	planner.go      plans made and kept           secure.go       a connection made so
-//	check.go        what a certificate is worth
+//	check.go        what a certificate is worth   source.go       who we are to a host
+//	dial.go         a connection for others       connection.go   the same, and why not
 //
 // # Locks
 //

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -225,11 +226,15 @@ func (s *search) cutLoop(isUs func(*search, *candidate) bool) error {
 var errLoop = errors.New("the most preferred host is ourselves")
 
 // isOurName tells whether the host has a name of ours.
-func (s *search) isOurName(c *candidate) bool { return slices.Contains(s.o.Own, c.Name) }
+func (s *search) isOurName(c *candidate) bool { return s.ours(c.Name) }
+
+func (s *search) ours(name string) bool {
+	return name != "" && slices.ContainsFunc(s.o.Own, func(own string) bool { return strings.EqualFold(strings.TrimSuffix(own, "."), name) })
+}
 
 // isOurHost tells whether the host leads to us by another name, or has an address of ours.
 func (s *search) isOurHost(c *candidate) bool {
-	if slices.Contains(s.o.Own, c.answer.Canonical) {
+	if s.ours(c.answer.Canonical) {
 		return true
 	}
 	for _, a := range c.answer.Addrs.Addrs {

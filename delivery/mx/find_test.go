@@ -198,7 +198,7 @@ func TestFind(t *testing.T) {
 			}
 			o := mx.Options{
 				DNS: testnet.NewDNS(hosts + tt.zone), Guard: guard(t, mx.GuardOptions{}), Shuffle: keep,
-				Own: []string{"us.example.net"}, OwnAddrs: addrs("192.0.2.50"),
+				Own: []string{"US.example.net."}, OwnAddrs: addrs("192.0.2.50"),
 			}
 			tt.set(&o)
 			r, err := mx.Find(t.Context(), target, o)

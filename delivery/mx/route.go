@@ -34,8 +34,8 @@ type Options struct {
 	// LastError is what to say if Skip leaves nothing: what happened there. Default a
 	// temporary error.
 	LastError error
-	// Own are the names under which mail reaches us, in lower case, without a dot at the end.
-	// They find loops (RFC 5321, Section 5.1).
+	// Own are the names under which mail reaches us, as A-labels. They find loops (RFC 5321,
+	// Section 5.1).
 	Own []string
 	// OwnAddrs are addresses at which mail reaches us, as those before a translation of
 	// addresses. Public ones of this machine are found without, unless the Guard lets mail go
