@@ -52,7 +52,7 @@ func (e *Engine) deliver(l *store.Lease) bool {
 		e.opts.Log.Warn("lease lost while delivering, it may be sent again", "mail", string(a.m.ID), "err", err)
 		return true // whoever has it now says what becomes of it
 	}
-	if err != nil && e.attempts.Err() != nil {
+	if err != nil && e.attempts.Err() != nil && !slices.ContainsFunc(a.replies, taken) {
 		e.giveBack([]*store.Lease{l}) // nothing is known to have been taken
 		return false
 	}
@@ -67,6 +67,9 @@ func (e *Engine) deliver(l *store.Lease) bool {
 	a.finish(err)
 	return true
 }
+
+// taken tells whether a reply means that the next hop has the message.
+func taken(r *smtp.Reply) bool { return r != nil && r.Code/100 == 2 }
 
 // errElsewhere is that the destination is at another site than it was: its messages are to be
 // counted there.

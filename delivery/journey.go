@@ -57,7 +57,7 @@ var errNoRoom = errors.New("delivery: the site has no room")
 // journey delivers to hosts elsewhere, as try does.
 func (a *attempt) journey(ctx context.Context) error {
 	o := a.e.out
-	ctx, cancel := context.WithTimeout(ctx, o.opts.AttemptTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.opts.AttemptTime, errTooLong)
 	defer cancel()
 	j := &journey{a: a, o: o}
 	for i := range a.replies {
@@ -659,6 +659,9 @@ func final(err error) bool {
 	e, ok := errors.AsType[*mx.Error](err)
 	return !ok || e.Category == mx.DNS || r.Code == 521 || r.Code == 556 || r.Enh == errNoRequireTLS.Enh
 }
+
+// errTooLong ends an attempt that takes too long.
+var errTooLong = smtp.Refuse(451, smtp.Enhanced{4, 4, 7}, "the next hop took too long")
 
 // errUnreached is that no host could be connected to.
 var errUnreached = smtp.Refuse(451, smtp.Enhanced{4, 4, 1}, "no host of the domain could be reached")

@@ -102,6 +102,12 @@ type QueueAttempt struct {
 	Destination string    `json:"destination"`
 	// Host is whom we spoke to; empty if nobody could be reached.
 	Host string `json:"host,omitempty"`
+	// Addr is at which address, empty for a backend. TLS is what the connection was encrypted
+	// with, empty if it was not; and Verdict by what the host was authenticated, empty if it was
+	// not.
+	Addr    string `json:"addr,omitempty"`
+	TLS     string `json:"tls,omitempty"`
+	Verdict string `json:"verdict,omitempty"`
 	// Recipients are indexes into those of the message.
 	Recipients []int  `json:"recipients"`
 	Reply      string `json:"reply,omitempty"`
@@ -139,7 +145,12 @@ type QueueDestination struct {
 	Down  bool      `json:"down"`
 	Error string    `json:"error,omitempty"`
 	Retry time.Time `json:"retry,omitzero"`
-	// Workers are deliveries under way there from this node, MaxWorkers how many there may be.
+	// Site names the hosts that serve it, if they serve others, too, and are known at the moment.
+	// Rest is until when they are left alone because they want their mail slowly.
+	Site string    `json:"site,omitempty"`
+	Rest time.Time `json:"rest,omitzero"`
+	// Workers are deliveries under way there from this node, MaxWorkers how many there may be;
+	// where there is a Site, for all its destinations.
 	Workers    int `json:"workers"`
 	MaxWorkers int `json:"max_workers"`
 	// Waiting counts recipients that wait there.

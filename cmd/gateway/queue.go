@@ -331,10 +331,24 @@ func printAttempts(w io.Writer, m api.QueueMessage) {
 		if host == "" {
 			host = "-"
 		}
+		if a.Addr != "" {
+			host += " [" + a.Addr + "] " + protection(a)
+		}
 		took := time.Duration(a.Seconds * float64(time.Second)).Round(time.Millisecond)
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.Time.Local().Format(time.DateTime), took, printable(a.Destination), printable(host),
 			printable(strings.Join(to, ", ")), printable(a.Reply))
 	}
+}
+
+// protection says in few words how the connection of an attempt was protected.
+func protection(a api.QueueAttempt) string {
+	switch {
+	case a.TLS == "":
+		return "in clear"
+	case a.Verdict == "":
+		return a.TLS
+	}
+	return a.TLS + ", " + a.Verdict
 }
 
 func newQueueWhy() *cobra.Command {

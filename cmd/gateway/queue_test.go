@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,7 +135,9 @@ func TestQueueLooks(t *testing.T) {
 		memqueue.Recipient("carol@example.com", "backend:gone", time.Time{})}
 	m.Recipients[0].Tries, m.Recipients[0].Last = 3, smtp.Refuse(451, smtp.Enhanced{4, 2, 1}, "mailbox busy\x1b[2J")
 	m.Recipients[1].State = store.Held
-	m.Attempts = []store.Attempt{{Time: time.Now().Add(-time.Minute), Destination: "backend:mailstore", Host: "mailstore", Recipients: []int{0}, Reply: m.Recipients[0].Last, Took: 1500 * time.Millisecond}}
+	m.Attempts = []store.Attempt{
+		{Time: time.Now().Add(-time.Hour), Destination: "mx:example.org", Host: "mx.example.org", Addr: netip.MustParseAddr("192.0.2.25"), TLS: "TLS 1.3", Verdict: "dane", Recipients: []int{0}, Reply: m.Recipients[0].Last},
+		{Time: time.Now().Add(-time.Minute), Destination: "backend:mailstore", Host: "mailstore", Recipients: []int{0}, Reply: m.Recipients[0].Last, Took: 1500 * time.Millisecond}}
 	old := string(r.Add(m, "Subject: secret\r\n\r\nsecret\r\n"))
 	fresh := r.add("", "dave@example.org")
 
@@ -143,7 +146,7 @@ func TestQueueLooks(t *testing.T) {
 		has  []string
 	}{
 		{[]string{"list"}, []string{old, "2d2h", "1 held, 1 waiting", "in 30m", "alice@example.net", "bob@example.org and 1 more", fresh, "3h0m", "<>"}},
-		{[]string{"show", old}, []string{"from", "alice@example.net", "held for", "looks?[31m odd", "bob@example.org", "451 4.2.1 mailbox busy [2J", "1.5s"}},
+		{[]string{"show", old}, []string{"from", "alice@example.net", "held for", "looks?[31m odd", "bob@example.org", "451 4.2.1 mailbox busy [2J", "1.5s", "mx.example.org [192.0.2.25] TLS 1.3, dane"}},
 		{[]string{"why", old}, []string{old + " from alice@example.net arrived 2d2h ago.", "bob@example.org waits until ", "(in 30 min): mailstore said 451 4.2.1 mailbox busy", "at the third try",
 			"carol@example.com is held until somebody releases it", "0 of 50", "not known"}},
 		{[]string{"counts"}, []string{"2, 54 octets", "recipients held", "2d2h"}},

@@ -96,7 +96,8 @@ func (q waiting) Why(ctx context.Context, id string) (api.QueueExplanation, erro
 	}
 	for _, d := range x.Destinations {
 		ax.Destinations = append(ax.Destinations, api.QueueDestination{Name: string(d.Name), Known: d.Known, Down: d.Down, Error: d.Err,
-			Retry: d.Retry.UTC(), Workers: d.Workers, MaxWorkers: d.MaxWorkers, Waiting: d.Waiting, Ahead: d.Ahead, AheadAtLeast: d.AheadAtLeast})
+			Retry: d.Retry.UTC(), Workers: d.Workers, MaxWorkers: d.MaxWorkers, Waiting: d.Waiting, Ahead: d.Ahead, AheadAtLeast: d.AheadAtLeast,
+			Site: d.Site, Rest: d.Rest.UTC()})
 	}
 	return ax, nil
 }
@@ -247,8 +248,12 @@ func queueMessage(m *store.Message) api.QueueMessage {
 		am.Recipients = append(am.Recipients, ar)
 	}
 	for _, a := range m.Attempts {
-		am.Attempts = append(am.Attempts, api.QueueAttempt{Time: a.Time.UTC(), Destination: string(a.Destination), Host: a.Host,
-			Recipients: append([]int{}, a.Recipients...), Reply: replyLine(a.Reply), Seconds: a.Took.Round(time.Millisecond).Seconds()})
+		aa := api.QueueAttempt{Time: a.Time.UTC(), Destination: string(a.Destination), Host: a.Host, TLS: a.TLS, Verdict: a.Verdict,
+			Recipients: append([]int{}, a.Recipients...), Reply: replyLine(a.Reply), Seconds: a.Took.Round(time.Millisecond).Seconds()}
+		if a.Addr.IsValid() {
+			aa.Addr = a.Addr.String()
+		}
+		am.Attempts = append(am.Attempts, aa)
 	}
 	return am
 }
