@@ -3,6 +3,7 @@ package lab
 // cert.go makes certificates, the bad ones too.
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,6 +13,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -28,6 +30,8 @@ type Cert struct {
 	*x509.Certificate
 	Key    crypto.Signer
 	Issuer *Cert // nil of one that signed itself
+
+	encoded []byte // if it is not that of Certificate
 }
 
 // CertSpec says what is in a certificate. The zero value is a leaf without any names that
@@ -41,6 +45,9 @@ type CertSpec struct {
 	Authority bool
 	// Expired makes it one that ended an hour ago, Future one that begins in an hour.
 	Expired, Future bool
+	// Negative gives it a serial number below zero, which is against RFC 5280, Section 4.1.2.2,
+	// and which crypto/x509 does not read. Certificate is then what it would be without.
+	Negative bool
 	// Key is the key; nil makes a new one.
 	Key crypto.Signer
 }
@@ -82,14 +89,50 @@ func issue(t testing.TB, issuer *Cert, spec CertSpec) *Cert {
 	if err == nil {
 		c.Certificate, err = x509.ParseCertificate(der)
 	}
+	if err == nil && spec.Negative {
+		c.encoded, err = negative(c.Certificate, signer)
+	}
 	if err != nil {
 		t.Fatalf("lab: make certificate %q: %v", spec.Name, err)
 	}
 	return c
 }
 
+// negative returns the certificate with a negative serial number, signed again. It is that of an
+// ECDSA key.
+func negative(c *x509.Certificate, signer crypto.Signer) ([]byte, error) {
+	serial := c.SerialNumber.Bytes()
+	tbs := bytes.Replace(c.RawTBSCertificate, serial, append([]byte{serial[0] | 0x80}, serial[1:]...), 1)
+	sum := sha256.Sum256(tbs)
+	signature, err := signer.Sign(rand.Reader, sum[:], crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(struct {
+		TBS       asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{
+		asn1.RawValue{FullBytes: tbs},
+		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}}, // ecdsa-with-SHA256
+		asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)},
+	})
+}
+
+// bytes is the certificate as it is sent.
+func (c *Cert) bytes() []byte {
+	if c.encoded != nil {
+		return c.encoded
+	}
+	return c.Raw
+}
+
 func (spec CertSpec) template(t testing.TB) *x509.Certificate {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 64))
+	// 63 bits, the first of them set, so that all take eight octets.
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 62))
+	if err == nil {
+		serial.SetBit(serial, 62, 1)
+	}
 	if err != nil {
 		t.Fatalf("lab: make serial number: %v", err)
 	}
@@ -135,9 +178,9 @@ func (c *Cert) Chain() *tls.Certificate {
 
 // With returns the certificate with others behind it, for a server.
 func (c *Cert) With(others ...*Cert) *tls.Certificate {
-	chain := &tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: c.Key, Leaf: c.Certificate}
+	chain := &tls.Certificate{Certificate: [][]byte{c.bytes()}, PrivateKey: c.Key, Leaf: c.Certificate}
 	for _, o := range others {
-		chain.Certificate = append(chain.Certificate, o.Raw)
+		chain.Certificate = append(chain.Certificate, o.bytes())
 	}
 	return chain
 }
@@ -150,7 +193,7 @@ func (c *Cert) TLSA(t testing.TB, how string) string {
 	if _, err := fmt.Sscan(how, &usage, &selector, &matching); err != nil {
 		t.Fatalf("lab: %q is not like \"3 1 1\": %v", how, err)
 	}
-	data := c.Raw
+	data := c.bytes()
 	if selector == 1 {
 		data = c.RawSubjectPublicKeyInfo
 	}

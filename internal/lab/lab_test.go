@@ -45,7 +45,7 @@ func testWorld(t *testing.T) {
 	w.Zone("plain.test", lab.Insecure).Add("@ MX 10 mx.secure.test.")
 	w.Zone("bogus.test", lab.Bogus).Add("@ MX 10 mx.secure.test.")
 	w.Zone("lame.test", lab.Lame)
-	secure.Add("@ MX 10 mx", "alias CNAME mx", "*.wild A 127.0.0.9", "flipped TXT wrong", "bare TXT unsigned", "deep.er TXT ok", "out CNAME plain.test.")
+	secure.Add("@ MX 10 mx", "alias CNAME mx", "*.wild A 127.0.0.9", "flipped TXT wrong", "bare TXT unsigned", "deep.er TXT ok", "changing 0 TXT before", "out CNAME plain.test.")
 	secure.Break("flipped", dns.TypeTXT)
 	secure.Unsign("bare", dns.TypeTXT)
 	leaf := w.Authority.Leaf(t, "mx.secure.test")
@@ -96,6 +96,24 @@ func testWorld(t *testing.T) {
 				}
 			})
 		}
+	})
+
+	t.Run("update", func(t *testing.T) {
+		look := func(want string) {
+			t.Helper()
+			m := new(dns.Msg)
+			m.SetQuestion("changing.secure.test.", dns.TypeTXT)
+			m.SetEdns0(1232, true)
+			reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(t.Context(), m, w.Resolver)
+			if err != nil || len(reply.Answer) == 0 || !reply.AuthenticatedData || !strings.Contains(reply.Answer[0].String(), want) {
+				t.Fatalf("got %v, error %v, want %s, authenticated", reply, err, want)
+			}
+		}
+		look("before")
+		secure.Remove("changing", dns.TypeTXT)
+		secure.Add("changing 0 TXT after")
+		w.Update(t, secure)
+		look("after")
 	})
 
 	t.Run("mail", func(t *testing.T) {

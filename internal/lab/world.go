@@ -45,6 +45,7 @@ type World struct {
 	zones []*Zone           // the root is the first
 	hosts []*Host
 	web   *web
+	nsd   *peers.NSDServer
 	last  int // how many addresses of hosts were given out
 	last6 int // and of IPv6
 }
@@ -146,12 +147,21 @@ func (w *World) Start() {
 	}
 	w.listenLame()
 	w.listenSilent()
-	nsd := peers.NSD(w.t, peers.NSDOptions{Addr: net.JoinHostPort(nsdAddr, w.Port("53")), Zones: zones})
-	w.startUnbound(nsd.Addr)
+	w.nsd = peers.NSD(w.t, peers.NSDOptions{Addr: net.JoinHostPort(nsdAddr, w.Port("53")), Zones: zones})
+	w.startUnbound(w.nsd.Addr)
 	for _, h := range w.hosts {
 		h.start()
 	}
 	w.web.start()
+}
+
+// Update makes what was changed in a zone since Start known. Unbound keeps what it was told
+// before for as long as its TTL says, an hour unless the record says otherwise; that there is
+// no record, for a minute.
+func (w *World) Update(t testing.TB, z *Zone) {
+	t.Helper()
+	z.next()
+	w.nsd.Reload(t, z.name, z.file())
 }
 
 // startUnbound starts the resolver and makes ours that asks it.

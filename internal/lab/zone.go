@@ -37,7 +37,8 @@ const (
 // ttl of all records, in seconds. No test lasts so long.
 const ttl = 3600
 
-// Zone is a zone of the world. It is filled before World.Start.
+// Zone is a zone of the world. It is filled before World.Start; what is changed later counts
+// from World.Update on. Its methods are for one goroutine at a time.
 type Zone struct {
 	t       testing.TB
 	name    string // absolute, in lower case
@@ -115,6 +116,14 @@ func (z *Zone) TLSA(host, how string, c *Cert) {
 	z.Add("_25._tcp." + host + " TLSA " + c.TLSA(z.t, how))
 }
 
+// Remove takes an RRset out.
+func (z *Zone) Remove(name string, typ uint16) {
+	name = z.absolute(name)
+	z.records = slices.DeleteFunc(z.records, func(rr dns.RR) bool {
+		return rr.Header().Name == name && rr.Header().Rrtype == typ
+	})
+}
+
 // Break makes the signature of an RRset wrong, which is what a changed record looks like.
 // The name is as in Add.
 func (z *Zone) Break(name string, typ uint16) {
@@ -148,6 +157,15 @@ func (z *Zone) delegate(child *Zone) {
 	case Bogus:
 		other, _ := newKey(z.t, child.name)
 		z.records = append(z.records, other.ToDS(dns.SHA256))
+	}
+}
+
+// next gives the zone its next serial number.
+func (z *Zone) next() {
+	for _, rr := range z.records {
+		if soa, ok := rr.(*dns.SOA); ok {
+			soa.Serial++
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type NSDServer struct {
 
 	opt    NSDOptions
 	dir    string
+	files  map[string]string // of the zones
 	daemon *daemon
 }
 
@@ -88,10 +90,10 @@ server:
 func (s *NSDServer) writeZones(t testing.TB) string {
 	t.Helper()
 	var conf strings.Builder
-	n := 0
+	s.files = make(map[string]string)
 	write := func(name, text string) {
-		n++
-		file := fmt.Sprintf("%d.zone", n)
+		file := fmt.Sprintf("%d.zone", len(s.files))
+		s.files[name] = file
 		writeFile(t, filepath.Join(s.dir, file), text)
 		fmt.Fprintf(&conf, "zone:\n  name: \"%s\"\n  zonefile: \"%s\"\n", name, file)
 	}
@@ -121,6 +123,47 @@ func knowsText(addr, name, text string, deadline time.Time) error {
 		return fmt.Errorf("%s is a stranger's: %v", addr, reply.Answer)
 	}
 	return nil
+}
+
+// Reload gives a zone another text, and waits until the zone has the serial number of that,
+// which must be a new one.
+func (s *NSDServer) Reload(t testing.TB, zone, text string) {
+	t.Helper()
+	want := serialOf(zone, text)
+	writeFile(t, filepath.Join(s.dir, s.files[zone]), text)
+	if err := s.daemon.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatalf("peers: signal nsd: %v", err)
+	}
+	err := s.daemon.await(func(deadline time.Time) error {
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		defer cancel()
+		m := new(dns.Msg)
+		m.SetQuestion(zone, dns.TypeSOA)
+		reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(ctx, m, s.Addr)
+		if err == nil && (len(reply.Answer) == 0 || !hasSerial(reply.Answer[0], want)) {
+			err = fmt.Errorf("%s has not the serial number %d yet", zone, want)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%v; log:\n%s", err, tail(s.Log()))
+	}
+}
+
+func hasSerial(rr dns.RR, want uint32) bool {
+	soa, ok := rr.(*dns.SOA)
+	return ok && soa.Serial == want
+}
+
+// serialOf returns the serial number in the text of a zone.
+func serialOf(zone, text string) uint32 {
+	p := dns.NewZoneParser(strings.NewReader(text), zone, "")
+	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
+		if soa, ok := rr.(*dns.SOA); ok {
+			return soa.Serial
+		}
+	}
+	return 0
 }
 
 // Log returns what NSD has logged so far, the first 16 MiB of it.
