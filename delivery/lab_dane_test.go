@@ -165,6 +165,10 @@ var daneRows = []labRow{
 		leaf := s.leaf()
 		s.serve(leaf.Chain(), s.other("3 1 1"), s.is("3 1 1", leaf))
 	}},
+	{name: "eeunreadable", ours: "deferred 4.7.5", postfix: "sent TLS", because: labSerial, report: "validation-failure", build: func(s *site) {
+		leaf := s.middle.Issue(s.t, lab.CertSpec{DNS: []string{s.mx()}, Negative: true})
+		s.serve(leaf.Chain(), s.is("3 1 1", leaf))
+	}},
 
 	// DANE-TA: a path, dates and names.
 	{name: "ta201", ours: "sent TLS", build: func(s *site) {
@@ -259,6 +263,13 @@ var daneRows = []labRow{
 		s.secure.Break("_25._tcp.mx-multibogus", dns.TypeTLSA)
 		s.Host("second-multibogus.secure.test", lab.HostOptions{Certificate: s.leaf().Chain()})
 		s.secure.Add("multibogus MX 20 second-multibogus")
+	}},
+	{name: "multiorder", ours: "sent clear", report: "starttls-not-supported", build: func(s *site) { // a safer host does not come first
+		s.host(lab.HostOptions{})
+		second := s.middle.Leaf(s.t, "second-multiorder.secure.test")
+		s.Host("second-multiorder.secure.test", lab.HostOptions{Certificate: second.Chain()})
+		s.secure.Add("multiorder MX 20 second-multiorder")
+		s.secure.TLSA("second-multiorder", "3 1 1", second)
 	}},
 
 	// Where DANE is required.

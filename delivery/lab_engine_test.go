@@ -235,11 +235,15 @@ func (e *labEngine) failures(domain string) []string {
 func (s *site) askEngine(t *testing.T) {
 	usual := s.engine(t, func(*delivery.PlanOptions) {})
 	required := s.engine(t, func(o *delivery.PlanOptions) { o.DANE = delivery.DANERequired })
+	both := s.engine(t, func(o *delivery.PlanOptions) { o.Both = true })
 	t.Run("rows", func(t *testing.T) {
 		for _, r := range s.rows() {
 			e := usual
-			if r.required {
+			switch {
+			case r.required:
 				e = required
+			case r.both:
+				e = both
 			}
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()

@@ -4,6 +4,9 @@ package delivery_test
 // what happens at their doors.
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
 	"fmt"
 
 	"github.com/miekg/dns"
@@ -106,6 +109,22 @@ var mxRows = []labRow{
 		because: "it forgets what came in clear before the handshake (RFC 3207, Section 4.2) and goes on; we take it for an attack and go on as without STARTTLS, which the attacker could have had, too", build: func(s *site) {
 			s.host(lab.HostOptions{Certificate: s.leaf().Chain(), Injected: "250 injected\r\n"})
 		}},
+	{name: "tlsold", ours: "sent clear", postfix: "sent TLS", because: "RFC 8996, Sections 4 and 5: neither TLS 1.0 nor 1.1 must be used", build: func(s *site) { // TLS 1.1 at most
+		s.host(lab.HostOptions{Certificate: s.leaf().Chain(), TLS: func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }})
+	}},
+	{name: "tlsrsa", ours: "sent TLS", build: func(s *site) { // what old hosts have: no forward secrecy
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		leaf := s.middle.Issue(s.t, lab.CertSpec{DNS: []string{s.mx()}, Key: key})
+		s.host(lab.HostOptions{Certificate: leaf.Chain(), TLS: func(c *tls.Config) {
+			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}
+		}})
+	}},
+	{name: "tlsunreadable", ours: "sent clear", postfix: "sent TLS", because: labSerial, build: func(s *site) {
+		s.host(lab.HostOptions{Certificate: s.middle.Issue(s.t, lab.CertSpec{DNS: []string{s.mx()}, Negative: true}).Chain()})
+	}},
 }
 
 // refusal is a reply for a host.

@@ -178,6 +178,16 @@ var bothRows = []labRow{
 		s.policy(lab.PolicyOptions{ID: "1", Body: s.text("enforce")})
 		s.serve(leaf.Chain(), s.is("3 1 1", leaf))
 	}},
+	{name: "bothasked", both: true, ours: "deferred 4.7.5", report: "certificate-not-trusted", build: func(s *site) { // if we want both
+		leaf := s.leaf()
+		s.policy(lab.PolicyOptions{ID: "1", Body: s.text("enforce")})
+		s.serve(leaf.Chain(), s.is("3 1 1", leaf))
+	}},
+	{name: "bothaskedok", both: true, ours: "sent TLS", build: func(s *site) {
+		leaf := s.Authority.Leaf(s.t, s.mx())
+		s.policy(lab.PolicyOptions{ID: "1", Body: s.text("enforce")})
+		s.serve(leaf.Chain(), s.is("3 1 1", leaf))
+	}},
 	{name: "bothmismatch", ours: "deferred 4.7.5", report: "validation-failure", unreached: true, build: func(s *site) { // it still says which hosts
 		leaf := s.leaf()
 		s.policy(lab.PolicyOptions{ID: "1", Body: policyText("enforce", "other.test")})

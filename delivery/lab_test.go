@@ -43,12 +43,17 @@ type labRow struct {
 	ipv6 bool
 	// required tells that DANE is required.
 	required bool
+	// both tells that a certificate has to please DANE and MTA-STS (PlanOptions.Both).
+	both bool
 	// requireTLS and tlsOptional are what the sender says: REQUIRETLS, and TLS-Required: No.
 	requireTLS, tlsOptional bool
 }
 
 // labCode is the reason where only the code is not the same.
 const labCode = "the outcome is the same, and no standard says which code it has"
+
+// labSerial is the reason where a certificate cannot be read.
+const labSerial = "RFC 5280, Section 4.1.2.2: a serial number is positive; crypto/tls ends the handshake otherwise"
 
 // site is what the rows of the tables build with: the zones of the world, and a few
 // authorities.
