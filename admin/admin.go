@@ -14,7 +14,7 @@
 // The token comes in the Authorization header alone. There are no cookies, so a page that
 // makes a browser send something here sends no rights with it.
 //
-// What is shown and changed is behind [Gateway], [Filters] and [Queue], interfaces in words of
+// What is shown and changed is behind [Gateway], [Filters], [Queue] and [Reports], interfaces in words of
 // package api. This package knows no mail and no WebAssembly; handlers read, ask and write.
 //
 // # Goroutines and locks
@@ -98,6 +98,8 @@ type Options struct {
 	Filters Filters
 	// Queue is what waits. Nil is no store: requests are told so.
 	Queue Queue
+	// Reports are those about TLS. Nil is that none are taken: requests are told so.
+	Reports Reports
 	// Metrics answers GET /metrics. Nil answers 404.
 	Metrics http.Handler
 	// Log. Nil discards.

@@ -36,6 +36,8 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/v1/queue/{id}", api.RoleRead, false, s.queued(s.queueShow)},
 		{http.MethodGet, "/v1/queue/{id}/why", api.RoleRead, false, s.queued(s.queueWhy)},
 		{http.MethodPost, "/v1/queue/actions", api.RoleOperate, false, s.queued(s.queueAct)},
+		{http.MethodGet, "/v1/tlsrpt", api.RoleRead, false, s.reported(s.reportList)},
+		{http.MethodGet, "/v1/tlsrpt/{id}", api.RoleRead, false, s.reported(s.reportShow)},
 	}
 	if s.opts.Metrics != nil {
 		routes = append(routes, route{http.MethodGet, "/metrics", api.RoleRead, false, s.metrics})
