@@ -98,7 +98,7 @@ type Options struct {
 	Filters Filters
 	// Queue is what waits. Nil is no store: requests are told so.
 	Queue Queue
-	// Reports are those about TLS. Nil is that none are taken: requests are told so.
+	// Reports are those about TLS. Nil is no store: requests are told so.
 	Reports Reports
 	// Metrics answers GET /metrics. Nil answers 404.
 	Metrics http.Handler

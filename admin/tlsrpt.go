@@ -24,11 +24,11 @@ type Reports interface {
 	Show(ctx context.Context, id string) (api.TLSReport, error)
 }
 
-// reported serves if there is something that keeps reports.
+// reported serves if there is something to keep reports in.
 func (s *Server) reported(serve func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if s.opts.Reports == nil {
-			return fail(api.CodeConflict, "give the configuration a route with handler: tlsrpt", "no reports are taken here")
+			return fail(api.CodeConflict, "give the configuration a route with handler: tlsrpt", "no store is configured, so no report is kept here")
 		}
 		extend(w, quickTimeout, listTimeout)
 		return serve(w, r)

@@ -109,7 +109,7 @@ var layout = []row{
 		"compiles the filters that ship; needs their names, and what they say of themselves"},
 	{"filters/...", "guest-sdk/filter", "",
 		"guests: they see the SDK alone, like any author's"},
-	{"cmd/gateway", "admin admin/api admin/client certs delivery delivery/dane delivery/mtasts delivery/mx delivery/tlsrpt resolver store store/embedded store/postgres filters gateway guest-sdk/abi guest-sdk/manifest internal/config internal/metrics mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy policy/account policy/errand policy/guest wasmhost",
+	{"cmd/gateway", "admin admin/api admin/client certs delivery delivery/dane delivery/mtasts delivery/mx delivery/tlsrpt resolver store store/embedded store/postgres filters gateway guest-sdk/abi guest-sdk/manifest internal/config internal/metrics mail/auth mail/message mail/smtp mail/smtp/sasl mail/smtp/sasl/users policy policy/account policy/errand policy/guest wasmhost",
 		"github.com/spf13/cobra golang.org/x/sys golang.org/x/term",
 		"the one place that knows everybody"},
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/penstock/penstock/admin"
 	"github.com/penstock/penstock/admin/api"
 	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/metrics"
 	"github.com/penstock/penstock/store"
@@ -29,6 +30,9 @@ func (n *node) newAdmin() error {
 	}
 	if d := n.cfg.Store.Driver; d == config.StoreEmbedded || d == config.StorePostgres {
 		o.Queue = waiting{func() (store.Queue, *delivery.Engine) { return n.keeping.store.Queue(), n.keeping.engine }}
+	}
+	if o.Queue != nil {
+		o.Reports = received{func() *tlsrpt.Inbox { return n.inbox }}
 	}
 	if a.Metrics == config.True {
 		registry := metrics.New()

@@ -10,6 +10,7 @@ import (
 	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/auth"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/wasmhost"
 )
@@ -24,6 +25,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*node, 
 	b.ledger = newLedger(log, b.chains())
 	b.certFiles.begin(certificatePaths(cfg))
 	b.moduleFiles.begin(modulePaths(cfg))
+	b.keyFiles.begin(signingPaths(cfg))
 	// Each step finds all that is wrong with its parts, and goes on as far as it can. The next
 	// one needs all that is before it.
 	for _, step := range []func(context.Context){b.foundations, b.engines, b.open} {
@@ -93,7 +95,13 @@ func (b *building) prepare(ctx context.Context) {
 	b.doorman = newDoorman(b.log)
 	b.doorman.transport = func() *delivery.Transport { return n.transport }
 	var err error
-	var problems config.Problems
+	keys, problems := signingKeys(b.cfg)
+	b.add(problems)
+	if b.signer, err = auth.NewSigner(keys); err != nil {
+		b.fail("delivery.dkim", err)
+		b.signer = new(auth.Signer)
+	}
+	b.doorman.signer = b.signer.Sign
 	b.settings, problems = readOutbound(b.cfg, b.log)
 	b.add(problems)
 	if needsNames(b.cfg) && !problems.At("delivery.resolver.address") {
@@ -122,7 +130,13 @@ func (b *building) prepare(ctx context.Context) {
 // engines are what brings mail on: to backends at once, and what was stored.
 func (b *building) engines(context.Context) {
 	var err error
-	if b.transport, err = delivery.New(delivery.Options{LocalName: string(b.cfg.Hostname), Backends: b.backends, ProbeEvery: probeEvery, Log: b.log}); err != nil {
+	if b.store != nil {
+		if b.inbox, err = newInbox(b.store.Files(), b.log); err != nil {
+			b.fail("store", err)
+			return
+		}
+	}
+	if b.transport, err = delivery.New(delivery.Options{LocalName: string(b.cfg.Hostname), Backends: b.backends, Handlers: handlers(b.inbox), ProbeEvery: probeEvery, Log: b.log}); err != nil {
 		b.fail("backends", err)
 		return
 	}
@@ -148,7 +162,7 @@ func (b *building) wayOut() bool {
 		return false
 	}
 	n := b.node
-	mail := func(ctx context.Context, m tlsrpt.Mail) error { return n.keeping.report(ctx, m) }
+	mail := func(ctx context.Context, m tlsrpt.Mail) error { return n.keeping.report(ctx, n.signer, m) }
 	if err := b.out.reports(b.store.Files(), lead, mail); err != nil {
 		b.fail("delivery.tlsrpt", err)
 		return false

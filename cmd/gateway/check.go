@@ -80,6 +80,8 @@ func tryParts(ctx context.Context, cfg *config.Config) config.Problems {
 	cfg.Filters.Chains = readFilters(cfg.Filters.Chains)
 	_, problems := backends(cfg)
 	problems = append(problems, tryListeners(cfg)...)
+	_, wrong := signingKeys(cfg)
+	problems = append(problems, wrong...)
 	problems = append(problems, tryCertificates(cfg)...)
 	problems = append(problems, checkAdmin(cfg)...)
 	problems = append(problems, tryStore(cfg)...)

@@ -224,9 +224,15 @@ func routes(c *config.Config) []gateway.Route {
 	var list []gateway.Route
 	for _, r := range c.Routes {
 		b := c.Backends[r.Backend]
-		gr := gateway.Route{Backend: r.Backend, Recipients: recipients(b), Queue: b.Mode == config.ModeQueue, QueueWhenDown: b.WhenDown == config.WhenDownQueue}
+		gr := gateway.Route{Backend: backendOf(r), Recipients: recipients(b), Queue: b.Mode == config.ModeQueue, QueueWhenDown: b.WhenDown == config.WhenDownQueue}
 		for _, d := range r.Domains {
 			gr.Domains = append(gr.Domains, string(d))
+		}
+		for _, a := range r.Recipients {
+			gr.Addresses = append(gr.Addresses, string(a))
+		}
+		if r.Handler != "" {
+			gr.Recipients.Accept = true // nobody else need be asked
 		}
 		list = append(list, gr)
 	}

@@ -79,7 +79,7 @@ filters at every stage, and hands what they let through to the server behind it.
 		SilenceUsage:  true,
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newQueue(), newStore(), newMX(), newStatus(), newVersion(), newCompile())
+	root.AddCommand(newServe(), newCheck(), newDemo(), newFilter(), newUser(), newToken(), newQueue(), newTLSRPT(), newDKIM(), newStore(), newMX(), newStatus(), newVersion(), newCompile())
 	return root
 }
 

@@ -292,7 +292,7 @@ func (o *outbound) reports(files store.Files, lead leading, mail func(context.Co
 		return err
 	}
 	o.reporter, err = tlsrpt.New(tlsrpt.Options{Submitter: string(o.cfg.Hostname), Organization: t.Organization, From: from,
-		Files: foundFiles{files}, DNS: o.dns, Mail: mail, Lead: lead("tlsrpt"), RootCAs: o.authorities, Dial: o.dialWeb, Log: o.log})
+		Files: foundFiles{files}, DNS: o.dns, Mail: mail, Lead: lead("tlsrpt"), RootCAs: o.authorities, Check: o.guarded.Check, Dial: o.dialWeb, Log: o.log})
 	return err
 }
 

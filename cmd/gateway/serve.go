@@ -21,8 +21,10 @@ import (
 	"github.com/penstock/penstock/admin"
 	"github.com/penstock/penstock/certs"
 	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/auth"
 	"github.com/penstock/penstock/resolver"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/wasmhost"
@@ -111,9 +113,11 @@ type node struct {
 	certs     *certs.Store
 	wasm      *wasmhost.Runtime
 	transport *delivery.Transport
-	store     store.Store // nil without one
-	keeping   *keeping    // nil without a store
-	out       *outbound   // likewise
+	store     store.Store   // nil without one
+	keeping   *keeping      // nil without a store
+	out       *outbound     // likewise
+	inbox     *tlsrpt.Inbox // likewise
+	signer    *auth.Signer
 	outside   *outside
 	beats     *beats // likewise
 	doorman   *doorman
@@ -125,7 +129,7 @@ type node struct {
 	figures   filterFigures
 
 	// What run looks at for changes.
-	certFiles, moduleFiles follower
+	certFiles, moduleFiles, keyFiles follower
 
 	started  time.Time
 	stopping atomic.Bool
@@ -204,6 +208,9 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	if n.beats != nil {
 		reloads.Go(func() { n.beats.run(ctx) })
 	}
+	if n.inbox != nil {
+		reloads.Go(func() { n.inbox.Run(ctx) })
+	}
 	again := make(chan struct{}, 1) // a token: no reload runs
 	again <- struct{}{}
 	var asked, changed bool // a reload is due, or that of modules
@@ -235,6 +242,9 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 			if n.certFiles.look(certificatePaths(cfg)) {
 				n.reloadCertificates()
 			}
+			if n.keyFiles.look(signingPaths(cfg)) {
+				n.reloadKeys(cfg)
+			}
 		case <-often.C:
 			n.doorman.reloadUsers()
 			n.doorman.reloadSenders()
@@ -263,7 +273,8 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 	rules := rulesOf(cfg, set)
 	bo, moreStill := backends(cfg)
 	co, evenMore := certOptions(cfg, n.log)
-	problems = slices.Concat(problems, more, moreStill, evenMore)
+	keys, wrongKeys := signingKeys(cfg)
+	problems = slices.Concat(problems, more, moreStill, evenMore, wrongKeys)
 	if ctx.Err() != nil {
 		if rules.Release != nil {
 			rules.Release()
@@ -271,7 +282,7 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 		return // the gateway ends; whatever went wrong went wrong for that
 	}
 	if problems.Err() == nil {
-		problems = append(problems, n.takeOver(cfg, rules, bo, co)...)
+		problems = append(problems, n.takeOver(cfg, rules, bo, co, keys)...)
 	}
 	if problems.Err() != nil {
 		if rules.Release != nil {
@@ -290,13 +301,13 @@ func (n *node) reload(ctx context.Context, load func() (*config.Config, config.P
 	for _, key := range needRestart(n.cfg, cfg) {
 		n.log.Warn("this change needs a restart", "key", key)
 	}
-	n.log.Info("reloaded: routes, backends, filters and certificates")
+	n.log.Info("reloaded: routes, backends, filters, certificates and keys that sign")
 }
 
 // takeOver makes a configuration count whose parts are ready, whole or not at all: the rules are
 // prepared first and used last, the backends have been checked, and certificates are taken over
 // in one step that may fail.
-func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]delivery.BackendOptions, co certs.Options) config.Problems {
+func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]delivery.BackendOptions, co certs.Options, keys []auth.Key) config.Problems {
 	prepared, err := n.gw.Prepare(rules)
 	switch {
 	case errors.Is(err, gateway.ErrNoChain):
@@ -307,6 +318,10 @@ func (n *node) takeOver(cfg *config.Config, rules gateway.Rules, bo map[string]d
 	if err := n.certs.Update(co.Files, co.ACME); err != nil {
 		prepared.Discard()
 		return certProblems(cfg, err)
+	}
+	if err := n.signer.Use(keys); err != nil { // they have been read, so nothing is left to be wrong
+		prepared.Discard()
+		return config.Problems{cfg.Problem("delivery.dkim", oneLine(err))}
 	}
 	// Both have been shut down if they fail now, and nothing matters any more.
 	if err := n.transport.Update(bo); err != nil {
@@ -325,7 +340,7 @@ func needRestart(old, cfg *config.Config) []string {
 	for key, same := range map[string]bool{
 		"admin":                    reflect.DeepEqual(old.Admin, cfg.Admin),
 		"hostname":                 old.Hostname == cfg.Hostname,
-		"delivery":                 reflect.DeepEqual(old.Delivery, cfg.Delivery),
+		"delivery":                 sameDelivery(old.Delivery, cfg.Delivery),
 		"store":                    old.Store == cfg.Store,
 		"overload":                 old.Overload == cfg.Overload,
 		"listeners":                reflect.DeepEqual(old.Listeners, cfg.Listeners),
@@ -341,6 +356,12 @@ func needRestart(old, cfg *config.Config) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// sameDelivery tells whether two sections mean the same, but for keys, which a reload takes over.
+func sameDelivery(a, b config.Delivery) bool {
+	a.DKIM, b.DKIM = nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 func (n *node) reloadCertificates() {

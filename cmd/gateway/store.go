@@ -13,6 +13,7 @@ import (
 	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/auth"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
@@ -98,12 +99,19 @@ func outDestination(p smtp.Path) store.Destination {
 
 // report puts a report on TLS into the queue. What it reports must not keep it back (RFC 8460,
 // Section 5.3).
-func (k *keeping) report(ctx context.Context, m tlsrpt.Mail) error {
-	_, err := k.engine.Keep(ctx, delivery.Keeping{
+//
+// It is signed if there is a key for the sender's domain. Nobody is told if it cannot be delivered:
+// a report about a report is of use to nobody.
+func (k *keeping) report(ctx context.Context, signer *auth.Signer, m tlsrpt.Mail) error {
+	fields, err := signer.Sign(ctx, m.From.Domain, notice(m.Content))
+	if err != nil {
+		return err
+	}
+	_, err = k.engine.Keep(ctx, delivery.Keeping{
 		Sender:     smtp.Sender{Path: m.From},
 		Origin:     store.Origin{Listener: "tlsrpt", Trusted: true, TLSOptional: true},
-		Content:    notice(m.Content),
-		Recipients: []delivery.KeptRecipient{{Recipient: smtp.Recipient{Path: m.To}, Destination: k.route(m.To)}},
+		Content:    notice(withFields(fields, m.Content)),
+		Recipients: []delivery.KeptRecipient{{Recipient: smtp.Recipient{Path: m.To, Notify: smtp.NotifyNever}, Destination: k.route(m.To)}},
 	})
 	return err
 }

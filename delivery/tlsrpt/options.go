@@ -53,10 +53,12 @@ type Options struct {
 	// RootCAs are the authorities of web servers that take reports. Nil means those of the
 	// system.
 	RootCAs *x509.CertPool
-	// Dial makes connections to web servers, and is told an address. Default is a net.Dialer
-	// that leaves addresses alone that are not of the public Internet, but for those of Allow.
-	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
-	Allow []netip.Prefix
+	// Check tells whether an address of a web server may be connected to. Default: those of the
+	// public Internet alone.
+	Check func(netip.Addr) error
+	// Dial makes connections to web servers, and is told an address that Check let through.
+	// Default is a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Log gets what an operator should know: reports that were sent or could not be, counts
 	// that were lost. Nil discards.
 	Log *slog.Logger
@@ -98,9 +100,11 @@ func (o Options) withDefaults() Options {
 	if o.Lead == nil {
 		o.Lead = func(context.Context) (bool, error) { return true, nil }
 	}
+	if o.Check == nil {
+		o.Check = netguard.Guard{}.Check
+	}
 	if o.Dial == nil {
-		d := net.Dialer{Control: netguard.Guard{Allow: o.Allow}.Control}
-		o.Dial = d.DialContext
+		o.Dial = new(net.Dialer).DialContext
 	}
 	return o
 }

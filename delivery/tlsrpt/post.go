@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/penstock/penstock/resolver"
@@ -55,15 +56,20 @@ func webDial(o Options) func(ctx context.Context, network, address string) (net.
 		if err != nil {
 			return nil, err
 		}
-		if net.ParseIP(host) != nil {
-			return o.Dial(ctx, "tcp", address)
-		}
-		found, err := o.DNS.LookupAddrs(ctx, host, resolver.Both)
-		if err != nil {
-			return nil, err
+		addrs := make([]netip.Addr, 1)
+		if addrs[0], err = netip.ParseAddr(host); err != nil {
+			found, err := o.DNS.LookupAddrs(ctx, host, resolver.Both)
+			if err != nil {
+				return nil, err
+			}
+			addrs = found.Addrs
 		}
 		var errs []error
-		for _, a := range found.Addrs[:min(len(found.Addrs), maxWebAddrs)] {
+		for _, a := range addrs[:min(len(addrs), maxWebAddrs)] {
+			if err := o.Check(a); err != nil { // whatever the name was said to lead to before
+				errs = append(errs, err)
+				continue
+			}
 			c, err := o.Dial(ctx, "tcp", net.JoinHostPort(a.String(), port))
 			if err == nil {
 				return c, nil

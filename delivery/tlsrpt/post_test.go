@@ -48,20 +48,20 @@ func TestPost(t *testing.T) {
 	}
 	loopback := resolver.Addrs{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
 	dns := zone{addrs: map[string]resolver.Addrs{"example.com": loopback, "other.example": loopback}} // the server's certificate is for example.com
-	allow := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	allow := func(netip.Addr) error { return nil }
 
 	for _, c := range []struct {
 		what, url string
 		o         Options
 		want      string // part of the error
 	}{
-		{"ok", "https://example.com:" + u.Port() + "/ok", Options{RootCAs: roots, Allow: allow}, ""},
-		{"by address", srv.URL + "/ok", Options{RootCAs: roots, Allow: allow}, ""},
-		{"redirect", srv.URL + "/away", Options{RootCAs: roots, Allow: allow}, "307"},
-		{"busy", srv.URL + "/busy", Options{RootCAs: roots, Allow: allow}, "503"},
-		{"unknown authority", srv.URL + "/ok", Options{Allow: allow}, "unknown authority"},
-		{"wrong name", "https://other.example:" + u.Port() + "/ok", Options{RootCAs: roots, Allow: allow}, "not other.example"},
-		{"no such host", "https://none.example/", Options{RootCAs: roots, Allow: allow}, "no such name"},
+		{"ok", "https://example.com:" + u.Port() + "/ok", Options{RootCAs: roots, Check: allow}, ""},
+		{"by address", srv.URL + "/ok", Options{RootCAs: roots, Check: allow}, ""},
+		{"redirect", srv.URL + "/away", Options{RootCAs: roots, Check: allow}, "307"},
+		{"busy", srv.URL + "/busy", Options{RootCAs: roots, Check: allow}, "503"},
+		{"unknown authority", srv.URL + "/ok", Options{Check: allow}, "unknown authority"},
+		{"wrong name", "https://other.example:" + u.Port() + "/ok", Options{RootCAs: roots, Check: allow}, "not other.example"},
+		{"no such host", "https://none.example/", Options{RootCAs: roots, Check: allow}, "no such name"},
 		{"not public", srv.URL + "/ok", Options{RootCAs: roots}, "not on the public Internet"},
 		{"name of what is not public", "https://example.com:" + u.Port() + "/ok", Options{RootCAs: roots}, "not on the public Internet"},
 	} {
@@ -85,7 +85,7 @@ func TestPost(t *testing.T) {
 	}
 	defer ln.Close()
 	ctx, cancel := context.WithCancel(t.Context())
-	p := newPoster(Options{Allow: allow, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	p := newPoster(Options{Check: allow, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		defer cancel()
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}}.withDefaults())
