@@ -230,7 +230,7 @@ type Delivery struct {
 	ConnectTimeout time.Duration `key:"connect_timeout" default:"30s" doc:"How long a connection to one address may take."`
 	Relay          Relay         `key:"relay" doc:"A host that takes all mail for others, in place of the hosts that their MX records name: HOST or HOST:PORT, or mx:DOMAIN for the mail exchangers of a domain. DANE and MTA-STS are asked about it. Empty for none."`
 	Chain          string        `key:"chain" doc:"The chain in filters.chains that is asked about mail to others: where it goes, and what became of it. Empty for none."`
-	DKIM           []DKIM        `key:"dkim" doc:"Keys that mail of our own is signed with, by the domain of its sender (RFC 6376)."`
+	DKIM           []DKIM        `key:"dkim" doc:"Keys that mail of our own is signed with, by the domain of its sender (RFC 6376); of one domain there may be several. They are read again when a file changes, and on HUP."`
 	Sources        []Source      `key:"sources" doc:"Addresses of this machine to send from, with the names that belong to them. Messages are spread over them; a filter may choose. Empty leaves the address to the system, and the name is hostname."`
 	Proxy          Proxy         `key:"proxy" doc:"A proxy that hosts are connected to through: socks5://HOST:PORT, or http:// or https:// for CONNECT. Names are looked up here, and addresses judged, before it is asked. Empty for none."`
 	ProxyLogin     ProxyLogin    `key:"proxy_login" doc:"Who we are to the proxy, if it asks."`
@@ -249,7 +249,7 @@ type TLSRPT struct {
 
 // DKIM is a key that mail of a domain is signed with.
 type DKIM struct {
-	Domain   Domain       `key:"domain" required:"true" doc:"The domain of the sender, and of the signature."`
+	Domain   Domain       `key:"domain" required:"true" doc:"The domain of the signature: mail from it is signed, and from names below it that have no key of their own."`
 	Selector DKIMSelector `key:"selector" required:"true" doc:"The name of the key in DNS: its record is at SELECTOR._domainkey.DOMAIN."`
 	Key      File         `key:"key" required:"true" doc:"file:PATH of the private key in PEM form, RSA of 2048 bits at least or Ed25519. gateway dkim new makes one."`
 }
