@@ -3,6 +3,7 @@ package smtp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -148,8 +149,12 @@ func BenchmarkSession(b *testing.B) {
 }
 
 func benchServer(b *testing.B) (*Server, string) {
+	return benchServerWith(b, ServerOptions{Hostname: "mx.test", MaxMessages: 1 << 30})
+}
+
+func benchServerWith(b *testing.B, o ServerOptions) (*Server, string) {
 	accept := HandlerFunc(func(context.Context, *Conn) (Session, error) { return Accept{}, nil })
-	srv, err := NewServer(accept, ServerOptions{Hostname: "mx.test", MaxMessages: 1 << 30})
+	srv, err := NewServer(accept, o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -189,6 +194,57 @@ func BenchmarkData(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkSend: what does it save to say MAIL, RCPT and DATA together, for one recipient and
+// for ten? calls is one after the other, envelope is Envelope and Data, as the gateway does.
+// Both ends are counted.
+func BenchmarkSend(b *testing.B) {
+	for _, rcpts := range []int{1, 10} {
+		for _, how := range []string{"calls", "envelope", "send", "send-BDAT", "send-no-PIPELINING"} {
+			b.Run(fmt.Sprintf("rcpts=%d/how=%s/size=4K", rcpts, how), func(b *testing.B) {
+				o := ServerOptions{Hostname: "mx.test", MaxMessages: 1 << 30}
+				if how == "send-no-PIPELINING" {
+					o.Without = []string{"PIPELINING"}
+				}
+				srv, addr := benchServerWith(b, o)
+				defer srv.Shutdown(context.Background())
+				content := memContent(textLines(4 << 10))
+				var to []Recipient
+				for i := range rcpts {
+					to = append(to, Recipient{Path: mustPath(b, fmt.Sprintf("<b%d@mx.test>", i))})
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+				defer cancel()
+				c := benchDialWith(b, ctx, addr, ClientOptions{NoChunking: how != "send-BDAT"})
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := benchSend(ctx, c, how, to, content); err != nil {
+						b.Fatal(err)
+					}
+				}
+				c.Quit(ctx)
+			})
+		}
+	}
+}
+
+func benchSend(ctx context.Context, c *Client, how string, to []Recipient, content memContent) error {
+	switch how {
+	case "calls":
+		err := c.Mail(ctx, Sender{})
+		for _, r := range to {
+			err = errors.Join(err, c.Rcpt(ctx, r))
+		}
+		_, sent := c.Data(ctx, content)
+		return errors.Join(err, sent)
+	case "envelope":
+		_, err := c.Envelope(ctx, Sender{}, to)
+		_, sent := c.Data(ctx, content)
+		return errors.Join(err, sent)
+	}
+	_, err := c.Send(ctx, Envelope{To: to}, content)
+	return err
 }
 
 func benchDial(b *testing.B, ctx context.Context, addr string) *Client {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -105,17 +106,33 @@ func (s *sending) prepare(ctx context.Context, content io.WriterTo) (*outgoing, 
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range s.e.To {
-		if err := c.addressable(r); err != nil {
-			s.reject(unfit(PhaseRcpt, ReplyOf(err)), r.Path)
-		} else {
-			s.to = append(s.to, r)
-		}
-	}
-	if len(s.to) == 0 {
+	if s.to = s.addressable(); len(s.to) == 0 {
 		return nil, s.nobody(0)
 	}
 	return out, nil
+}
+
+// addressable returns the recipients that the server can be asked about. As a rule that is all
+// of them.
+func (s *sending) addressable() []Recipient {
+	all := s.e.To
+	var some []Recipient
+	for i, r := range all {
+		err := s.c.addressable(r)
+		switch {
+		case err != nil && len(s.result.Rejected) == 0:
+			some = slices.Clone(all[:i])
+		case err == nil && len(s.result.Rejected) > 0:
+			some = append(some, r)
+		}
+		if err != nil {
+			s.reject(unfit(PhaseRcpt, ReplyOf(err)), r.Path)
+		}
+	}
+	if len(s.result.Rejected) == 0 {
+		return all
+	}
+	return some
 }
 
 // look learns from the content what it needs, and holds it against what the server offers.
@@ -193,6 +210,7 @@ func (s *sending) envelope() (ready *Reply, err error) {
 		c.noContent(ready, false)
 		return nil, e
 	}
+	s.taken = make([]Path, 0, len(s.to))
 	for i, r := range s.to {
 		if rcpts[i] == nil {
 			s.taken = append(s.taken, r.Path)
@@ -296,6 +314,7 @@ func (s *sending) account(replies []*Reply, err error) (SendResult, error) {
 		return *s.result, e
 	}
 	before := len(s.result.Rejected)
+	s.result.Accepted = s.taken[:0] // in place: those that stay move to the front
 	for i, p := range s.taken {
 		r := replies[min(i, len(replies)-1)]
 		s.result.Response = r
