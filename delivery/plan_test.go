@@ -651,26 +651,3 @@ func TestPlanErr(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkPlan: the plan of a domain that was asked for a moment ago, and one that has run out,
-// made of what the resolver has kept.
-func BenchmarkPlan(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		size int
-	}{{"kept", 0}, {"made", -1}} {
-		b.Run(c.name, func(b *testing.B) {
-			p := planner(b, func(o *PlanOptions) {
-				o.CacheSize = c.size
-				o.STS = &policies{results: map[string]mtasts.Result{"ok.signed.test": sts(mtasts.Enforce, "*.signed.test")}}
-			})
-			to := target(b, "ok.signed.test")
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := p.Plan(b.Context(), to, Need{}); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}

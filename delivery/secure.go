@@ -206,8 +206,10 @@ func (d *securing) startTLS() error {
 	switch {
 	case d.refuse != nil:
 		return d.badCertificate(d.refuse)
-	case encrypted:
+	case encrypted && (said || d.h.Demand.Encrypted()):
 		return d.broken("EHLO over TLS", err)
+	case encrypted:
+		return d.badHandshake(err) // with TLS 1.3 a server ends its handshake after we have ended ours
 	case !d.client.Broken():
 		return d.withoutTLS(fmt.Errorf("STARTTLS is refused: %w", err))
 	case said:

@@ -105,6 +105,14 @@ func TestSecure(t *testing.T) {
 	self := lab.SelfSigned(t, lab.CertSpec{DNS: []string{hostName}})
 	stranger := lab.SelfSigned(t, lab.CertSpec{Name: "stranger", Authority: true}).Leaf(t, hostName)
 	unreadable := unreadableCertificate(t)
+	asking := tlsWith(good.Chain())
+	asking.ClientAuth = tls.RequireAnyClientCert
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := tlsWith(root.Issue(t, lab.CertSpec{DNS: []string{hostName}, Key: key}).Chain())
+	old.MaxVersion, old.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}
 	securer := NewSecurer(SecureOptions{Authorities: root.Pool()})
 
 	serves := func(c *lab.Cert) *fake { return &fake{tls: tlsWith(c.Chain())} }
@@ -150,6 +158,10 @@ func TestSecure(t *testing.T) {
 		{"opportunistic, unreadable certificate", open, &fake{tls: unreadable}, "451 4.7.5 tls, again", "no-policy-found validation-failure"},
 		{"opportunistic, text before the handshake", open, says("STARTTLS", "220 go\n250 evil"), "451 4.7.5 tls, again", "no-policy-found validation-failure"},
 		{"opportunistic, below TLS 1.2", open, &fake{tls: &tls.Config{Certificates: tlsWith(good.Chain()).Certificates, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}}, "451 4.7.5 tls, again", "no-policy-found validation-failure"},
+		{"opportunistic, wants a certificate of ours", open, &fake{tls: asking}, "451 4.7.5 tls, again", "no-policy-found validation-failure"},
+		{"DANE, wants a certificate of ours", ee, &fake{tls: asking}, "451 4.4.2 network", ""},
+		{"opportunistic, without forward secrecy", open, &fake{tls: old}, "encrypted", "no-policy-found"},
+		{"PKIX, without forward secrecy", pkix, &fake{tls: old}, "451 4.7.5 tls", "sts validation-failure"},
 		{"opportunistic, busy", open, says("STARTTLS", "421 4.3.2 later"), "421 4.3.2 smtp", ""},
 		{"a literal", literal, serves(self), "encrypted", ""},
 

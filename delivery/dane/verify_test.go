@@ -1,11 +1,17 @@
 package dane_test
 
 import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"math/big"
+	lot "math/rand/v2"
 	"testing"
 	"time"
 
@@ -173,6 +179,68 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// TestSHA1: a signature that others can make leads nowhere. The server's own certificate needs
+// none, if it is in the DNS itself.
+func TestSHA1(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := func(parent *x509.Certificate, alter func(*x509.Certificate)) *x509.Certificate {
+		c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: now.Add(-time.Hour),
+			NotAfter: now.Add(time.Hour), BasicConstraintsValid: true, IsCA: true, SignatureAlgorithm: x509.SHA256WithRSA}
+		if alter != nil {
+			alter(c)
+		}
+		if parent == nil {
+			parent = c
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	root := signed(nil, nil)
+	leaf := signed(root, func(c *x509.Certificate) { c.DNSNames, c.IsCA, c.Subject.CommonName = []string{host}, false, "leaf" })
+
+	// sha256WithRSAEncryption and sha1WithRSAEncryption differ in one octet.
+	oid := []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11}
+	weak := append(bytes.Clone(oid[:8]), 5)
+	cert, err := x509.ParseCertificate(bytes.ReplaceAll(leaf.Raw, oid, weak))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha1.Sum(cert.RawTBSCertificate)
+	signature, err := rsa.SignPKCS1v15(nil, key, crypto.SHA1, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := append(bytes.Clone(cert.Raw[:len(cert.Raw)-len(signature)]), signature...)
+	if cert, err = x509.ParseCertificate(forged); err != nil || cert.SignatureAlgorithm != x509.SHA1WithRSA {
+		t.Fatal(cert.SignatureAlgorithm, err)
+	}
+	for _, c := range []struct {
+		leaf   *x509.Certificate
+		record dane.Record
+		want   bool
+	}{
+		{leaf, tlsa(&node{root, nil}, 2, 1, 1), true},
+		{cert, tlsa(&node{root, nil}, 2, 1, 1), false},
+		{cert, tlsa(&node{root, nil}, 2, 1, 0), false},
+		{cert, tlsa(&node{cert, nil}, 3, 0, 1), true},
+	} {
+		_, err := dane.Verify([]*x509.Certificate{c.leaf, root}, []dane.Record{c.record}, dane.VerifyOptions{Names: []string{host}, Now: now})
+		if got := err == nil; got != c.want {
+			t.Errorf("%v, %s: got %v (%v), want %v", c.leaf.SignatureAlgorithm, dane.Describe(c.record), got, err, c.want)
+		}
+	}
+}
+
 // TestHostileChains: what a server may send costs a bounded time, and is not accepted.
 func TestHostileChains(t *testing.T) {
 	root := issue(t, nil, spec{name: "root", ca: true})
@@ -244,7 +312,7 @@ func repeat(c *x509.Certificate, n int) []*x509.Certificate {
 // the first certificate to another one of the chain that a record names. The graphs are drawn
 // by lot, with issuers of the same name, cross-signed keys and certificates that are missing.
 func TestPathDifferential(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
+	r := lot.New(lot.NewPCG(1, 2))
 	keys := make([]*node, 4)
 	for i := range keys {
 		keys[i] = issue(t, nil, spec{name: fmt.Sprint("ca", i/2), ca: true}) // two keys for each name
