@@ -239,7 +239,7 @@ func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 		return c.handshakeFailed(err)
 	}
 	c.raw.SetDeadline(time.Time{})
-	c.tls = tc
+	c.tls, c.loggedIn = tc, false
 	c.wire.nc, c.wire.armed = tc, time.Time{}
 	return c.helloAs(c.opts.LocalName)
 }

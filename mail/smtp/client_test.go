@@ -198,6 +198,10 @@ func TestClient(t *testing.T) {
 			if r, ok := errors.AsType[*Reply](err); ok != (tt.reply != 0) || ok && r.Code != tt.reply {
 				t.Errorf("got %v as a reply %v, want code %d", err, ok, tt.reply)
 			}
+			if e, ok := errors.AsType[*ClientError](err); tt.err != "" && tt.reply == 0 && (!ok || e.Phase == "" || !e.Temporary() ||
+				e.Kind != KindProtocol && e.Kind != KindConnection) {
+				t.Errorf("got %#v, want a typed error", err)
+			}
 		})
 	}
 }
