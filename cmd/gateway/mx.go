@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -387,6 +388,13 @@ func daneOf(set dane.Set) *mxDANE {
 		}
 		d.Records = append(d.Records, t)
 	}
+	// Servers give them in any order.
+	slices.SortFunc(d.Records, func(a, b mxTLSA) int {
+		if a.Usable != b.Usable {
+			return map[bool]int{true: -1, false: 1}[a.Usable]
+		}
+		return strings.Compare(a.Record, b.Record)
+	})
 	for _, a := range set.Asked {
 		q := mxQuestion{Name: a.Name, Type: a.Type.String(), Records: a.Records, Authentic: a.Authentic}
 		if a.EDE != nil {
