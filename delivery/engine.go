@@ -341,7 +341,7 @@ func (e *Engine) move(d *destination) *destination {
 	if e.closing {
 		return d
 	}
-	other, over := e.next(), e.over(d)
+	other, over := e.next(d.site), e.over(d)
 	switch {
 	case other == nil && over:
 		d.more = true // its turn comes again
@@ -379,7 +379,7 @@ func (e *Engine) dismiss(d *destination) *destination {
 		e.leave(d)
 		return nil
 	}
-	other := e.next()
+	other := e.next(d.site)
 	if other == nil {
 		e.workers--
 		e.leave(d)

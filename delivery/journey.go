@@ -137,7 +137,10 @@ func (j *journey) plot(ctx context.Context) error {
 		j.report(t.events)
 		return t.err // a scout was there a moment ago
 	}
-	plan, err := j.way.plan(ctx)
+	plan, err := j.planned(ctx, usual)
+	if errors.Is(err, errElsewhere) {
+		return err
+	}
 	if err != nil {
 		if usual && ctx.Err() == nil {
 			j.o.remember(j.a.lease.Destination, plan, err)
@@ -149,6 +152,26 @@ func (j *journey) plot(ctx context.Context) error {
 	}
 	j.plan = plan
 	return nil
+}
+
+// planTime is how long a worker waits for a plan that others may wait for without one.
+const planTime = 2 * time.Second
+
+// planned waits for the plan. One that takes long, since the last has run out, is for scouts.
+func (j *journey) planned(ctx context.Context, usual bool) (*Plan, error) {
+	if !usual {
+		return j.way.plan(ctx)
+	}
+	short, cancel := context.WithTimeout(ctx, planTime)
+	defer cancel()
+	plan, err := j.way.plan(short)
+	if err == nil || short.Err() == nil || ctx.Err() != nil {
+		return plan, err
+	}
+	if j.a.e.displace(j.a.lease.Destination) {
+		return nil, errElsewhere
+	}
+	return j.way.plan(ctx)
 }
 
 // plain tells whether a message needs nothing that its destination's others do not.

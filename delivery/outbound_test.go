@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -64,6 +65,7 @@ func (p *plans) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
 	}
 	wait, err, hosts := p.waits[name], p.fails[name], slices.Clone(p.hosts[name])
 	policy := p.policy
+	delete(p.waits, name) // the next one finds it in a cache
 	p.mu.Unlock()
 	if wait > 0 {
 		select {
@@ -553,6 +555,59 @@ func TestSlowPlans(t *testing.T) {
 			check(t, "last words", a.message(id).Recipients[0].Last.Line(), "451 4.4.3 the DNS does not answer")
 		}
 	})
+}
+
+// TestEverybodyServed: whatever is short, workers or room at sites, nobody is forgotten in a line.
+func TestEverybodyServed(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			hosts := make(map[string]*fake)
+			a := &abroad{tune: func(o *EngineOptions) {
+				o.Workers, o.DestinationWorkers = 1+r.IntN(6), 1+r.IntN(4)
+				o.Schedule = Schedule{First: time.Second, Factor: 2, Max: time.Minute}
+			}}
+			for s := range 10 {
+				addr, fails := fmt.Sprintf("192.0.2.%d", s), r.IntN(3)
+				took := time.Duration(r.IntN(3)) * time.Second
+				hosts[addr] = &fake{
+					answer: func(line string) string {
+						if strings.HasPrefix(line, "EHLO") && fails > 0 {
+							fails--
+							return "421 4.3.2 not now"
+						}
+						return ""
+					},
+					end: func(string) string { time.Sleep(took); return "" }}
+			}
+			for d := range 40 {
+				s := r.IntN(10)
+				a.plans.put(fmt.Sprintf("d%d.test", d), fmt.Sprintf("mx%d.test 192.0.2.%d", s, s))
+				if r.IntN(4) == 0 {
+					a.plans.waits[fmt.Sprintf("d%d.test", d)] = time.Duration(r.IntN(40)) * time.Second
+				}
+			}
+			a.open(t, hosts).run()
+			for range 200 {
+				a.keep(mail(t, fmt.Sprintf("to@d%d.test", r.IntN(40))))
+				if r.IntN(10) == 0 {
+					after(time.Duration(r.IntN(3000)) * time.Millisecond)
+				}
+			}
+			after(20 * time.Minute)
+			check(t, fmt.Sprintf("delivered of seed %d", seed), a.e.Stats.Delivered.Load(), 200)
+			a.e.mu.Lock()
+			defer a.e.mu.Unlock()
+			check(t, "workers", a.e.workers, 0)
+			check(t, "workers at sites not proven", a.e.unproven, 0)
+			check(t, "destinations", len(a.e.dests), 0)
+			for _, s := range a.e.sites {
+				if s.workers != 0 || s.dests != 0 || !s.line.empty() {
+					t.Errorf("site %s: %d workers, %d destinations", s.key, s.workers, s.dests)
+				}
+			}
+		})
+	}
 }
 
 // TestNowhere: a domain that is not there, or takes no mail, is an answer at once.

@@ -91,8 +91,11 @@ func (e *Engine) rests(s *site) bool { return e.now().Before(s.rest) }
 
 // full tells whether there is no worker for a site, for want of workers in all. e.mu is held.
 func (e *Engine) full(s *site) bool {
-	return e.workers >= e.opts.Workers || !s.proven && e.unproven >= max(1, e.opts.Workers/2)
+	return e.workers >= e.opts.Workers || !s.proven && e.unproven >= e.mostUnproven()
 }
+
+// mostUnproven is how many workers sites that are not proven may have, together.
+func (e *Engine) mostUnproven() int { return max(1, e.opts.Workers/2) }
 
 // locate gives a destination its site, if it can be told at once. e.mu is held.
 func (e *Engine) locate(d *destination) {
@@ -192,6 +195,7 @@ func (e *Engine) leave(d *destination) {
 		delete(e.dests, d.name)
 	}
 	e.serve(s)
+	e.serveShort()
 }
 
 // hire counts one more worker at a destination, if there may be one. e.mu is held.
@@ -211,7 +215,8 @@ func (e *Engine) employ(d *destination) {
 	e.running.Add(1)
 }
 
-// wait puts a destination without workers into the line where it is to wait. e.mu is held.
+// wait puts a destination without workers into the line where it is to wait, or gives it one if it need
+// not. e.mu is held.
 func (e *Engine) wait(d *destination) {
 	if d.stale {
 		e.unsettle(d)
@@ -222,8 +227,11 @@ func (e *Engine) wait(d *destination) {
 		e.scout(d)
 	case !e.room(s) || !s.line.empty():
 		s.line.push(d)
-	default:
+	case e.full(s):
 		e.short[kindOf(s)].push(d)
+	default:
+		e.employ(d)
+		go e.work(d, nil)
 	}
 }
 
@@ -249,17 +257,22 @@ func (e *Engine) serve(s *site) {
 }
 
 // next returns the destination where a worker is needed that has none, for want of workers in
-// all; nil if there is none. It is not in a line any more. e.mu is held.
-func (e *Engine) next() *destination {
+// all; nil if there is none. It is not in a line any more. The worker is one that is about to leave a
+// site. e.mu is held.
+func (e *Engine) next(from *site) *destination {
 	e.turn ^= 1
+	unproven := e.unproven
+	if !from.proven {
+		unproven--
+	}
 	for i := range e.short {
 		l := &e.short[i^e.turn]
 		for n := l.l.Len(); n > 0; n-- {
 			d := l.pop()
 			switch s := d.site; {
-			case !e.room(s):
+			case s != from && !e.room(s) || e.rests(s):
 				s.line.push(d)
-			case !s.proven && e.unproven >= max(1, e.opts.Workers/2):
+			case !s.proven && unproven >= e.mostUnproven():
 				e.short[1].push(d)
 			default:
 				return d
@@ -269,6 +282,25 @@ func (e *Engine) next() *destination {
 	return nil
 }
 
+// serveShort gives workers to the lines of the engine, as far as there are any. e.mu is held.
+func (e *Engine) serveShort() {
+	for i := range e.short {
+		l := &e.short[i]
+		for n := l.l.Len(); n > 0 && !e.closing && e.workers < e.opts.Workers; n-- {
+			d := l.pop()
+			switch s := d.site; {
+			case !e.room(s):
+				s.line.push(d)
+			case e.full(s):
+				e.short[1].push(d)
+			default:
+				e.employ(d)
+				go e.work(d, nil)
+			}
+		}
+	}
+}
+
 // succeeded notes that a site took mail, failed that none of its hosts could be reached, and
 // crowded that it wants fewer connections than it has.
 func (e *Engine) succeeded(name store.Destination) {
@@ -276,6 +308,7 @@ func (e *Engine) succeeded(name store.Destination) {
 		s.window = min(s.window+1, s.most)
 		e.prove(s, true)
 		e.serve(s)
+		e.serveShort()
 	})
 }
 
@@ -442,5 +475,6 @@ func (e *Engine) borrow(key string) (giveBack func(), ok bool) {
 			e.unproven--
 		}
 		e.serve(s)
+		e.serveShort()
 	}, true
 }
