@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -289,23 +288,14 @@ func (p *Plan) Err() error {
 	return first
 }
 
-// Usable returns the hosts that may be used, in an order to try them in: by preference, and
-// equals by lot, anew each time (RFC 5321, Section 5.1).
+// Usable returns the hosts that may be used, in the order of the plan. Whoever tries them draws
+// lots among equals anew, as mx.Order does: a plan is used many times.
 func (p *Plan) Usable() []*PlannedHost {
 	hosts := make([]*PlannedHost, 0, len(p.Hosts))
 	for i := range p.Hosts {
 		if p.Hosts[i].Refused == nil {
 			hosts = append(hosts, &p.Hosts[i])
 		}
-	}
-	for start := 0; start < len(hosts); {
-		end := start + 1
-		for end < len(hosts) && hosts[end].Preference == hosts[start].Preference {
-			end++
-		}
-		equals := hosts[start:end]
-		rand.Shuffle(len(equals), func(i, j int) { equals[i], equals[j] = equals[j], equals[i] })
-		start = end
 	}
 	return hosts
 }

@@ -523,47 +523,6 @@ func TestPlanBounded(t *testing.T) {
 	check(t, "kept", none.Stats(), PlannerStats{Made: 2})
 }
 
-// TestPlanExplain: a plan in words.
-func TestPlanExplain(t *testing.T) {
-	for _, c := range []struct{ domain, want string }{
-		{"several.signed.test", `
-10 mxbogus.signed.test: not used: (dane): host mxbogus.signed.test: 451 4.7.5 it cannot be told now whether this host has TLSA records: dane: TLSA records of mxbogus.signed.test: resolver: look up TLSA of "_25._tcp.mxbogus.signed.test": DNSSEC validation failed (DNSSEC Bogus: "bogus")
-  9.0.0.5
-20 mx.signed.test: dane (1 TLSA record at mx.signed.test)
-  9.0.0.1
-  DANE-EE(3) SPKI(1) SHA2-256(1)
-30 mxnone.signed.test: pkix (MTA-STS of several.signed.test)
-  9.0.0.2`},
-		{"unusable.signed.test", `
-10 mxunusable.signed.test: encrypted (1 TLSA record at mxunusable.signed.test, none of them usable)
-  9.0.0.3
-  PKIX-EE(1) SPKI(1) SHA2-256(1): not usable, usage PKIX-EE(1) is not for mail`},
-		{"plain.test", `
-the MX records are not authenticated: TLSA records protect the way to a host, and not which host it is
-MTA-STS of plain.test: no answer
-10 mx.plain.test: opportunistic (it has no policy)
-  9.0.0.7`},
-		{"[9.0.0.1]", `
-0 [9.0.0.1]: opportunistic (it has no policy)
-  9.0.0.1`},
-	} {
-		p := planner(t, func(o *PlanOptions) {
-			o.STS = &policies{results: map[string]mtasts.Result{
-				"several.signed.test": sts(mtasts.Enforce, "*.signed.test"),
-				"plain.test":          {Err: &mtasts.Error{Kind: mtasts.FetchError, Err: errors.New("no answer")}},
-			}}
-		})
-		plan, err := p.Plan(t.Context(), target(t, c.domain), Need{})
-		if err != nil {
-			t.Errorf("%s: %v", c.domain, err)
-			continue
-		}
-		if got := "\n" + strings.Join(plan.Explain(), "\n"); got != c.want {
-			t.Errorf("%s: got%s\nwant%s", c.domain, got, c.want)
-		}
-	}
-}
-
 // TestPlannerHammer: many at once, with a cache that is too small for them.
 func TestPlannerHammer(t *testing.T) {
 	var validating atomic.Bool
@@ -597,36 +556,43 @@ func TestPlannerHammer(t *testing.T) {
 	}
 }
 
-// TestPlanOrder: hosts are tried by preference, equals in another order each time; a site is the
-// same for all domains that go there.
-func TestPlanOrder(t *testing.T) {
+// TestPlanSite: a site is the same for all domains whose mail goes to the same hosts, in
+// whatever order, and for no others.
+func TestPlanSite(t *testing.T) {
 	dns := newWorld()
 	dns.Add(`
 		a.test MX 20 mx.plain.test
 		a.test MX 10 mx.signed.test
-		a.test MX 10 mxnone.signed.test
 		b.test MX 5 MX.Plain.test
-		b.test MX 1 mxnone.signed.test
 		b.test MX 1 mx.signed.test
+		b.test MX 9 mx.signed.test
+		c.test MX 5 mx.plain.test
+		many.test MX 10 mx.plain.test
+		more.test MX 10 mx.plain.test
 	`)
+	for i := range 20 {
+		dns.Add(fmt.Sprintf("many.test MX 20 a-host-of-many-%d.plain.test\nmore.test MX 30 a-host-of-many-%[1]d.plain.test", i))
+	}
+	dns.Add("more.test MX 15 one-more.plain.test")
 	p := planner(t, func(o *PlanOptions) { o.MX.DNS = dns })
-	a, err := p.Plan(t.Context(), target(t, "a.test"), Need{})
-	if err != nil {
-		t.Fatal(err)
+	sites := make(map[string]string)
+	for _, domain := range []string{"a.test", "b.test", "c.test", "many.test", "more.test", "[9.0.0.1]", "[9.0.0.2]", "plain.test"} {
+		plan, err := p.Plan(t.Context(), target(t, domain), Need{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sites[domain] = plan.Site; len(plan.Site) > 300 || plan.Site == "" {
+			t.Errorf("%s: the key is %q", domain, plan.Site)
+		}
 	}
-	b, err := p.Plan(t.Context(), target(t, "b.test"), Need{})
-	if err != nil {
-		t.Fatal(err)
+	check(t, "the same hosts", sites["a.test"], sites["b.test"])
+	check(t, "the same host", sites["c.test"], sites["plain.test"])
+	check(t, "readable", sites["a.test"], "mx.plain.test,mx.signed.test")
+	for _, pair := range [][2]string{{"a.test", "c.test"}, {"many.test", "more.test"}, {"[9.0.0.1]", "[9.0.0.2]"}} {
+		if sites[pair[0]] == sites[pair[1]] {
+			t.Errorf("%s and %s have one key: %s", pair[0], pair[1], sites[pair[0]])
+		}
 	}
-	check(t, "site", a.Site, b.Site)
-	first := make(map[string]int)
-	for range 100 {
-		hosts := a.Usable()
-		first[hosts[0].Name]++
-		check(t, "last", hosts[2].Name, "mx.plain.test")
-	}
-	check(t, "equals that were first", len(first), 2)
-	check(t, "no host is left out", first["mx.plain.test"], 0)
 }
 
 // TestPlanErr: which refusal stands for all.

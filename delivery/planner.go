@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -405,44 +404,4 @@ func (m *making) expiry() time.Time {
 		return floor
 	}
 	return end
-}
-
-// Explain returns the plan in words, a line for each host and each thing to know about it,
-// indented. It is for people; programs look at the fields.
-func (p *Plan) Explain() []string {
-	lines := append([]string(nil), p.Notes...)
-	for i := range p.Hosts {
-		h := &p.Hosts[i]
-		name := h.Name
-		if name == "" {
-			name = p.Target.String()
-		}
-		lines = append(lines, fmt.Sprintf("%d %s: %s", h.Preference, name, h.summary()))
-		for _, a := range h.Addrs {
-			lines = append(lines, "  "+a.String())
-		}
-		for _, r := range h.DANE.Records {
-			lines = append(lines, "  "+dane.Describe(r)+state(dane.Why(r)))
-		}
-	}
-	return lines
-}
-
-func state(why string) string {
-	if why == "" {
-		return ""
-	}
-	return ": not usable, " + why
-}
-
-// summary is what is asked of a host, or why it is not used.
-func (h *PlannedHost) summary() string {
-	if h.Refused != nil {
-		return "not used: " + strings.TrimPrefix(h.Refused.Error(), "delivery ")
-	}
-	s := string(h.Demand) + " (" + h.Why + ")"
-	if h.RequireTLS {
-		s += ", with REQUIRETLS"
-	}
-	return s
 }

@@ -397,7 +397,8 @@ func (d *securing) dressed(f tlsrpt.Failure) *tlsrpt.Failure {
 }
 
 // Meets tells whether the connection may be used for a host of a later plan, which may ask for
-// more, or for another certificate. The host and the address are taken to be the same.
+// more, or for another certificate. The host and the address are taken to be the same. What it
+// found for a PlannedHost is known the next time. It is for one goroutine at a time.
 func (s *Secured) Meets(h *PlannedHost, o CheckOptions) bool {
 	switch {
 	case h.Refused != nil, s.Client == nil, s.Client.Broken(), h.RequireTLS && !s.requireTLS:
@@ -409,6 +410,9 @@ func (s *Secured) Meets(h *PlannedHost, o CheckOptions) bool {
 	case s.host == h:
 		return true
 	}
-	_, err := h.Check(s.Chain, o)
-	return err == nil
+	if _, err := h.Check(s.Chain, o); err != nil {
+		return false
+	}
+	s.host = h
+	return true
 }
