@@ -96,6 +96,9 @@ func (s *sending) prepare(ctx context.Context, content io.WriterTo) (*outgoing, 
 	if err := c.enter(ctx); err != nil {
 		return nil, c.typed(err)
 	}
+	if c.Unasked() {
+		return nil, c.typed(c.failAs(KindProtocol, errUnasked)) // it would be taken for the reply to MAIL
+	}
 	if len(s.e.To) == 0 {
 		return nil, unfit(PhaseRcpt, Refuse(554, Enhanced{5, 5, 1}, "a message needs a recipient"))
 	}

@@ -551,6 +551,21 @@ func TestSendMany(t *testing.T) {
 	}
 }
 
+// A reply that nobody asked for, behind that to a message, is not taken for one of the next.
+func TestSendUnasked(t *testing.T) {
+	c, nc := replies(t, ClientOptions{}, "PIPELINING")
+	ok := "250 ok\r\n"
+	nc.chunks = [][]byte{[]byte(ok + ok + "354 go\r\n"), []byte(ok + ok), []byte(ok + "550 no\r\n554 none\r\n")}
+	e := Envelope{From: sender, To: recipients("b")}
+	if r, err := c.Send(t.Context(), e, oneLine()); outcome(r, err) != "b" {
+		t.Errorf("first: got %s", outcome(r, err))
+	}
+	said := nc.out.Len()
+	if r, err := c.Send(t.Context(), e, oneLine()); outcome(r, err) != "b=MAIL:protocol ! MAIL:protocol" || !c.Broken() || nc.out.Len() != said {
+		t.Errorf("second: got %s", outcome(r, err))
+	}
+}
+
 // QUIT waits for its answer and closes, Close closes at once, and both may come late.
 func TestClientEnd(t *testing.T) {
 	parity.Row(t, "SC-48", "SC-49", "SC-50")
