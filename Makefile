@@ -21,7 +21,7 @@ test: test-deps filters ## install what the tests need (Debian packages, as root
 	@# What the race detector makes too slow is left out or smaller above.
 	$(GO) test -count 1 -run '^(TestDiskFails|TestPowerCut|TestRestart)$$' ./store/embedded
 	$(GO) test -count 1 -run '^TestSystems$$' ./internal/bench
-	$(GO) test -count 1 -run '^TestSwap$$' ./cmd/gateway
+	$(GO) test -count 1 -run '^(TestSwap|TestHooks)$$' ./cmd/gateway
 	$(GO) test -count 1 -run '^(TestWorkloads|TestSpec|TestModule|TestOldGoGuest)$$' ./wasmhost/meter ./guest-sdk/tck/...
 
 test-deps:

@@ -350,6 +350,8 @@ func (a *attempt) tell(outcomes []store.Outcome, delivered, failed, deferred []i
 	}
 	ctx, cancel := context.WithTimeout(a.e.attempts, hookTime)
 	defer cancel()
+	out := a.outgoing()
+	out.Try-- // it has been counted by now
 	for _, part := range []struct {
 		call func(context.Context, Outgoing, []Fate)
 		who  []int
@@ -363,7 +365,7 @@ func (a *attempt) tell(outcomes []store.Outcome, delivered, failed, deferred []i
 			fates = append(fates, f)
 		}
 		if len(fates) > 0 {
-			part.call(ctx, a.outgoing(), fates)
+			part.call(ctx, out, fates)
 		}
 	}
 }

@@ -162,6 +162,7 @@ func (b *building) wayOut() bool {
 		return false
 	}
 	n := b.node
+	b.out.hooks = newChainHooks(b.cfg, n.inForce, b.log)
 	mail := func(ctx context.Context, m tlsrpt.Mail) error { return n.keeping.report(ctx, n.signer, m) }
 	if err := b.out.reports(b.store.Files(), lead, mail); err != nil {
 		b.fail("delivery.tlsrpt", err)

@@ -158,6 +158,7 @@ type outbound struct {
 	relayed *delivery.Planner // that of the relay; nil without one
 	// reporter counts how TLS went, and tells it; nil if that is off, or without a store.
 	reporter *tlsrpt.Reporter
+	hooks    *chainHooks // nil if no chain is asked
 
 	stop    context.CancelFunc // ends what start began
 	running sync.WaitGroup
@@ -330,6 +331,9 @@ func (o *outbound) options() *delivery.OutboundOptions {
 	if o.reporter != nil {
 		eo.Recorder = o.reporter
 	}
+	if o.hooks != nil { // a nil *chainHooks would be no nil Hooks
+		eo.Hooks, eo.WeakerTLS = o.hooks, weakerTLS(o.cfg)
+	}
 	return eo
 }
 
@@ -353,6 +357,7 @@ func (o *outbound) close() {
 	}
 	o.stop()
 	o.running.Wait()
+	o.hooks.close()
 	for _, p := range o.planners() {
 		p.Close()
 	}

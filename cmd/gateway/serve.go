@@ -148,12 +148,15 @@ func (n *node) chains() func() *chainSet {
 	if n.cfg.Admin.Tokens == "" {
 		return nil
 	}
-	return func() *chainSet {
-		if g := n.live.Load(); g != nil {
-			return g.set
-		}
-		return nil
+	return n.inForce
+}
+
+// inForce returns the chains in force; nil before there are any.
+func (n *node) inForce() *chainSet {
+	if g := n.live.Load(); g != nil {
+		return g.set
 	}
+	return nil
 }
 
 // change waits for the right to change what runs, which a reload, a push and a rollback
