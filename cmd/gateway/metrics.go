@@ -21,7 +21,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.ledger.families(), n.figures.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.outFamilies(), n.ledger.families(), n.figures.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
@@ -268,16 +268,7 @@ func (n *node) resolverFamilies() []metrics.Family {
 			if n.names == nil {
 				return
 			}
-			s := n.names.Stats()
-			o.Value(float64(s.Lookups), "lookup")
-			o.Value(float64(s.Hits), "hit")
-			o.Value(float64(s.Shared), "shared")
-			o.Value(float64(s.Queries), "query")
-			o.Value(float64(s.Streams), "stream")
-			o.Value(float64(s.Timeouts), "timeout")
-			o.Value(float64(s.Foreign), "foreign")
-			o.Value(float64(s.Failures), "failure")
-			o.Value(float64(s.Bogus), "bogus")
+			lookups(n.names.Stats(), o)
 		},
 	}, {
 		Name: "penstock_resolver_cache_bytes", Kind: metrics.Gauge, Help: "About what the answers in the cache take.",

@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
+	"github.com/penstock/penstock/admin/client"
 	"github.com/penstock/penstock/mail/smtp"
 )
 
@@ -65,6 +68,7 @@ listeners:
 store: {driver: embedded, path: $DIR/store}
 certificates: {dir: $DIR/certificates}
 filters: {cache: $CACHE}
+admin: {tokens: "file:$DIR/tokens.txt", address: "127.0.0.1:0"}
 delivery:
   resolver: {address: "RESOLVER"}
   port: PORT
@@ -87,7 +91,14 @@ elsewhere.test.    MX 10 mx.elsewhere.test.
 mx.elsewhere.test. A  127.0.0.2
 nowhere.test.      MX 0 .
 `)
-	g := startGateway(t, strings.NewReplacer("RESOLVER", resolver, "PORT", port).Replace(outboundConfig))
+	var token string
+	g := startGatewayIn(t, strings.NewReplacer("RESOLVER", resolver, "PORT", port).Replace(outboundConfig), func(dir string) {
+		out, errs, code := gatewayRun(t, dir, nil, "token", "new", "--role", "read", "reader")
+		if code != 0 {
+			t.Fatal(errs)
+		}
+		token = strings.TrimSpace(out)
+	})
 	c := dialSMTP(t, g.addr["mx"])
 	raw := []byte("From: alice@example.net\r\nSubject: out\r\n\r\nhello\r\n")
 	if r := send(t, c, "bob@elsewhere.test", raw); r.Code != 250 {
@@ -114,6 +125,42 @@ nowhere.test.      MX 0 .
 	report := sink.wait(t)
 	if report.envelope != " carol@elsewhere.test" || !bytes.Contains(report.content, []byte("5.1.10")) {
 		t.Errorf("got a report for %q:\n%s", report.envelope, report.content)
+	}
+	outFigures(t, g, token)
+}
+
+// outFigures: what there is to be seen of it.
+func outFigures(t *testing.T, g *gatewayProcess, token string) {
+	cl, err := client.New(g.addr[adminName], token, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	text, err := cl.Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := p.TextToMetricFamilies(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, labels string
+		least, most  float64
+	}{
+		{"penstock_resolver_validating", "", 0, 0}, // the server sets no AD bit
+		{"penstock_resolver_probes_total", "result=answered", 1, 1},
+		{"penstock_delivery_lookups_total", "event=query", 4, 40},
+		{"penstock_delivery_plans_total", "result=made", 1, 4},
+		{"penstock_delivery_plans_total", "result=failed", 1, 4},
+		{"penstock_mtasts_events_total", "event=lookup", 1, 9},
+		{"penstock_tlsrpt_sessions_total", "result=dropped", 0, 0},
+		{"penstock_tlsrpt_reports_total", "result=sent", 0, 0},
+	} {
+		if got, ok := value(families[tt.name], tt.labels); !ok || got < tt.least || got > tt.most {
+			t.Errorf("%s{%s} = %v %v, want %v to %v", tt.name, tt.labels, got, ok, tt.least, tt.most)
+		}
 	}
 }
 
