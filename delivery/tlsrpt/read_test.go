@@ -57,10 +57,9 @@ func TestRead(t *testing.T) {
 		{"too many policies", minimal(`[` + strings.Repeat(`{},`, 5000) + `{}]`), "error"},
 		{"too many failures", minimal(`[{"failure-details":[` + strings.Repeat(`{},`, 5000) + `{}]}]`), "error"},
 		{"too many texts", minimal(`[{"policy":{"policy-string":[` + strings.Repeat(`"",`, 5000) + `""]}}]`), "error"},
-		{"too long", `"` + strings.Repeat("x", MaxReport), "error"},
 		{"cut off", string(zip(t, []byte(minimal(`[{}]`)))[:40]), "error"},
-		{"a bomb", string(zip(t, make([]byte, 12<<20))), "error"},
-		{"a bomb in many members", strings.Repeat(string(zip(t, make([]byte, 1<<20))), 60), "error"},
+		{"a bomb", string(zip(t, make([]byte, MaxReport+1))), "error"},
+		{"a bomb in many members", strings.Repeat(string(zip(t, make([]byte, 1<<20))), 9), "error"},
 		{"members of nothing", strings.Repeat(string(zip(t, nil)), 1000), "error"},
 	} {
 		rep, err := Read(strings.NewReader(c.in))
