@@ -21,7 +21,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // families returns the figures of n, which need not be whole yet.
 func (n *node) families() []metrics.Family {
-	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.outFamilies(), n.ledger.families(), n.figures.families(), []metrics.Family{{
+	return slices.Concat(n.gatewayFamilies(), n.loadFamilies(), n.recipientFamilies(), n.resolverFamilies(), n.deliveryFamilies(), n.queueFamilies(), n.outFamilies(), n.reportFamilies(), n.ledger.families(), n.figures.families(), []metrics.Family{{
 		Name: "penstock_certs_first_expiry_timestamp_seconds", Kind: metrics.Gauge,
 		Help: "When the first of the certificates that are shown ends, in seconds since 1970.",
 		Collect: func(o *metrics.Out) {
@@ -44,6 +44,23 @@ func (n *node) families() []metrics.Family {
 			o.Value(float64(failing))
 		},
 	}})
+}
+
+// reportFamilies are about reports on TLS that others send; none without a store.
+func (n *node) reportFamilies() []metrics.Family {
+	if n.cfg.Store.Driver == config.StoreNone {
+		return nil
+	}
+	return []metrics.Family{{
+		Name: "penstock_tlsrpt_received_total", Labels: []string{"result"},
+		Help: "Messages with reports of others on TLS that were taken, and messages to where those go that were refused.",
+		Collect: func(o *metrics.Out) {
+			if n.inbox != nil {
+				o.Value(float64(n.inbox.Stats.Taken.Load()), "taken")
+				o.Value(float64(n.inbox.Stats.Refused.Load()), "refused")
+			}
+		},
+	}}
 }
 
 // queueFamilies are about the queue; none without a store.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/mail/smtp"
@@ -50,11 +51,20 @@ func (o InboxOptions) Validate() error {
 // Inbox takes reports and shows them. It is safe for concurrent use.
 type Inbox struct {
 	opts InboxOptions
+	// Stats are counted since NewInbox.
+	Stats InboxStats
+
 	turn chan struct{} // how many are read at a time: each may take some megabytes
 
 	mu    sync.Mutex
 	today day // guarded by mu, as is count
 	count int
+}
+
+// InboxStats are counters, each safe to be read at any time.
+type InboxStats struct {
+	Taken   atomic.Int64 // messages with a report
+	Refused atomic.Int64 // messages that were not taken, for good or for now
 }
 
 // NewInbox returns an Inbox. Its error joins all problems of the options.
@@ -86,6 +96,16 @@ const maxStored = 1 << 20
 // message without a report is refused for good, everything else is temporary. A report that is
 // there already, as its sender has tried again, is not stored twice.
 func (b *Inbox) Take(ctx context.Context, content smtp.Content, from smtp.Path, client string) error {
+	err := b.take(ctx, content, from, client)
+	if err != nil {
+		b.Stats.Refused.Add(1)
+	} else {
+		b.Stats.Taken.Add(1)
+	}
+	return err
+}
+
+func (b *Inbox) take(ctx context.Context, content smtp.Content, from smtp.Path, client string) error {
 	select {
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
