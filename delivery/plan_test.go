@@ -505,6 +505,42 @@ func TestPlanShared(t *testing.T) {
 	})
 }
 
+// silent are policies whose host never answers.
+type silent struct{}
+
+func (silent) Lookup(ctx context.Context, _ string) mtasts.Result {
+	<-ctx.Done()
+	return mtasts.Result{Err: &mtasts.Error{Kind: mtasts.FetchError, Err: context.Cause(ctx)}}
+}
+
+func (s silent) Renew(ctx context.Context, domain string) mtasts.Result { return s.Lookup(ctx, domain) }
+
+// TestPlanTime: a part that takes too long leaves the others their time.
+func TestPlanTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := newWorld()
+		dns.Add(`
+			tarpit.signed.test MX 10 mxtarpit.signed.test
+			tarpit.signed.test MX 20 mx.signed.test
+			mxtarpit.signed.test A 9.0.0.10
+			_25._tcp.mxtarpit.signed.test HANG
+		`)
+		p := planner(t, func(o *PlanOptions) { o.MX.DNS, o.STS = dns, silent{} })
+		for _, c := range []struct {
+			domain, want string
+			took         time.Duration
+		}{
+			{"ok.signed.test", "mx dane", 20 * time.Second},
+			{"none.signed.test", "mxnone opportunistic", 20 * time.Second}, // RFC 8461, Section 3.3
+			{"tarpit.signed.test", "mxtarpit 451 4.7.5 dane, mx dane", 30 * time.Second},
+		} {
+			begun := time.Now()
+			check(t, c.domain, summed(p.Plan(t.Context(), target(t, c.domain), Need{})), c.want)
+			check(t, c.domain+": took", time.Since(begun), c.took)
+		}
+	})
+}
+
 // TestPlanBounded: the number of plans that are kept has a limit.
 func TestPlanBounded(t *testing.T) {
 	p := planner(t, func(o *PlanOptions) { o.CacheSize = 3 })

@@ -251,10 +251,14 @@ type making struct {
 // make makes a plan. The policy is looked for while the hosts are.
 func (p *Planner) make(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
 	m := &making{Planner: p, plan: &Plan{Target: t, Need: n, Made: p.opt.Now(), daneOff: p.daneOff()}}
-	wait := m.findPolicies(ctx)
+	// A third of the time is for TLSA records: a policy host that does not answer must not make
+	// it unknown whether there are any.
+	early, cancel := context.WithTimeout(ctx, p.opt.Timeout*2/3)
+	defer cancel()
+	wait := m.findPolicies(early)
 	o := p.opt.MX
 	o.Given = n.Given
-	route, err := mx.Find(ctx, t, o)
+	route, err := mx.Find(early, t, o)
 	wait()
 	if m.plan.Route = route; route == nil {
 		return m.plan, err
