@@ -28,6 +28,10 @@ import (
 //
 // A handshake fails also on a certificate that crypto/tls cannot read, whoever asks for it. The
 // connection is gone then, and "again" is on a new one.
+//
+// Some servers fail at a first message that is longer than those of old, as one with a key for
+// an exchange that quantum computers cannot break. Before a host with such a server counts as one
+// without TLS it is asked with a short one.
 
 // Securer brings connections to what their demand asks for, and keeps the sessions of TLS for
 // the next one. Its methods are safe for concurrent use.
@@ -71,6 +75,9 @@ type Approach struct {
 	// Clear says no STARTTLS, since it has failed a moment ago (see [Secured.Again]). It counts
 	// only where clear text is allowed.
 	Clear bool
+	// Short begins TLS with a short message, without a key exchange that is safe from quantum
+	// computers (see [Secured.Shorter]).
+	Short bool
 	// Examine checks the certificate also where nobody asks for a valid one, for the sake of
 	// Secured.Doubt.
 	Examine bool
@@ -94,8 +101,9 @@ type Secured struct {
 	// Events are what is to be reported about it, with an error too.
 	Events []tlsrpt.Event
 	// Again tells, with an error, that the host may get its mail in clear text, on a new
-	// connection with Approach.Clear.
-	Again bool
+	// connection with Approach.Clear. Shorter tells that before this it should be tried with
+	// Approach.Short.
+	Again, Shorter bool
 
 	host       *PlannedHost
 	requireTLS bool // REQUIRETLS was offered over TLS
@@ -135,25 +143,32 @@ func (s *Securer) Secure(ctx context.Context, nc net.Conn, h *PlannedHost, a App
 	return d.out, nil
 }
 
-// Connect is Secure on a connection that dial makes. Where that is allowed and needed, it makes
-// another one and goes on in clear text. The error is that of dial, or of Secure.
+// Connect is Secure on a connection that dial makes. Where TLS fails in a way that another try may
+// mend, it makes another connection: two at most, the last one in clear text where that is allowed.
+// The error is that of dial, or of Secure.
 func (s *Securer) Connect(ctx context.Context, dial func(context.Context) (net.Conn, error), h *PlannedHost, a Approach) (Secured, error) {
-	nc, err := dial(ctx)
-	if err != nil {
-		return Secured{host: h}, err
+	out := Secured{host: h}
+	for {
+		nc, err := dial(ctx)
+		if err != nil {
+			return out, err
+		}
+		before := out
+		out, err = s.Secure(ctx, nc, h, a)
+		if a.Clear { // TLS was tried before, and that is what there is to tell
+			out.Events, out.Chain, out.Doubt = append(before.Events, out.Events...), before.Chain, before.Doubt
+		}
+		switch {
+		case err == nil:
+			return out, nil
+		case out.Shorter:
+			a.Short = true
+		case out.Again:
+			a.Clear = true
+		default:
+			return out, err
+		}
 	}
-	first, err := s.Secure(ctx, nc, h, a)
-	if err == nil || !first.Again {
-		return first, err
-	}
-	if nc, err = dial(ctx); err != nil {
-		return first, err
-	}
-	a.Clear = true
-	second, err := s.Secure(ctx, nc, h, a)
-	second.Events = append(first.Events, second.Events...)
-	second.Chain, second.Doubt = first.Chain, first.Doubt
-	return second, err
 }
 
 // known returns addr, or the one of a connection.
@@ -221,6 +236,9 @@ func (d *securing) startTLS() error {
 // config is how TLS is spoken.
 func (d *securing) config() *tls.Config {
 	c := d.h.baseConfig()
+	if d.Short {
+		c.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
+	}
 	if d.sessions != nil {
 		// A session may come from a connection of which less was asked: VerifyConnection is
 		// called for a resumed one as for any other. That sessions are kept apart by demand
@@ -286,6 +304,8 @@ func (d *securing) badHandshake(err error) error {
 	if !d.h.Demand.Encrypted() {
 		d.out.Again, d.out.Doubt = true, err
 	}
+	failed, _ := errors.AsType[*smtp.ClientError](err)
+	d.out.Shorter = !d.Short && failed != nil && failed.Kind == smtp.KindTLS && f.Reason == "handshake"
 	return d.fault(d.insecure(smtp.Enhanced{4, 7, 5}, "TLS with the host failed", err))
 }
 

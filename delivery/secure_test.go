@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -318,13 +319,13 @@ func TestSecureAgain(t *testing.T) {
 		t.Error("no word on why it is in clear")
 	}
 	connections, _ := f.dialled()
-	check(t, "connections", connections, 2)
+	check(t, "connections", connections, 3) // TLS, TLS with less in it, clear
 
 	for _, d := range []Demand{DemandEncrypted, DemandPKIX} {
 		f := broken()
 		out, err := s.Connect(t.Context(), dialTo(t, f), demanding(d), approach)
 		connections, _ := f.dialled()
-		check(t, string(d), fmt.Sprintf("%s %v %d", code(err), out.Again, connections), "451 4.7.5 tls false 1")
+		check(t, string(d), fmt.Sprintf("%s %v %d", code(err), out.Again, connections), "451 4.7.5 tls false 2")
 
 		// Not even if somebody says so.
 		clear := approach
@@ -332,6 +333,39 @@ func TestSecureAgain(t *testing.T) {
 		_, err = s.Connect(t.Context(), dialTo(t, &fake{}), demanding(d), clear)
 		check(t, string(d)+", in clear", code(err), "451 4.7.4 tls")
 	}
+}
+
+// TestSecureShort: a server that fails at a long first message gets a short one, whatever is
+// demanded.
+func TestSecureShort(t *testing.T) {
+	c := lab.SelfSigned(t, lab.CertSpec{DNS: []string{hostName}})
+	for _, h := range []*PlannedHost{demanding(DemandOpportunistic), demanding(DemandDANE, byDANE(record(t, c, 3, 1, 1)))} {
+		f := &fake{tls: &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if slices.Contains(hello.SupportedCurves, tls.X25519MLKEM768) {
+				return nil, errors.New("what is that?")
+			}
+			return tlsWith(c.Chain()), nil
+		}}}
+		out, err := NewSecurer(SecureOptions{}).Connect(t.Context(), dialTo(t, f), h, approach)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		defer out.Client.Close()
+		connections, _ := f.dialled()
+		check(t, "connections", connections, 2)
+		check(t, "TLS", out.TLS(), "TLS 1.3")
+		check(t, "reported", strings.Contains(reported(out.Events), "failure"), false)
+	}
+	// A certificate that does not fit does so with any first message.
+	f := &fake{tls: tlsWith(c.Chain())}
+	_, err := NewSecurer(SecureOptions{}).Connect(t.Context(), dialTo(t, f), demanding(DemandPKIX), approach)
+	connections, _ := f.dialled()
+	check(t, "another certificate", fmt.Sprintf("%s %d", code(err), connections), "451 4.7.5 tls 1")
+	f = &fake{tls: unreadableCertificate(t)}
+	_, err = NewSecurer(SecureOptions{}).Connect(t.Context(), dialTo(t, f), demanding(DemandEncrypted), approach)
+	connections, _ = f.dialled()
+	check(t, "unreadable", fmt.Sprintf("%s %d", code(err), connections), "451 4.7.5 tls 1")
 }
 
 // TestSecureEnds: a host that says nothing, at each step, costs the time of the context and not
