@@ -122,6 +122,10 @@ var operations = []func(h guest.Host, p *program) int64{
 	func(h guest.Host, p *program) int64 {
 		return int64(h.PartRead(int32(p.number()), int32(p.number()), p.number(), p.buf()))
 	},
+	func(h guest.Host, p *program) int64 { return int64(h.OutRelay(p.text())) },
+	func(h guest.Host, p *program) int64 { return int64(h.OutSource(p.text())) },
+	func(h guest.Host, p *program) int64 { return int64(h.OutTls(int32(p.number()))) },
+	func(h guest.Host, p *program) int64 { return int64(h.OutConnect(p.text())) },
 }
 
 // consistent checks that all ways to look at the current view agree.
@@ -177,6 +181,8 @@ func FuzzHost(f *testing.F) {
 	f.Add(byte(6), []byte{23, 241, 23, 250, 24, 8, 241, 25, 9, 25, 8, 22, 9, 9, 26, 200})
 	f.Add(byte(5), []byte{21, 0, 21, 241, 1, 16, 8, 50, 3, 3, 'a', '\n', 'b', 4, 1, 'k', 1, 'v', 9, 1, 'k', 255})
 	f.Add(byte(12), []byte{1, 23, 7, 20, 8, 1, 'k', 9, 9, 1, 'k', 2, 'v', 'w'})
+	f.Add(byte(12), []byte{56, 3, 'a', '.', 'b', 57, 1, 'p', 58, 4, 1, 36, 255})
+	f.Add(byte(13), []byte{59, 9, '1', '0', '.', '0', '.', '0', '.', '1', ':', 1, 37, 255})
 	hooks := abi.HookTable()
 	f.Fuzz(func(t *testing.T, where byte, b []byte) {
 		hook := hooks[int(where)%len(hooks)].Hook
