@@ -568,12 +568,13 @@ func TestEverybodyServed(t *testing.T) {
 				o.Schedule = Schedule{First: time.Second, Factor: 2, Max: time.Minute}
 			}}
 			for s := range 10 {
-				addr, fails := fmt.Sprintf("192.0.2.%d", s), r.IntN(3)
+				addr := fmt.Sprintf("192.0.2.%d", s)
+				var fails atomic.Int64
+				fails.Store(int64(r.IntN(3)))
 				took := time.Duration(r.IntN(3)) * time.Second
 				hosts[addr] = &fake{
 					answer: func(line string) string {
-						if strings.HasPrefix(line, "EHLO") && fails > 0 {
-							fails--
+						if strings.HasPrefix(line, "EHLO") && fails.Add(-1) >= 0 {
 							return "421 4.3.2 not now"
 						}
 						return ""
@@ -955,9 +956,10 @@ func TestPolicyInTheWay(t *testing.T) {
 			h := &a.plans.hosts["a.test"][0]
 			h.Enforced, h.Refused, a.plans.policy = true, refused, "1"
 			host := &fake{}
-			renewed, start := 0, time.Now()
+			var renewed atomic.Int64
+			start := time.Now()
 			a.plans.renew = func() {
-				renewed++
+				renewed.Add(1)
 				if !late || time.Since(start) > 4*time.Hour {
 					a.plans.mu.Lock()
 					defer a.plans.mu.Unlock()
@@ -967,7 +969,7 @@ func TestPolicyInTheWay(t *testing.T) {
 			a.open(t, map[string]*fake{"192.0.2.1": host}).run()
 			id := a.keep(mail(t, "to@a.test"))
 			after(time.Second)
-			check(t, "asked anew", renewed, 1)
+			check(t, "asked anew", renewed.Load(), 1)
 			check(t, "sent at once", host.heard("DATA"), btoi(!late))
 			after(5 * time.Hour)
 			check(t, "state", a.states(id), "gone")
