@@ -1,8 +1,20 @@
-// Package delivery hands messages to the next hop. What it has so far is the way to
-// the operator's own backends: [Transport] keeps connections to them, over SMTP or
-// LMTP, and lends one out per mail transaction.
+// Package delivery hands messages to the next hop. That is one of the operator's own backends:
+// [Transport] keeps connections to them, over SMTP or LMTP, and lends one out per mail
+// transaction. Or it is a host elsewhere, which MX records lead to: a [Planner] says which hosts
+// take the mail of a domain and what TLS they must show, and a [Securer] brings a connection to
+// that. The [Engine] delivers what waits in a store, both ways; and what may be used without it
+// can be: [Dial] connects to a domain.
 //
-// # The ideas
+// # Elsewhere
+//
+// A message waits at the destination of its domain. Destinations that are served by the same
+// hosts are one site and share what the site bears, in workers and connections; a worker is
+// never kept by a host that does not answer, a plan that takes long, or a line (site.go). An
+// attempt goes over the hosts and addresses of the plan until each recipient has an answer, and
+// nothing that DANE, MTA-STS or REQUIRETLS forbids is ever sent, or returned for that alone
+// (journey.go).
+//
+// # Backends
 //
 // A backend is a name with [Endpoint]s in groups. Groups are tried in order; within a
 // group the endpoint with the fewest transactions is next, and equals are drawn by
@@ -56,9 +68,19 @@
 //	check.go        what a certificate is worth   source.go       who we are to a host
 //	dial.go         a connection for others       connection.go   the same, and why not
 //
+//	engine.go       workers and what they lease   site.go         who works where
+//	attempt.go      one try at a message          journey.go      the same, elsewhere
+//	outbound.go     settings of that              links.go        connections kept for it
+//	hosts.go        who was not there             hooks.go        what others say about it
+//	keep.go         messages that come in         tlsoptional.go  what they say of TLS
+//	schedule.go     when to try again             report.go       what the sender is told
+//	operate.go      what a person does            explain.go      why a message waits
+//
 // # Locks
 //
 // Transport.mu guards the set of backends and the count of transactions, backend.mu all
 // that changes in one backend and its endpoints. Transport.mu is taken first where both
-// are held. Neither is held while anything waits for the network.
+// are held. Engine.mu guards destinations, sites and workers, and is taken before Transport.mu;
+// links.mu, hosts.mu and outbound.mu are taken alone. None is held while anything waits for the
+// network.
 package delivery

@@ -225,6 +225,14 @@ func (d *DestinationState) trouble() string {
 	return ""
 }
 
+// place is where the deliveries are that count with those to a destination.
+func (d *DestinationState) place() string {
+	if d.Site == "" {
+		return string(d.Name)
+	}
+	return string(d.Name) + " and others at " + oneLine(d.Site)
+}
+
 // noWay says why nothing can be delivered to a destination.
 func noWay(name store.Destination) string {
 	if backend, ok := strings.CutPrefix(string(name), backendPrefix); ok {
@@ -261,7 +269,7 @@ func (e *Engine) reasonDue(ctx context.Context, x *Explanation, r *store.Recipie
 		return Reason{ReasonBusy, fmt.Sprintf("%s, and the hosts of %s are to get mail slowly: the next %s%s", due, d.Name, timeTo(d.Rest, x.Now), last)}
 	case d.Workers >= d.MaxWorkers:
 		e.countAhead(ctx, x.Message, r, d, x.Now)
-		return Reason{ReasonBusy, fmt.Sprintf("%s, and %d of %d deliveries to %s are under way; %s%s", due, d.Workers, d.MaxWorkers, d.Name, d.ahead(), last)}
+		return Reason{ReasonBusy, fmt.Sprintf("%s, and %d of %d deliveries to %s are under way; %s%s", due, d.Workers, d.MaxWorkers, d.place(), d.ahead(), last)}
 	case d.AllWorkers >= d.MaxAllWorkers:
 		e.countAhead(ctx, x.Message, r, d, x.Now)
 		return Reason{ReasonBusy, fmt.Sprintf("%s, and %d of %d deliveries are under way in all; %s%s", due, d.AllWorkers, d.MaxAllWorkers, d.ahead(), last)}

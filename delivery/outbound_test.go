@@ -370,6 +370,7 @@ func TestLinks(t *testing.T) {
 			got, _ := host.dialled()
 			check(t, what+": connections", got, dialled)
 			check(t, what+": ended with QUIT", host.heard("QUIT"), quits)
+			check(t, what+": sessions that were reported", len(a.rec.list), dialled)
 		}
 		send("to@a.test", 1, 0, "first")
 		send("to@b.test", 1, 0, "another domain of the host")
@@ -1015,4 +1016,134 @@ func TestTLSOptional(t *testing.T) {
 			t.Errorf("%+v: got %v, %v", c, k.Origin.TLSOptional, err)
 		}
 	}
+}
+
+// TestSources: the name in EHLO goes with the family, a message keeps its source, and a hook may name
+// another.
+func TestSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		four, six := &fake{}, &fake{}
+		h := &hook{}
+		a := &abroad{set: func(o *OutboundOptions) {
+			o.Sources = []Source{{Name: "one", HeloIPv4: "v4.one.test", HeloIPv6: "v6.one.test"}, {Name: "two", Helo: "two.test"}}
+			o.Hooks, o.IdleTime = h, -1
+		}, tune: func(o *EngineOptions) { o.Schedule = Schedule{First: 10 * time.Second, Factor: 1} }}
+		a.plans.put("four.test", "mx.four.test 192.0.2.1")
+		a.plans.put("six.test", "mx.six.test 2001:db8::1")
+		a.open(t, map[string]*fake{"192.0.2.1": four, "[2001:db8::1]": six}).run()
+		for range 40 {
+			a.keep(mail(t, "to@four.test"))
+			a.keep(mail(t, "to@six.test"))
+		}
+		after(time.Second)
+		for _, c := range []struct {
+			f    *fake
+			one  string
+			host string
+		}{{four, "v4.one.test", "four"}, {six, "v6.one.test", "six"}} {
+			one, two := c.f.heard("EHLO "+c.one), c.f.heard("EHLO two.test")
+			if one+two != 40 || one < 5 || two < 5 {
+				t.Errorf("%s: got %d connections as one and %d as two, want 40, of both many", c.host, one, two)
+			}
+		}
+		h.route = func(Outgoing) (Way, error) { return Way{Source: "two"}, nil }
+		two := four.heard("EHLO two.test")
+		for range 10 {
+			a.keep(mail(t, "to@four.test"))
+		}
+		after(time.Second)
+		check(t, "from the source that a hook names", four.heard("EHLO two.test")-two, 10)
+		four.answer = on("RCPT", "450 4.2.0 later")
+		h.route = nil
+		a.keep(mail(t, "to@four.test"))
+		one, two := four.heard("EHLO v4.one"), four.heard("EHLO two.test")
+		after(time.Minute)
+		one, two = four.heard("EHLO v4.one")-one, four.heard("EHLO two.test")-two
+		if one+two < 4 || one*two != 0 {
+			t.Errorf("tries of one message: got %d from one and %d from two, want all from one of them", one, two)
+		}
+	})
+}
+
+// TestWhyElsewhere: somebody who asks hears of the site.
+func TestWhyElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &fake{end: func(string) string { time.Sleep(time.Minute); return "" }}
+		a := &abroad{tune: func(o *EngineOptions) { o.DestinationWorkers = 1 }}
+		a.plans.put("a.test", "mx.test 192.0.2.1")
+		a.plans.put("b.test", "mx.test 192.0.2.1")
+		a.open(t, map[string]*fake{"192.0.2.1": slow}).run()
+		a.keep(mail(t, "to@a.test"))
+		after(time.Second)
+		id := a.keep(mail(t, "to@b.test"))
+		after(time.Second)
+		why := func() (Reason, DestinationState) {
+			x, err := a.e.Why(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return x.Recipients[0], x.Destinations[0]
+		}
+		r, d := why()
+		check(t, "kind", r.Kind, ReasonBusy)
+		check(t, "site", d.Site, "mx.test")
+		if !strings.Contains(r.Text, "1 of 1 deliveries to mx:b.test and others at mx.test are under way") {
+			t.Errorf("why: got %q", r.Text)
+		}
+		sites := a.e.Sites()
+		if len(sites) != 1 || sites[0].Waiting != 1 || sites[0].Workers != 1 || sites[0].Destinations != 2 {
+			t.Errorf("sites: got %+v", sites)
+		}
+		after(time.Minute)
+		r, _ = why()
+		check(t, "kind", r.Kind, ReasonUnderWay)
+		after(time.Minute)
+		check(t, "delivered", a.e.Stats.Delivered.Load(), 2)
+		s, _ := a.e.OutboundStats()
+		check(t, "figures", s, OutboundStats{Sites: 1, Connections: 1, Idle: 1})
+	})
+}
+
+// TestHostsBounded: however many addresses are dead, few are remembered.
+func TestHostsBounded(t *testing.T) {
+	var h hosts
+	now := time.Now()
+	for i := range maxDead + 1000 {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		v, _, err := h.ask(hostKey{to: netip.AddrPortFrom(a, 25)}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.failed(errors.New("gone"), now)
+	}
+	check(t, "remembered", h.count(now), maxDead)
+	k := hostKey{to: netip.MustParseAddrPort("192.0.2.1:25")}
+	var pauses []time.Duration
+	for range 7 {
+		v, _, err := h.ask(k, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, _, _ := h.ask(k, now)
+		v.failed(errors.New("gone"), now)
+		if other != nil {
+			other.failed(errors.New("gone, too"), now) // it was under way already
+		}
+		_, until, err := h.ask(k, now)
+		if err == nil || err.Error() != "gone" {
+			t.Fatalf("got %v, want what happened last", err)
+		}
+		pauses = append(pauses, until.Sub(now).Round(time.Minute)/time.Minute)
+		now = until
+	}
+	check(t, "pauses in minutes", fmt.Sprint(pauses), "[1ns 2ns 4ns 8ns 16ns 30ns 30ns]")
+	v, _, _ := h.ask(k, now)
+	v.reached()
+	v, _, err := h.ask(k, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.failed(errors.New("again"), now)
+	_, until, _ := h.ask(k, now)
+	check(t, "pause after it was back", until.Sub(now), time.Minute)
 }
