@@ -13,7 +13,7 @@ import (
 
 // Mail is a report that is to be sent by mail. It should be signed with DKIM for the domain of
 // From (RFC 8460, Section 3), and the domain that it goes to should not be told of failures
-// by it: it says TLS-Required: No (RFC 8689, Section 5), as what it reports may be what would
+// by it: it says TLS-Required: No (RFC 8689, Section 3), as what it reports may be what would
 // keep it back.
 type Mail struct {
 	From, To smtp.Path

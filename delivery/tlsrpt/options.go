@@ -44,7 +44,7 @@ type Options struct {
 	// FlushEvery is how often counts are written to Files. Default a minute; less than five.
 	FlushEvery time.Duration
 	// Spread is the time over which the reports of a day are sent, from a quarter of an hour
-	// after its end on. Default four hours, the most that RFC 8460, Section 4.1 wants; negative
+	// after its end on. Default four hours, the example of RFC 8460, Section 4.1; negative
 	// is no time.
 	Spread time.Duration
 	// Memory is how much is counted, in octets, before a new set of counts is begun; twice as

@@ -25,7 +25,7 @@ import (
 
 const (
 	sendEvery = time.Minute
-	// A destination that takes no report is tried for a day (RFC 8460, Section 5.4), and a day
+	// A destination that takes no report is tried for a day (RFC 8460, Section 5.5), and a day
 	// that nobody could tell of for so long is not told any more.
 	tryFor  = 24 * time.Hour
 	tellFor = 72 * time.Hour

@@ -208,7 +208,7 @@ func once() []string {
 }
 
 // others are signed as often as they are there. RFC 6376, Section 5.4.1; RFC 8058, Section 4;
-// RFC 8689, Section 5 for TLS-Required; RFC 8460, Section 5.3.
+// RFC 8689, Section 3; RFC 8460, Section 5.3.
 func others() []string {
 	return []string{"List-Id", "List-Help", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Subscribe", "List-Post", "List-Owner", "List-Archive",
 		"Auto-Submitted", "TLS-Required", "TLS-Report-Domain", "TLS-Report-Submitter"}
