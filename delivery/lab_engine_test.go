@@ -46,11 +46,11 @@ func labGuard(t *testing.T) *mx.Guard {
 	return g
 }
 
-// policies is a cache of MTA-STS policies. It gives a policy host three seconds.
-func (s *site) policies(t *testing.T) *mtasts.Cache {
+// policies is a cache of MTA-STS policies.
+func (s *site) policies(t *testing.T, timeout time.Duration) *mtasts.Cache {
 	t.Helper()
 	c, err := mtasts.New(mtasts.Options{
-		DNS: s.DNS, RootCAs: s.Authority.Pool(), Dial: s.Dial, Timeout: 3 * time.Second,
+		DNS: s.DNS, RootCAs: s.Authority.Pool(), Dial: s.Dial, Timeout: timeout,
 		Check: func(netip.Addr) error { return nil },
 	})
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *site) policies(t *testing.T) *mtasts.Cache {
 func (s *site) engine(t *testing.T, change func(*delivery.PlanOptions)) *labEngine {
 	t.Helper()
 	guard := labGuard(t)
-	plan := delivery.PlanOptions{MX: mx.Options{DNS: s.DNS, Guard: guard}, STS: s.policies(t)}
+	plan := delivery.PlanOptions{MX: mx.Options{DNS: s.DNS, Guard: guard}, STS: s.policies(t, time.Minute)}
 	change(&plan)
 	planner, err := delivery.NewPlanner(plan)
 	if err != nil {
@@ -236,6 +236,7 @@ func (s *site) askEngine(t *testing.T) {
 	usual := s.engine(t, func(*delivery.PlanOptions) {})
 	required := s.engine(t, func(o *delivery.PlanOptions) { o.DANE = delivery.DANERequired })
 	both := s.engine(t, func(o *delivery.PlanOptions) { o.Both = true })
+	hasty := s.engine(t, func(o *delivery.PlanOptions) { o.STS = s.policies(t, 2*time.Second) })
 	t.Run("rows", func(t *testing.T) {
 		for _, r := range s.rows() {
 			e := usual
@@ -244,6 +245,8 @@ func (s *site) askEngine(t *testing.T) {
 				e = required
 			case r.both:
 				e = both
+			case r.hasty:
+				e = hasty
 			}
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()

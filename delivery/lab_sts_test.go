@@ -126,7 +126,7 @@ var stsRows = []labRow{
 	{name: "stslarge", ours: "sent TLS", report: "sts-policy-invalid", build: func(s *site) {
 		s.lost(lab.PolicyOptions{ID: "1", Body: s.text("enforce") + strings.Repeat("mx: other.test\r\n", 10_000)})
 	}},
-	{name: "stshang", ours: "sent TLS", report: "sts-policy-fetch-error", build: func(s *site) {
+	{name: "stshang", hasty: true, ours: "sent TLS", report: "sts-policy-fetch-error", build: func(s *site) {
 		s.lost(lab.PolicyOptions{ID: "1", Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			rw.Header().Set("Content-Type", "text/plain")
 			fmt.Fprint(rw, "version: STSv1\r\n")

@@ -45,6 +45,8 @@ type labRow struct {
 	required bool
 	// both tells that a certificate has to please DANE and MTA-STS (PlanOptions.Both).
 	both bool
+	// hasty tells that policy hosts get two seconds, in place of a minute.
+	hasty bool
 	// requireTLS and tlsOptional are what the sender says: REQUIRETLS, and TLS-Required: No.
 	requireTLS, tlsOptional bool
 }
@@ -188,6 +190,7 @@ func (s *site) rows() []labRow {
 
 // TestLab sends to the domain of each row, and has Postfix do it too.
 func TestLab(t *testing.T) {
+	t.Parallel()
 	if !lab.Enter(t) {
 		return
 	}

@@ -28,8 +28,8 @@ var errNoNamespace = errors.New("lab: network namespaces are not permitted here"
 // Enter returns true where the test is to do its work. The first call runs the test again in
 // a private network namespace, passes on how that went, and returns false: the test is over
 // then. Where namespaces are not permitted it returns true at once, and the test works on
-// high ports. It must be the first thing that a top-level test does, since what is before it
-// happens twice.
+// high ports. It must be the first thing that a top-level test does but for t.Parallel, since what
+// is before it happens twice.
 func Enter(t *testing.T) bool {
 	t.Helper()
 	if strings.Contains(t.Name(), "/") {
