@@ -160,15 +160,6 @@ func (z *Zone) delegate(child *Zone) {
 	}
 }
 
-// next gives the zone its next serial number.
-func (z *Zone) next() {
-	for _, rr := range z.records {
-		if soa, ok := rr.(*dns.SOA); ok {
-			soa.Serial++
-		}
-	}
-}
-
 // anchor is the DS of the zone, for a resolver that is to trust it.
 func (z *Zone) anchor() string { return z.key.ToDS(dns.SHA256).String() }
 

@@ -90,7 +90,7 @@ daemon_smtp_ports = %[5]s
 smtp_banner = $primary_hostname ESMTP
 rfc1413_query_timeout = 0s
 host_lookup =
-log_selector = +tls_cipher
+log_selector = +tls_cipher +dkim_verbose
 acl_smtp_rcpt = all
 %[6]s
 begin acl

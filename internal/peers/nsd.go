@@ -6,7 +6,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,10 +30,10 @@ type NSDServer struct {
 	// Startup is the time from the start of the process to its first answer.
 	Startup time.Duration
 
-	opt    NSDOptions
-	dir    string
-	files  map[string]string // of the zones
-	daemon *daemon
+	path, dir string
+	files     map[string]string // of the zones
+	zones     string            // the part of the configuration about them
+	daemon    *daemon
 }
 
 // nsdReady is a zone that tells our NSD from a stranger's that was quicker to take the
@@ -45,22 +44,27 @@ const nsdReady = "ready.peers.invalid."
 // from several goroutines.
 func NSD(t testing.TB, opt NSDOptions) *NSDServer {
 	t.Helper()
-	path := program(t, "nsd", "nsd", "/usr/sbin/nsd")
-	s := &NSDServer{opt: opt, dir: openDir(t, "nsd")}
+	s := &NSDServer{path: program(t, "nsd", "nsd", "/usr/sbin/nsd"), dir: openDir(t, "nsd")}
 	t.Cleanup(func() { s.end(t) }) // after openDir's, so it runs before that
+	s.writeZones(t, opt.Zones)
+	s.start(t, opt.Addr)
+	return s
+}
+
+// start starts the program at an address, or, if that is empty, at a free port.
+func (s *NSDServer) start(t testing.TB, addr string) {
+	t.Helper()
 	conf := filepath.Join(s.dir, "nsd.conf")
-	zones := s.writeZones(t)
 	configure := func() probe {
-		if s.Addr = opt.Addr; s.Addr == "" {
+		if s.Addr = addr; addr == "" {
 			s.Addr = highPort(t)
 		}
 		host, port, _ := net.SplitHostPort(s.Addr)
-		writeFile(t, conf, fmt.Sprintf(nsdConf, s.dir, host, port)+zones)
+		writeFile(t, conf, fmt.Sprintf(nsdConf, s.dir, host, port)+s.zones)
 		return s.ready
 	}
-	s.daemon, s.Startup = launch(t, "nsd", s.dir, configure, path, "-d", "-c", conf)
+	s.daemon, s.Startup = launch(t, "nsd", s.dir, configure, s.path, "-d", "-c", conf)
 	t.Logf("nsd answers on %s after %v", s.Addr, s.Startup.Round(time.Millisecond))
-	return s
 }
 
 // nsdConf takes the directory, the address and the port. A test asks more often than NSD's
@@ -86,8 +90,8 @@ server:
   rrl-whitelist-ratelimit: 0
 `
 
-// writeZones writes the zone files and returns their part of the configuration.
-func (s *NSDServer) writeZones(t testing.TB) string {
+// writeZones writes the zone files, and their part of the configuration.
+func (s *NSDServer) writeZones(t testing.TB, zones map[string]string) {
 	t.Helper()
 	var conf strings.Builder
 	s.files = make(map[string]string)
@@ -98,10 +102,10 @@ func (s *NSDServer) writeZones(t testing.TB) string {
 		fmt.Fprintf(&conf, "zone:\n  name: \"%s\"\n  zonefile: \"%s\"\n", name, file)
 	}
 	write(nsdReady, fmt.Sprintf("%[1]s 60 IN SOA %[1]s %[1]s 1 60 60 60 60\n%[1]s 60 IN NS %[1]s\n%[1]s 60 IN TXT \"%[2]s\"\n", nsdReady, s.dir))
-	for name, text := range s.opt.Zones {
+	for name, text := range zones {
 		write(name, text)
 	}
-	return conf.String()
+	s.zones = conf.String()
 }
 
 // ready asks for the name that only our NSD has.
@@ -125,45 +129,13 @@ func knowsText(addr, name, text string, deadline time.Time) error {
 	return nil
 }
 
-// Reload gives a zone another text, and waits until the zone has the serial number of that,
-// which must be a new one.
-func (s *NSDServer) Reload(t testing.TB, zone, text string) {
+// Replace gives a zone another text. NSD is started anew for it, at the same address: while one
+// that runs reads zones again it answers for a moment with the old ones and the new.
+func (s *NSDServer) Replace(t testing.TB, zone, text string) {
 	t.Helper()
-	want := serialOf(zone, text)
+	s.daemon.stop()
 	writeFile(t, filepath.Join(s.dir, s.files[zone]), text)
-	if err := s.daemon.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatalf("peers: signal nsd: %v", err)
-	}
-	err := s.daemon.await(func(deadline time.Time) error {
-		ctx, cancel := context.WithDeadline(context.Background(), deadline)
-		defer cancel()
-		m := new(dns.Msg)
-		m.SetQuestion(zone, dns.TypeSOA)
-		reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(ctx, m, s.Addr)
-		if err == nil && (len(reply.Answer) == 0 || !hasSerial(reply.Answer[0], want)) {
-			err = fmt.Errorf("%s has not the serial number %d yet", zone, want)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatalf("%v; log:\n%s", err, tail(s.Log()))
-	}
-}
-
-func hasSerial(rr dns.RR, want uint32) bool {
-	soa, ok := rr.(*dns.SOA)
-	return ok && soa.Serial == want
-}
-
-// serialOf returns the serial number in the text of a zone.
-func serialOf(zone, text string) uint32 {
-	p := dns.NewZoneParser(strings.NewReader(text), zone, "")
-	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
-		if soa, ok := rr.(*dns.SOA); ok {
-			return soa.Serial
-		}
-	}
-	return 0
+	s.start(t, s.Addr)
 }
 
 // Log returns what NSD has logged so far, the first 16 MiB of it.
