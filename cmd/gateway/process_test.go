@@ -25,6 +25,9 @@ import (
 // binary is the program, built once; see TestMain.
 var binary string
 
+// builtBinary is the environment variable that names it.
+const builtBinary = "GATEWAY_TEST_BINARY"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == compileCommand { // for a gateway inside of the tests
 		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
@@ -43,11 +46,15 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "the filters are not built into the tests: run make filters first")
 		return 1
 	}
-	binary = filepath.Join(dir, "gateway")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
+	// A test that runs again in a namespace finds the program that is built already.
+	if binary = os.Getenv(builtBinary); binary == "" {
+		binary = filepath.Join(dir, "gateway")
+		build := exec.Command("go", "build", "-o", binary, ".")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		os.Setenv(builtBinary, binary)
 	}
 	// The child processes share one cache of compiled filters, and Go's own cache.
 	goCache, err := exec.Command("go", "env", "GOCACHE").Output()
