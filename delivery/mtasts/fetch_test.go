@@ -194,7 +194,7 @@ func TestAddresses(t *testing.T) {
 				r.policy(Enforce, time.Hour)
 				r.dns.Set(tt.zone + "\n_mta-sts.example.com TXT v=STSv1; id=1")
 				got := r.lookup()
-				if asked := strings.Join(r.asked, " "); asked != tt.asked {
+				if asked := strings.Join(r.connects(), " "); asked != tt.asked {
 					t.Errorf("asked: got %q, want %q", asked, tt.asked)
 				}
 				if (got.Err == nil) != (tt.err == nil) || !errors.Is(got.Err, tt.err) {

@@ -196,14 +196,17 @@ func (h *policyHost) talk(conn net.Conn) {
 	secure.Close()
 }
 
-// fetches returns how often a policy host was connected to since the last call.
-func (r *rig) fetches() int {
+// connects returns the policy hosts that were connected to since the last call.
+func (r *rig) connects() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := len(r.asked)
+	asked := r.asked
 	r.asked = nil
-	return n
+	return asked
 }
+
+// fetches returns how many they are.
+func (r *rig) fetches() int { return len(r.connects()) }
 
 func (r *rig) lookup() Result {
 	r.t.Helper()
@@ -238,6 +241,13 @@ type mapStore struct {
 }
 
 func newStore() *mapStore { return &mapStore{all: make(map[string]Stored)} }
+
+// size is how many domains there are.
+func (s *mapStore) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.all)
+}
 
 func (s *mapStore) broken(err error) {
 	s.mu.Lock()

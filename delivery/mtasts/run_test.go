@@ -58,7 +58,7 @@ func TestRefresh(t *testing.T) {
 		if n := r.fetches(); n > 0 {
 			t.Errorf("nobody asks, and it was fetched %d times", n)
 		}
-		if n := len(r.opt.Store.(*mapStore).all); n > 0 {
+		if n := r.opt.Store.(*mapStore).size(); n > 0 {
 			t.Errorf("what ran out is still kept")
 		}
 	})
