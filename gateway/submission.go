@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
+	"mime"
 	"net/mail"
 	"strings"
 	"time"
@@ -129,24 +131,46 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 // authorsOf reads the addresses of the one field From that a message must have (RFC 5322,
-// Section 3.6).
+// Section 3.6): at least one, though a group may have none.
 func authorsOf(h message.Header) ([]smtp.Path, error) {
 	if h.Count("From") != 1 {
 		return nil, errFrom
 	}
-	list, err := mail.ParseAddressList(h.Get("From"))
+	// A name in a character set that is not known here is a name all the same.
+	parser := mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: func(_ string, in io.Reader) (io.Reader, error) { return in, nil }}}
+	list, err := parser.ParseList(h.Get("From"))
 	if err != nil {
 		return nil, errFrom.Because(err)
 	}
+	if len(list) == 0 {
+		return nil, errFrom
+	}
 	paths := make([]smtp.Path, 0, len(list))
 	for _, a := range list {
-		p, err := pathOf(a.Address)
+		p, err := authorOf(a)
 		if err != nil {
 			return nil, errFrom.Because(err)
 		}
 		paths = append(paths, p)
 	}
 	return paths, nil
+}
+
+// authorOf makes a path of an address, if all readers would show the same one. Some decode
+// words in the address itself, where there are none (RFC 2047, Section 5), and end what they
+// show at a NUL or a line end that a decoded word has.
+func authorOf(a *mail.Address) (smtp.Path, error) {
+	p, err := pathOf(a.Address)
+	if err != nil {
+		return smtp.Path{}, err
+	}
+	if _, rest, ok := strings.Cut(p.Local, "=?"); ok && strings.Contains(rest, "?=") {
+		return smtp.Path{}, errors.New("an encoded word stands in the address")
+	}
+	if strings.ContainsAny(a.Name, "\x00\r\n") {
+		return smtp.Path{}, errors.New("the name has a NUL or a line end")
+	}
+	return p, nil
 }
 
 // pathOf makes a path of an address as package mail writes it, where the local part is not

@@ -83,6 +83,10 @@ func TestSenders(t *testing.T) {
 		{"two Froms", own, "ann@example.com", "From: ann@example.com\r\nfrom : bob@example.com\r\n", "550 5.6.0"},
 		{"no From", own, "ann@example.com", "Subject: x\r\n", "550 5.6.0"},
 		{"an unreadable From", own, "ann@example.com", "From: <ann@example.com\r\n", "550 5.6.0"},
+		{"a group of nobody", own, "ann@example.com", "From: \"bob@example.com\":;\r\n", "550 5.6.0"},
+		{"a name in another charset", own, "ann@example.com", "From: =?windows-1252?Q?=C4nn?= <ann@example.com>\r\n", "250"},
+		{"an address in an encoded word", listed, "ann@shop.test", "From: =?utf-8?Q?bob=40example.com=00?=@shop.test\r\n", "550 5.6.0"},
+		{"a name that ends early", own, "ann@example.com", "From: =?utf-8?Q?bob=40example.com=0A=00?= <ann@example.com>\r\n", "550 5.6.0"},
 		{"the null path", own, "", "From: ann@example.com\r\n", "250"},
 		{"the null path for another", own, "", "From: bob@example.com\r\n", "550 5.7.1"},
 		{"listed", listed, "Sales@example.net", "From: x@shop.test\r\n", "250"},
@@ -174,6 +178,9 @@ func TestComplete(t *testing.T) {
 	}
 	if got := body([]byte(k.text[1])); got != "DKIM-Signature: v=1; d=client.test\r\n"+whole+"X-Seen: yes\r\n\r\nbody\r\n" {
 		t.Errorf("got %q", got)
+	}
+	if got := send("From: nobody:;\r\n"); !strings.HasPrefix(got, "250") || strings.Contains(k.text[2], "DKIM-Signature") {
+		t.Errorf("a message of nobody: %s, %q", got, k.text[2:])
 	}
 	if got := send("From: a@broken.test\r\n"); !strings.HasPrefix(got, "451 4.3.0 message cannot be signed") {
 		t.Errorf("without its key: %s", got)
