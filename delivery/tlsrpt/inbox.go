@@ -29,9 +29,11 @@ type InboxOptions struct {
 	Files Files
 	// Keep is how long. Default 90 days.
 	Keep time.Duration
-	// Daily is how many are taken in a day, on each node. Default 1000. More are told to come
-	// again later.
-	Daily int
+	// Daily is how many are taken in a day, on each node, and DailySize how many octets they may
+	// take in Files: anybody may send them. Defaults 1000 and 32 MiB; a usual report takes some
+	// kilobytes. More are told to come again later.
+	Daily     int
+	DailySize int64
 	// Log gets a line for each report. Nil discards.
 	Log *slog.Logger
 }
@@ -42,8 +44,8 @@ func (o InboxOptions) Validate() error {
 	if o.Files == nil {
 		errs = append(errs, errors.New("files are required"))
 	}
-	if o.Keep < 0 || o.Daily < 0 {
-		errs = append(errs, errors.New("time to keep and daily number must not be negative"))
+	if o.Keep < 0 || o.Daily < 0 || o.DailySize < 0 {
+		errs = append(errs, errors.New("time to keep, daily number and daily size must not be negative"))
 	}
 	return errors.Join(errs...)
 }
@@ -57,8 +59,9 @@ type Inbox struct {
 	turn chan struct{} // how many are read at a time: each may take some megabytes
 
 	mu    sync.Mutex
-	today day // guarded by mu, as is count
+	today day // guarded by mu, as is what follows
 	count int
+	size  int64 // of those that were taken
 }
 
 // InboxStats are counters, each safe to be read at any time.
@@ -74,6 +77,7 @@ func NewInbox(o InboxOptions) (*Inbox, error) {
 	}
 	o.Keep = cmp.Or(o.Keep, 90*24*time.Hour)
 	o.Daily = cmp.Or(o.Daily, 1000)
+	o.DailySize = cmp.Or(o.DailySize, 32<<20)
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	return &Inbox{opts: o, turn: make(chan struct{}, 2)}, nil
 }
@@ -153,7 +157,7 @@ func (b *Inbox) keep(ctx context.Context, got Received) error {
 	if len(data) > maxStored {
 		return smtp.Refuse(552, smtp.Enhanced{5, 3, 4}, "too large for a report about TLS")
 	}
-	if !b.room(d) {
+	if !b.room(d, len(data)) {
 		return smtp.Refuse(452, smtp.Enhanced{4, 3, 1}, "too many reports about TLS today, try again later")
 	}
 	if err := b.opts.Files.Write(ctx, name, data); err != nil {
@@ -164,15 +168,19 @@ func (b *Inbox) keep(ctx context.Context, got Received) error {
 	return nil
 }
 
-// room counts a report and tells whether it may be kept.
-func (b *Inbox) room(d day) bool {
+// room counts a report of so many octets, and tells whether it may be kept.
+func (b *Inbox) room(d day, size int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.today != d {
-		b.today, b.count = d, 0
+		b.today, b.count, b.size = d, 0, 0
+	}
+	if b.count >= b.opts.Daily || b.size+int64(size) > b.opts.DailySize {
+		return false
 	}
 	b.count++
-	return b.count <= b.opts.Daily
+	b.size += int64(size)
+	return true
 }
 
 // fileOf is the name of the file of a report; empty if there can be none of that ID.

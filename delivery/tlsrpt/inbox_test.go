@@ -107,3 +107,28 @@ func TestInbox(t *testing.T) {
 		}
 	})
 }
+
+// TestInboxFlood: large reports fill a day's room before it is a burden, and small ones still
+// find some.
+func TestInboxFlood(t *testing.T) {
+	files := newMemFiles()
+	box, err := NewInbox(InboxOptions{Files: files, DailySize: 100_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := `"` + strings.Repeat("x", 255) + `"`
+	large := `{"policy":{"policy-type":"sts","policy-domain":"example.com","policy-string":[` + strings.TrimSuffix(strings.Repeat(text+",", 60), ",") + `]}}`
+	taken := 0
+	for i := range 20 {
+		in := fmt.Sprintf("Content-Type: application/tlsrpt+json\r\n\r\n"+`{"organization-name":"X","report-id":"%d","policies":[%s]}`, i, large)
+		if box.Take(t.Context(), content(in), smtp.Path{}, "") == nil {
+			taken++
+		}
+	}
+	if taken < 3 || taken > 6 {
+		t.Errorf("%d of 20 reports of 16 KB were taken", taken)
+	}
+	if err := box.Take(t.Context(), reportOf("small"), smtp.Path{}, ""); err != nil {
+		t.Errorf("a small one: %v", err)
+	}
+}

@@ -88,7 +88,17 @@ func Read(r io.Reader) (Report, error) {
 		return Report{}, fmt.Errorf("%w: it does not say whose it is, or of what", ErrNotReport)
 	}
 	rep.clean()
+	if !rep.Range.dated() {
+		return Report{}, fmt.Errorf("%w: of a time that there is not", ErrNotReport)
+	}
 	return rep, nil
+}
+
+// dated tells whether the times can be written down again: in UTC, a year may have passed the
+// last one that RFC 3339 knows.
+func (r Range) dated() bool {
+	_, err := json.Marshal(r)
+	return err == nil
 }
 
 // decompress reads all of r, decompressed if it is a gzip file, up to MaxReport.

@@ -57,6 +57,7 @@ func TestRead(t *testing.T) {
 		{"too many policies", minimal(`[` + strings.Repeat(`{},`, 5000) + `{}]`), "error"},
 		{"too many failures", minimal(`[{"failure-details":[` + strings.Repeat(`{},`, 5000) + `{}]}]`), "error"},
 		{"too many texts", minimal(`[{"policy":{"policy-string":[` + strings.Repeat(`"",`, 5000) + `""]}}]`), "error"},
+		{"the year 10000, in UTC", strings.Replace(minimal(`[{}]`), "2016-04-01T23:59:59Z", "9999-12-31T23:59:59-02:00", 1), "error"},
 		{"cut off", string(zip(t, []byte(minimal(`[{}]`)))[:40]), "error"},
 		{"a bomb", string(zip(t, make([]byte, MaxReport+1))), "error"},
 		{"a bomb in many members", strings.Repeat(string(zip(t, make([]byte, 1<<20))), 9), "error"},

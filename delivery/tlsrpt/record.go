@@ -132,7 +132,7 @@ func parseDestination(uri string) (Destination, error) {
 		}
 		p, err := smtp.ParseAddress(address)
 		// An address literal is nothing that a domain's record should make us connect to.
-		if err != nil || p.NeedsUTF8() || strings.HasPrefix(p.Domain.String(), "[") {
+		if err != nil || p.NeedsUTF8() || strings.HasPrefix(p.Domain.String(), "[") || !isPlain(p) {
 			return Destination{}, errDestination
 		}
 		return Destination{Address: p}, nil
@@ -144,6 +144,13 @@ func parseDestination(uri string) (Destination, error) {
 		return Destination{URL: u.String()}, nil
 	}
 	return Destination{}, errDestination
+}
+
+// isPlain tells whether the local part is of letters, digits and harmless marks. Others could
+// have a backend of ours, which trusts us, send on ("%", "!" and "@"), or be read differently when
+// the URI is read again.
+func isPlain(p smtp.Path) bool {
+	return p.String() == p.Local+"@"+p.Domain.String() && !strings.ContainsAny(p.Local, "%!?#")
 }
 
 func isPrintable(s string) bool {
