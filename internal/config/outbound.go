@@ -188,7 +188,8 @@ func (p *Proxy) UnmarshalText(text []byte) error {
 		if err == nil && u.User != nil {
 			u.User = nil // what is wrong is shown, and a password must not be
 			t = u.String()
-		} else if strings.Contains(t, "@") {
+		}
+		if strings.Contains(t, "@") { // as in socks5:user:password@host
 			t = "it"
 		}
 		return fmt.Errorf("%s is not a proxy: write socks5://HOST:PORT, http://HOST:PORT or https://HOST:PORT", quote(t))

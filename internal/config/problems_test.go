@@ -370,6 +370,8 @@ penstock.yaml:6: delivery.dkim[2].selector: "*" is not a selector: use letters, 
 penstock.yaml:7: delivery.proxy_login: user and password need each other`},
 		{"delivery: a login in a URL", "delivery:\n  proxy: 'http://u:secret@p.test'\n", `
 penstock.yaml:2: delivery.proxy: who we are belongs into proxy_login, with the password in a file`},
+		{"delivery: a login in what is no URL", "delivery:\n  proxy: 'socks5:u:secret@p.test'\n", `
+penstock.yaml:2: delivery.proxy: "it" is not a proxy: write socks5://HOST:PORT, http://HOST:PORT or https://HOST:PORT`},
 		{"delivery: no store", "delivery:\n  relay: mx:a.test\n  proxy_login: {user: u}\n", `
 penstock.yaml:2: warning: delivery.relay: has no effect without a store: only what was stored goes to others by MX
 penstock.yaml:3: warning: delivery.proxy_login: has no effect without proxy`},
