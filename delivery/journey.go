@@ -500,7 +500,9 @@ func (j *journey) send(ctx context.Context, l *link) (again bool, err error) {
 		n = min(n, l.rcptMax)
 	}
 	now := j.left[:n]
-	env := smtp.Envelope{From: a.sender()}
+	// What the sender said of the content counts, as it did when we took the message: old programs
+	// write UTF-8 into header fields without a word, and their mail is not to come back for that.
+	env := smtp.Envelope{From: a.sender(), AsSaid: true}
 	env.From.Size = a.m.Size
 	for _, i := range now {
 		env.To = append(env.To, a.m.Recipients[a.lease.Recipients[i]].Recipient)

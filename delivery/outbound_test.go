@@ -272,6 +272,41 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestAsSaid: what the sender said of the content decides what a host must know, and not what is
+// in it.
+func TestAsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &abroad{}
+		a.plans.put("one.test", "mx1.one.test 192.0.2.1")
+		plain := &fake{ehlo: []string{"PIPELINING"}}
+		a.open(t, map[string]*fake{"192.0.2.1": plain}).run()
+		ascii, legacy := "Subject: x\r\n\r\nx\r\n", "Subject: gr\u00fc\u00dfe\r\n\r\n\u00fc\r\n"
+		sent := 0
+		for _, c := range []struct {
+			content string
+			utf8    bool
+			body    smtp.Body
+			goes    bool
+		}{
+			{legacy, false, "", true}, // nobody has spoken of it
+			{legacy, true, "", false},
+			{legacy, false, smtp.BodyEightBit, false},
+			{ascii, true, smtp.BodyEightBit, true}, // it needs neither
+		} {
+			k := mail(t, "to@one.test")
+			k.Sender.UTF8, k.Sender.Body, k.Content = c.utf8, c.body, text(c.content)
+			id := a.keep(k)
+			after(time.Second)
+			check(t, fmt.Sprintf("state of %+v", c), a.states(id), "gone")
+			if c.goes {
+				sent++
+			}
+			check(t, fmt.Sprintf("DATA of %+v", c), plain.heard("DATA"), sent)
+		}
+		a.close()
+	})
+}
+
 // TestRecordElsewhere: an attempt's record, a report and the log name the host and what it showed.
 func TestRecordElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,8 +20,9 @@ import (
 type Envelope struct {
 	From Sender
 	To   []Recipient
-	// AsSaid takes Body, UTF8 and Size of From for the truth. Without it Send looks at the
-	// content, as far as that can be done, and sets what From leaves out.
+	// AsSaid takes Body, UTF8 and Size of From for the truth, but for what the server lacks and
+	// the content turns out not to need. Without it Send looks at the content, as far as that
+	// can be done, and sets what From leaves out.
 	AsSaid bool
 }
 
@@ -142,13 +143,19 @@ func (s *sending) addressable() []Recipient {
 func (s *sending) look(content io.WriterTo) (*outgoing, error) {
 	c, from := s.c, &s.e.From
 	out := &outgoing{content: content}
-	if !s.e.AsSaid {
+	lacks := from.Body == BodyEightBit && !c.offers.eightBit || from.UTF8 && !c.offers.utf8
+	if !s.e.AsSaid || lacks {
 		seen, err := scan(content)
 		if err != nil {
 			return nil, &ClientError{Phase: PhaseMail, Kind: KindContent, Err: err}
 		}
-		out.content, out.guard = seen.content, !seen.whole
-		seen.tell(from, c.offers)
+		out.content, out.guard = seen.content, !seen.whole && !s.e.AsSaid
+		if !s.e.AsSaid {
+			seen.tell(from, c.offers)
+		}
+		if lacks {
+			seen.correct(from, c.offers)
+		}
 	}
 	out.eightBit = c.offers.eightBit || from.Body == BodyBinary
 	out.utf8 = from.UTF8 || from.Path.NeedsUTF8()
@@ -179,6 +186,20 @@ func (s *scanned) tell(from *Sender, offers extensions) {
 		from.Body = BodyEightBit // which it may turn out to be
 	}
 	from.UTF8 = from.UTF8 || s.utf8Header()
+}
+
+// correct takes back what the sender said, where the server lacks it and the content does not need
+// it: there are programs that say it of all mail, and a message in ASCII goes everywhere.
+func (s *scanned) correct(from *Sender, offers extensions) {
+	if !s.whole {
+		return
+	}
+	if from.Body == BodyEightBit && !offers.eightBit && !s.eightBit {
+		from.Body = ""
+	}
+	if from.UTF8 && !offers.utf8 && !s.utf8Header() {
+		from.UTF8 = false
+	}
 }
 
 // checkReports refuses what RFC 3461 does not know.
