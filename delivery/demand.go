@@ -70,7 +70,7 @@ func decide(f facts) PlannedHost {
 // 5.3).
 func (h *PlannedHost) unbound(n Need) {
 	h.Demand, h.Why = DemandOpportunistic, "policies do not count for this message"
-	if n.TLS == TLSOff && !n.TLSOptional {
+	if n.TLS == TLSOff {
 		h.Demand, h.Why = DemandClear, "TLS is off for this message"
 	}
 }

@@ -196,7 +196,8 @@ type Need struct {
 	RequireTLS bool
 	// TLSOptional is its header field TLS-Required: No (RFC 8689, Section 3): policies do not
 	// count, and a host that fails at TLS gets it in clear text. Without effect beside
-	// RequireTLS. Whether to believe the field is for the caller to say.
+	// RequireTLS and beside TLSRequired and TLSVerify: a sender may waive what the other side asks
+	// for, and not what we do. Whether to believe the field is for the caller to say.
 	TLSOptional bool
 	// TLS is what we ask for by ourselves. TLSRequired and TLSVerify count beside the policies;
 	// TLSOpportunistic is as TLSOptional, and TLSOff does not even try, both without effect
@@ -210,7 +211,7 @@ type Need struct {
 
 // weak tells whether policies do not count.
 func (n Need) weak() bool {
-	return !n.RequireTLS && (n.TLSOptional || n.TLS == TLSOff || n.TLS == TLSOpportunistic)
+	return !n.RequireTLS && (n.TLSOptional && n.TLS == "" || n.TLS == TLSOff || n.TLS == TLSOpportunistic)
 }
 
 // Plan says where mail for a target goes. Nobody changes it once it is made, and so it is safe

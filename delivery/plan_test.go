@@ -275,6 +275,10 @@ func TestDemand(t *testing.T) {
 		{"none.signed.test", noSTS, required, optional, "mxnone opportunistic"},
 		{"ok.signed.test", enforce, nil, may, "mx opportunistic"},
 		{"ok.signed.test", enforce, nil, never, "mx clear"},
+		{"ok.signed.test", enforce, nil, Need{TLSOptional: true, TLS: TLSOff}, "mx clear"},
+		{"ok.signed.test", enforce, nil, Need{TLSOptional: true, TLS: TLSVerify}, "mx dane"}, // a sender does not waive what we ask for
+		{"plain.test", noSTS, nil, Need{TLSOptional: true, TLS: TLSVerify}, "mx pkix"},
+		{"plain.test", noSTS, nil, Need{TLSOptional: true, TLS: TLSRequired}, "mx encrypted"},
 		{"plain.test", noSTS, nil, must, "mx encrypted"},
 		{"ok.signed.test", noSTS, nil, must, "mx dane"},
 		{"plain.test", enforce, nil, must, "mx pkix"},
