@@ -12,9 +12,8 @@ import (
 // mail.go: a report as a message. RFC 8460, Section 5.3.
 
 // Mail is a report that is to be sent by mail. It should be signed with DKIM for the domain of
-// From (RFC 8460, Section 3), and the domain that it goes to should not be told of failures
-// by it: it says TLS-Required: No (RFC 8689, Section 3), as what it reports may be what would
-// keep it back.
+// From (RFC 8460, Section 3). It says TLS-Required: No (RFC 8689, Section 3), so that policies
+// do not hold for it: what it reports may be what would keep it back.
 type Mail struct {
 	From, To smtp.Path
 	// Content is the message, header and body in ASCII, in lines that end with CRLF.

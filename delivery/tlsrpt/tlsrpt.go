@@ -92,7 +92,9 @@ type Event struct {
 }
 
 // Recorder counts events. Record never blocks: what cannot be kept is dropped. It is safe for
-// concurrent use, and keeps nothing of the slices in an event.
+// concurrent use, and keeps nothing of the slices in an event. Sessions for messages that no
+// policy holds for (TLS-Required: No) are not recorded: reports are such messages, and there
+// would be a report about each.
 type Recorder interface {
 	Record(Event)
 }
