@@ -157,7 +157,14 @@ func (b *building) engines(context.Context) {
 func (b *building) wayOut() bool {
 	lead := leads(b.store.Cluster(), b.beats.name)
 	var problems config.Problems
-	if b.out, problems = newOutbound(b.cfg, b.settings, b.store, lead, b.log); b.out == nil {
+	b.out, problems = newOutbound(b.cfg, b.settings, b.store, lead, b.log)
+	switch {
+	case b.out != nil:
+	case b.cfg.Delivery.Resolver.Address.Auto() && problems.At("delivery.resolver.address"):
+		// Mail for backends needs nobody who knows names.
+		b.log.Error("mail to others waits until the next start: no dns server was found, and delivery.resolver.address names none", "err", problems.Err())
+		return true
+	default:
 		b.add(problems)
 		return false
 	}

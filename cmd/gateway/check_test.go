@@ -53,6 +53,10 @@ func TestServeAndCheckAgree(t *testing.T) {
 		{"authorities", "client_certificates: {mode: verify, ca_file: $DIR/none.pem}", "penstock.yaml:4: listeners[0].client_certificates.ca_file: "},
 		{"key of the store", "trusted_networks: []\nstore: {driver: postgres, url: 'postgres://127.0.0.1:1/x', key: 'file:$DIR/none'}", "penstock.yaml:5: store.key: "},
 		{"address of the store", "trusted_networks: []\nstore: {driver: postgres, url: 'postgres://[/x', key: 'file:$DIR/key'}", "penstock.yaml:5: store.url: "},
+		{"resolver", "trusted_networks: []\ndelivery: {resolver: {address: 'tls://192.0.2.1#sha256:x'}}", "penstock.yaml:5: delivery.resolver.address: "},
+		{"trust over a network", "trusted_networks: []\ndelivery: {resolver: {address: 192.0.2.1, trusted: true}}", "penstock.yaml:5: delivery.resolver.address: "},
+		{"authorities of others", "trusted_networks: []\ndelivery: {authorities: $DIR/none.pem}", "penstock.yaml:5: delivery.authorities: "},
+		{"password of a proxy", "trusted_networks: []\nstore: {driver: embedded, path: $DIR/s}\ndelivery: {proxy: 'socks5://127.0.0.1', proxy_login: {user: u, password: 'file:$DIR/none'}}", "penstock.yaml:6: delivery.proxy: "},
 		{"login without TLS", "tls: off\n    auth: {required: true, users: 'backend:store'}", "penstock.yaml:5: listeners[0].auth.required: "},
 	} {
 		dir := t.TempDir()
@@ -150,5 +154,22 @@ admin: {tokens: "file:tokens.txt"}
 	}
 	if len(lines) != len(want) {
 		t.Errorf("there is more than was wanted:\n%s", got)
+	}
+}
+
+// TestCheckOutbound: what would keep all mail for others back, or do nothing, is told.
+func TestCheckOutbound(t *testing.T) {
+	for _, tt := range []struct{ delivery, want string }{
+		{"{resolver: {address: 192.0.2.1}}", "warning: delivery.dane: no host is authenticated"},
+		{"{resolver: {address: 192.0.2.1}, dane: required}", "warning: delivery.dane: required keeps back all mail for others"},
+		{"{resolver: {address: 192.0.2.1}, dane: off}", ""},
+		{"{resolver: {address: 127.0.0.1, trusted: false}}", "warning: delivery.dane: no host"},
+		{"{resolver: {address: 127.0.0.1}, dane: required}", ""},
+		{"{resolver: {address: 'https://192.0.2.1/dns-query#dns.example', trusted: true}}", ""},
+	} {
+		got := checkText(t, t.TempDir(), strings.Replace(strings.Replace(checkConfig, "CASE", "trusted_networks: []", 1), "filters:", "delivery: "+tt.delivery+"\nfilters:", 1))
+		if strings.Contains(got, "warning") != (tt.want != "") || !strings.Contains(got, tt.want) || !strings.Contains(got, "fine") {
+			t.Errorf("%s: got %s, want %q", tt.delivery, got, tt.want)
+		}
 	}
 }

@@ -267,6 +267,7 @@ func (o *outbound) explain(ctx context.Context, t mx.Target, f mxFlags) *mxRepor
 	guarded := true
 	if o.relay != nil && !f.direct {
 		planner, guarded = o.relayed, false
+		need.TLS = o.relay.TLS
 		r.Relay = o.cfg.Delivery.Relay.String()
 		if o.relay.MX {
 			t = mx.Target{Domain: o.relay.Host}

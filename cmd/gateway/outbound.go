@@ -70,7 +70,7 @@ func readOutbound(cfg *config.Config, log *slog.Logger) (outboundSettings, confi
 		fail("proxy", err)
 	}
 	if d.Relay.Host != "" {
-		s.relay = &delivery.Relay{Host: d.Relay.Host, MX: d.Relay.MX}
+		s.relay = &delivery.Relay{Host: d.Relay.Host, MX: d.Relay.MX, TLS: relayTLS(d.RelayTLS)}
 		s.relayPort = uint16(d.Relay.Port)
 	}
 	return s, append(problems, warnUntrusted(cfg, s.resolver)...)
@@ -87,6 +87,17 @@ func warnUntrusted(cfg *config.Config, o resolver.Options) config.Problems {
 		return config.Problems{cfg.Warning("delivery.dane", "required keeps back all mail for others: the resolver's word on DNSSEC does not count (delivery.resolver.trusted)")}
 	}
 	return config.Problems{cfg.Warning("delivery.dane", "no host is authenticated: the resolver's word on DNSSEC does not count (delivery.resolver.trusted); off says so")}
+}
+
+// relayTLS is what is asked of a relay beside what its own policies say.
+func relayTLS(t config.RelayTLS) delivery.TLSMode {
+	switch t {
+	case config.RelayTLSRequired:
+		return delivery.TLSRequired
+	case config.RelayTLSVerify:
+		return delivery.TLSVerify
+	}
+	return ""
 }
 
 func familiesOf(list []config.IPFamily) resolver.Families {
@@ -319,8 +330,11 @@ func asNotExist(err error) error {
 	return err
 }
 
-// options are the Engine's.
+// options are the Engine's; nil without a way out.
 func (o *outbound) options() *delivery.OutboundOptions {
+	if o == nil {
+		return nil
+	}
 	eo := &delivery.OutboundOptions{
 		Planner: o.planner, Relay: o.relay, Guard: o.guarded, Sources: o.sources, LocalName: string(o.cfg.Hostname),
 		Secure: delivery.SecureOptions{Authorities: o.authorities}, ConnectTimeout: o.cfg.Delivery.ConnectTimeout,
@@ -339,6 +353,9 @@ func (o *outbound) options() *delivery.OutboundOptions {
 
 // start begins to watch the resolver, to look at policies again, and to report.
 func (o *outbound) start() {
+	if o == nil {
+		return
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	o.stop = stop
 	o.running.Go(func() { o.health.Run(ctx) })

@@ -109,6 +109,7 @@ delivery:
   port: 2525
   connect_timeout: 7s
   relay: "[2001:DB8::2]:587"
+  relay_tls: verify
   chain: inbound
   dkim: [{domain: Example.com, selector: mail2026, key: "file:dkim.pem"}]
   sources: [{name: a, ipv4: 192.0.2.8, ipv6: "2001:db8::8", helo: out.example.com, helo_ipv4: out4.example.com, helo_ipv6: out6.example.com}]
@@ -245,7 +246,7 @@ func fullConfig() *Config {
 			DANE:     DANERequired, MTASTS: STSTesting, TLSRPT: TLSRPT{True, "Example Inc", "tls@example.net"},
 			IPFamilies: []IPFamily{IPv6, IPv4}, PreferIPv6: True, BlockLocal: True, BlockReserved: False,
 			NAT64Prefixes: []NAT64Prefix{{netip.MustParsePrefix("2001:db8:64::/96")}}, Port: 2525, ConnectTimeout: 7 * time.Second,
-			Relay: Relay{Host: "2001:db8::2", Port: 587}, Chain: "inbound",
+			Relay: Relay{Host: "2001:db8::2", Port: 587}, RelayTLS: RelayTLSVerify, Chain: "inbound",
 			DKIM: []DKIM{{"example.com", "mail2026", "/etc/p/dkim.pem"}},
 			Sources: []Source{{"a", Address4{netip.MustParseAddr("192.0.2.8")}, Address6{netip.MustParseAddr("2001:db8::8")},
 				"out.example.com", "out4.example.com", "out6.example.com"}},

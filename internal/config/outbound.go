@@ -39,6 +39,19 @@ const (
 
 func (STSMode) words() []string { return []string{"off", "testing", "enforce"} }
 
+// RelayTLS says what TLS a relay must show.
+type RelayTLS string
+
+// What a relay must show: what its policies say, and beside that no clear text, or a valid
+// certificate.
+const (
+	RelayTLSPolicy   RelayTLS = "policy"
+	RelayTLSRequired RelayTLS = "required"
+	RelayTLSVerify   RelayTLS = "verify"
+)
+
+func (RelayTLS) words() []string { return []string{"policy", "required", "verify"} }
+
 // IPFamily is a kind of addresses.
 type IPFamily string
 
@@ -237,6 +250,9 @@ func (k *checker) delivery() {
 	}
 	if d.BlockLocal == False {
 		k.warnf("delivery.block_local_addresses", "false lets whoever owns a domain have us connect to this machine and the networks around it")
+	}
+	if k.written("delivery.relay_tls") && d.Relay == (Relay{}) && !k.broken("delivery.relay") {
+		k.warnf("delivery.relay_tls", "has no effect without relay")
 	}
 	if d.TLSRPT.Enabled == False {
 		k.withoutEffect("enabled: false", "delivery.tlsrpt.organization", "delivery.tlsrpt.contact")

@@ -368,6 +368,8 @@ penstock.yaml:5: delivery.dkim[1]: a.test and s are those of delivery.dkim[0] to
 penstock.yaml:6: delivery.dkim[2].key: is required
 penstock.yaml:6: delivery.dkim[2].selector: "*" is not a selector: use letters, digits and hyphens, as in mail2026
 penstock.yaml:7: delivery.proxy_login: user and password need each other`},
+		{"delivery: no relay", "delivery: {relay_tls: verify}", `
+penstock.yaml:1: warning: delivery.relay_tls: has no effect without relay`},
 		{"delivery: a login in a URL", "delivery:\n  proxy: 'http://u:secret@p.test'\n", `
 penstock.yaml:2: delivery.proxy: who we are belongs into proxy_login, with the password in a file`},
 		{"delivery: a login in what is no URL", "delivery:\n  proxy: 'socks5:u:secret@p.test'\n", `
