@@ -185,7 +185,8 @@ func (rs *ruleSet) addAddress(address string, i int) error {
 
 // route finds the index of a recipient's route. anywhere lets "*" count.
 // <postmaster> without a domain is always taken (RFC 5321, Section 4.5.1): it goes where
-// our own name does, or to the first domain that has a route by name.
+// our own name does, or to the first domain that has a route by name, and never out: no host
+// elsewhere is found by it.
 func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) (i int, ok bool) {
 	d := p.Domain
 	if d.IsZero() {
@@ -210,7 +211,7 @@ func (rs *ruleSet) route(p smtp.Path, own smtp.Domain, anywhere bool) (i int, ok
 		}
 		rest = parent
 	}
-	if anywhere && rs.anywhere >= 0 {
+	if anywhere && rs.anywhere >= 0 && !(p.Domain.IsZero() && rs.Routes[rs.anywhere].out) {
 		best = min(best, rs.anywhere)
 	}
 	if best == len(rs.Routes) && p.Domain.IsZero() {

@@ -157,8 +157,8 @@ func authorsOf(h message.Header) ([]smtp.Path, error) {
 }
 
 // authorOf makes a path of an address, if all readers would show the same one. Some decode
-// words in the address itself, where there are none (RFC 2047, Section 5), and end what they
-// show at a NUL or a line end that a decoded word has.
+// words in the address itself, where there are none (RFC 2047, Section 5), end what they show
+// at a NUL or a line end that a decoded word has, or find an address within a quoted local part.
 func authorOf(a *mail.Address) (smtp.Path, error) {
 	p, err := pathOf(a.Address)
 	if err != nil {
@@ -166,6 +166,9 @@ func authorOf(a *mail.Address) (smtp.Path, error) {
 	}
 	if _, rest, ok := strings.Cut(p.Local, "=?"); ok && strings.Contains(rest, "?=") {
 		return smtp.Path{}, errors.New("an encoded word stands in the address")
+	}
+	if strings.ContainsAny(p.Local, "<>@") {
+		return smtp.Path{}, errors.New("an address stands in the address")
 	}
 	if strings.ContainsAny(a.Name, "\x00\r\n") {
 		return smtp.Path{}, errors.New("the name has a NUL or a line end")
@@ -197,6 +200,11 @@ func (tx *transaction) submit(ctx context.Context) error {
 	}
 	if s.l.Submission.Sign == nil {
 		return nil
+	}
+	if h := tx.Message.Header; h.Len() > 0 {
+		// A header that does not end gets its end now (any edit gives it one), as Received would
+		// after the signature was made.
+		tx.Message = &policy.Message{Header: h.Replace(0, h.Field(0)), Body: tx.Message.Body}
 	}
 	// A filter may have changed the field since it was looked at, and it is the operator's
 	// to say so; what is not readable has no domain to be signed for.

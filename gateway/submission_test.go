@@ -48,6 +48,10 @@ func TestOut(t *testing.T) {
 	if name, ok := r.gw.Backend(path("b@elsewhere.test")); ok {
 		t.Errorf("what leaves has the backend %q", name)
 	}
+	p.talk("MAIL FROM:<ann@example.com> => 250", "RCPT TO:<postmaster> => 250")
+	if got := p.data(testMessage); !strings.HasPrefix(got, "250") || len(k.kept) != 1 {
+		t.Errorf("to the postmaster: %s, %v", got, k.told())
+	}
 	if err := r.gw.Reload(Rules{Chains: map[string]*policy.Chain{"in": nil}, Out: true}); err != nil {
 		t.Error(err)
 	}
@@ -86,6 +90,7 @@ func TestSenders(t *testing.T) {
 		{"a group of nobody", own, "ann@example.com", "From: \"bob@example.com\":;\r\n", "550 5.6.0"},
 		{"a name in another charset", own, "ann@example.com", "From: =?windows-1252?Q?=C4nn?= <ann@example.com>\r\n", "250"},
 		{"an address in an encoded word", listed, "ann@shop.test", "From: =?utf-8?Q?bob=40example.com=00?=@shop.test\r\n", "550 5.6.0"},
+		{"an address in the local part", listed, "ann@shop.test", "From: \"x <bob@example.com>\"@shop.test\r\n", "550 5.6.0"},
 		{"a name that ends early", own, "ann@example.com", "From: =?utf-8?Q?bob=40example.com=0A=00?= <ann@example.com>\r\n", "550 5.6.0"},
 		{"the null path", own, "", "From: ann@example.com\r\n", "250"},
 		{"the null path for another", own, "", "From: bob@example.com\r\n", "550 5.7.1"},
@@ -189,6 +194,22 @@ func TestComplete(t *testing.T) {
 	stranger.begin("a@example.com")
 	if got := stranger.data("Subject: x\r\n\r\n"); !strings.HasPrefix(got, "250") || body(r.far.last()) != "Subject: x\r\nX-Seen: yes\r\n\r\n" {
 		t.Errorf("a stranger's: %s, %q", got, body(r.far.last()))
+	}
+}
+
+// TestSignEnd: what is signed is the header as it leaves, with the empty line that it lacked.
+func TestSignEnd(t *testing.T) {
+	sign := func(_ context.Context, _ smtp.Domain, c smtp.Content) ([]message.Field, error) {
+		var b strings.Builder
+		_, err := c.WriteTo(&b)
+		is(t, "signed", []string{b.String()}, []string{"From: a@client.test\r\n\r\nno field\r\n\r\nx\r\n"})
+		return nil, err
+	}
+	r, _ := submitting(t, Submission{Sign: sign}, nil)
+	p := r.hello(t)
+	p.talk(loginAnn, "MAIL FROM:<a@client.test> => 250", "RCPT TO:<a@elsewhere.test> => 250")
+	if got := p.data("From: a@client.test\r\nno field\r\n\r\nx\r\n"); !strings.HasPrefix(got, "250") {
+		t.Error(got)
 	}
 }
 
