@@ -87,6 +87,7 @@ type flight struct {
 	how    how
 	done   chan struct{}
 	result Result // valid after done
+	kept   *kept  // what is known to be kept, be it nothing; nil until then. Guarded by Cache.mu
 }
 
 var (
@@ -149,7 +150,7 @@ func (c *Cache) ask(ctx context.Context, domain string, h how) Result {
 				return f.result
 			}
 		case <-ctx.Done():
-			return c.impatient(domain, context.Cause(ctx))
+			return c.impatient(domain, f, context.Cause(ctx))
 		}
 	}
 }
@@ -198,11 +199,20 @@ func (e *entry) answers(h how, now time.Time) bool {
 	return h == usual || h == renewing && now.Sub(e.renewed) < renewFloor
 }
 
-// impatient is the answer to a caller who does not wait.
-func (c *Cache) impatient(domain string, cause error) Result {
+// impatient is the answer to a caller who does not wait for a flight. As far as that has come it
+// may be known already that nothing is kept: then it is a policy that could not be had in time.
+func (c *Cache) impatient(domain string, f *flight, cause error) Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.instead(domain, cause)
+	if f.kept == nil {
+		return c.instead(domain, cause)
+	}
+	now := c.opt.Now()
+	r := Result{Err: &Error{domain, FetchError, cause}, Expires: now}
+	if f.kept.valid(now) {
+		r.Policy = f.kept.policy
+	}
+	return r
 }
 
 // instead is the answer if there can be no flight: the policy that memory has, if it holds.
@@ -271,7 +281,7 @@ func (c *Cache) forget(p *list.Element) {
 func (c *Cache) fly(domain string, f *flight) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.opt.Timeout)
 	defer cancel()
-	l := &look{c: c, domain: domain, how: f.how, entry: c.known(domain)}
+	l := &look{c: c, domain: domain, how: f.how, entry: c.known(domain), flight: f}
 	f.result = l.run(ctx)
 	e := l.entry
 	e.result = f.result
@@ -289,11 +299,17 @@ type look struct {
 	how    how
 	entry  entry // what was known, and what will be
 	doubt  error // why it is not known what the Store has
+	flight *flight
 }
 
 // run finds out which policy applies. The table in the package comment has the cases.
 func (l *look) run(ctx context.Context) Result {
 	k := l.kept(ctx)
+	if l.doubt == nil {
+		l.c.mu.Lock()
+		l.flight.kept = &k
+		l.c.mu.Unlock()
+	}
 	id, until, err := l.record(ctx)
 	now := l.c.opt.Now()
 	if l.how != usual && err == nil {
@@ -393,7 +409,12 @@ func (l *look) kept(ctx context.Context) kept {
 			l.c.opt.Log.Error("an mta-sts policy cannot be read and is fetched anew", "err", err)
 		}
 	}
-	if l.entry.unsaved && mine.policy != nil && (theirs.policy == nil || mine.policy.Fetched.After(theirs.policy.Fetched)) {
+	switch {
+	case !mine.valid(l.c.opt.Now()):
+	case theirs.policy == nil:
+		// A store that has lost what it was given, or cannot read it, takes no policy away.
+		theirs, l.entry.unsaved = mine, true
+	case l.entry.unsaved && mine.policy.Fetched.After(theirs.policy.Fetched):
 		theirs = mine
 	}
 	return l.use(ctx, theirs, s.Refresh)

@@ -21,7 +21,7 @@ const (
 )
 
 // ErrUnknown is behind the error of a Result if it is not known whether a policy is kept: the
-// Store failed, or the caller did not wait. Whoever delivers mail should try again later
+// Store failed, or did not answer as long as the caller waited. Whoever delivers mail should try again later
 // rather than take it for "none".
 var ErrUnknown = errors.New("it is not known whether a policy is kept")
 

@@ -249,8 +249,8 @@ func TestFlight(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if got := r.cache.Lookup(ctx, "example.com"); !errors.Is(got.Err, ErrUnknown) || !errors.Is(got.Err, context.DeadlineExceeded) {
-			t.Errorf("without patience: got %+v", got)
+		if got := r.cache.Lookup(ctx, "example.com"); got.Policy != nil || errors.Is(got.Err, ErrUnknown) || !errors.Is(got.Err, context.DeadlineExceeded) {
+			t.Errorf("without patience, and nothing is kept: got %+v", got)
 		}
 		if got := r.cache.Lookup(context.Background(), "other.example"); !errors.Is(got.Err, errBusy) || !errors.Is(got.Err, ErrUnknown) {
 			t.Errorf("too many: got %+v", got)
@@ -311,6 +311,14 @@ func TestStoreFails(t *testing.T) {
 		store.Put(context.Background(), Stored{Domain: "example.com", Data: []byte("{"), Expires: time.Now().Add(day)})
 		r.record("1")
 		expectResult(t, r.another().Lookup(context.Background(), "example.com"), Enforce, "1", "")
+
+		// What the store has lost, those have that have fetched it.
+		r.lookup()
+		check(t, store.Delete(context.Background(), "example.com"))
+		time.Sleep(time.Hour)
+		r.record("")
+		expectResult(t, r.lookup(), Enforce, "1", FetchError)
+		expectResult(t, r.another().Lookup(context.Background(), "example.com"), Enforce, "1", FetchError)
 	})
 }
 
