@@ -112,14 +112,18 @@ func (h *PlannedHost) applyDANE(f facts) {
 	default:
 		h.Demand, h.Why = DemandEncrypted, at+", none of them usable"
 	}
-	h.Names = namesFor(f.route, f.host, set.Base)
+	h.Names = namesFor(f.route, set.Base, len(f.need.Given) > 0)
 }
 
 // namesFor are the names that a certificate from a DANE-TA trust anchor may have (RFC 7672,
 // Section 3.2.2): that which has the records, and the domain, with where its CNAME leads, if it
-// is known that the host is one of the domain's. A domain that is its own host is known to be.
-func namesFor(r *mx.Route, h *mx.Host, base string) []string {
+// is known that the host is one of the domain's. A domain that is its own host is known to be. A
+// host that was given is none of the domain's.
+func namesFor(r *mx.Route, base string, given bool) []string {
 	names := []string{base}
+	if given {
+		return names
+	}
 	add := func(name string) {
 		if name != "" && !slices.Contains(names, name) {
 			names = append(names, name)
@@ -168,7 +172,7 @@ func (h *PlannedHost) requiredDANE(f facts) {
 	}
 	var why string
 	switch {
-	case f.off:
+	case f.off && len(f.host.TLSA) == 0:
 		why = "the resolver does not validate"
 	case h.Name == "":
 		why = "it is an address"

@@ -412,6 +412,40 @@ func TestGivenHosts(t *testing.T) {
 	if slices.Contains(found.asked, "plain.test") {
 		t.Errorf("the policy of the recipient's domain was asked for")
 	}
+	// Nor is the recipient's domain a name that the smart host may have.
+	plan, err := p.Plan(t.Context(), target(t, "ok.signed.test"), Need{Given: []mx.Given{{Host: "mx.signed.test"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, "names", fmt.Sprint(plan.Hosts[0].Names), "[mx.signed.test]")
+
+	// Records that were given need no resolver that validates.
+	given := Need{Given: []mx.Given{{Host: "mx.plain.test", TLSA: []resolver.TLSA{{Usage: 3, Selector: 1, MatchingType: 1, Data: strings.Repeat("x", 32)}}}}}
+	for _, mode := range []DANEMode{DANEOpportunistic, DANERequired} {
+		p := planner(t, func(o *PlanOptions) { o.DANE, o.Validating = mode, func() bool { return false } })
+		check(t, "without a resolver that validates", summed(p.Plan(t.Context(), target(t, "plain.test"), given)), "mx dane")
+	}
+}
+
+// slowPolicies is a Policies that answers when nobody waits any more, as a *mtasts.Cache does.
+type slowPolicies struct{ policies }
+
+func (p *slowPolicies) Lookup(ctx context.Context, domain string) mtasts.Result {
+	<-ctx.Done()
+	return mtasts.Result{Err: &mtasts.Error{Domain: domain, Kind: mtasts.FetchError, Err: context.Cause(ctx)}}
+}
+
+// TestSlowPolicy: a policy host that hangs holds no mail up for good (RFC 8461, Section 3.3), and
+// leaves time to ask for TLSA records.
+func TestSlowPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := planner(t, func(o *PlanOptions) { o.STS = new(slowPolicies) })
+		for domain, want := range map[string]string{"ok.signed.test": "mx dane", "none.signed.test": "mxnone opportunistic"} {
+			begun := time.Now()
+			check(t, domain, summed(p.Plan(t.Context(), target(t, domain), Need{})), want)
+			check(t, "after", time.Since(begun), 20*time.Second)
+		}
+	})
 }
 
 // TestPlanKept: a plan is used while all in it holds, and no longer.

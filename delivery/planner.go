@@ -277,7 +277,10 @@ func (m *making) findPolicies(ctx context.Context) (wait func()) {
 		return running.Wait
 	}
 	m.policies = make(map[string]mtasts.Result, len(m.domains))
+	// A policy host that is slow must not use up the time for TLSA records.
+	ctx, cancel := context.WithTimeout(ctx, m.opt.Timeout*2/3)
 	running.Go(func() {
+		defer cancel()
 		for _, domain := range m.domains { // one, but for smart hosts
 			m.policies[domain] = m.opt.STS.Lookup(ctx, domain)
 		}
@@ -322,10 +325,10 @@ func (m *making) findDANE(ctx context.Context, h *mx.Host) (dane.Set, error) {
 	switch {
 	case m.opt.DANE == DANEOff:
 		return dane.Set{Why: "DANE is off"}, nil
+	case h.Name != "" && len(h.TLSA) > 0: // whatever the resolver does, these were given
+		return dane.Set{Base: h.Name, Records: h.TLSA, Usable: dane.Usable(h.TLSA)}, nil
 	case m.plan.daneOff:
 		return dane.Set{Why: "the resolver does not validate"}, nil
-	case h.Name != "" && len(h.TLSA) > 0:
-		return dane.Set{Base: h.Name, Records: h.TLSA, Usable: dane.Usable(h.TLSA)}, nil
 	}
 	return dane.Lookup(ctx, dane.Query{DNS: m.opt.MX.DNS, Host: h.Name, Canonical: h.Canonical, Authentic: h.Authentic, Port: m.opt.Port})
 }
