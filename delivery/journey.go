@@ -270,12 +270,20 @@ func (j *journey) renew(ctx context.Context) bool {
 	return true
 }
 
-// policyID names the policy that a plan was made with; empty is none.
+// policyID names the policies that a plan was made with: that of the domain, or those of the smart
+// hosts in its place. It is empty without any.
 func policyID(p *Plan) string {
-	if p.STS.Policy == nil {
-		return ""
+	if p.STS.Policy != nil {
+		return p.STS.Policy.ID
 	}
-	return p.STS.Policy.ID
+	var ids []string
+	for i := range p.Hosts {
+		if sts := p.Hosts[i].STS; sts != nil {
+			ids = append(ids, p.Hosts[i].Name+" "+sts.ID)
+		}
+	}
+	slices.Sort(ids)
+	return strings.Join(ids, ", ")
 }
 
 // visitAll visits hosts until nobody is left. A nil error, and errEnough, are that all were tried
@@ -430,7 +438,8 @@ func (j *journey) meet(ctx context.Context, h *PlannedHost, k linkKey) (*link, e
 func (j *journey) introduce(ctx context.Context, h *PlannedHost, k linkKey) (*link, error) {
 	var nc net.Conn // the last that was made
 	dial := func(ctx context.Context) (net.Conn, error) {
-		c, err := j.o.connect(ctx, k.to, k.from, !j.way.relayed)
+		// The operator's word on a relay counts more than the guard's, that of a hook does not.
+		c, err := j.o.connect(ctx, k.to, k.from, !j.way.relayed || j.turn.To.IsValid())
 		if err == nil {
 			nc = c
 			return c, nil

@@ -900,6 +900,27 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// TestRelayInside: the relay of the operator may be inside, and what a hook names instead of it may
+// not.
+func TestRelayInside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(hook)
+		a := &abroad{}
+		a.set = func(o *OutboundOptions) { o.Relay, o.Hooks = &Relay{Host: "relay.test", Planner: &a.plans}, h }
+		a.plans.put("relay.test", "relay.test 10.0.0.1")
+		relay, other := &fake{}, &fake{}
+		a.open(t, map[string]*fake{"10.0.0.1": relay, "10.0.0.2": other}).run()
+		a.keep(mail(t, "to@a.test"))
+		after(time.Second)
+		check(t, "to the relay", relay.heard("DATA"), 1)
+		h.deliver = func([]Hop) (Turn, error) { return Turn{To: netip.MustParseAddrPort("10.0.0.2:25")}, nil }
+		a.keep(mail(t, "to@a.test"))
+		after(time.Second)
+		check(t, "to what is beside it", other.heard("MAIL"), 0)
+		check(t, "fates", strings.Join(h.fates, ", "), "delivered to 250 relay.test, deferred to 451 ")
+	})
+}
+
 // TestBusyRelay: a relay that hooks choose has no more connections than others, and what finds no
 // room there is tried soon, without counting.
 func TestBusyRelay(t *testing.T) {
@@ -984,13 +1005,18 @@ func TestCutOff(t *testing.T) {
 // TestPolicyInTheWay: before a message is given up, and each time after that, it is asked whether the
 // policy that holds it back is still the one; a new one counts at once.
 func TestPolicyInTheWay(t *testing.T) {
-	for _, late := range []bool{false, true} {
+	for _, c := range []struct{ late, relay bool }{{}, {late: true}, {relay: true}} {
 		synctest.Test(t, func(t *testing.T) {
+			late := c.late
 			a := &abroad{tune: func(o *EngineOptions) { o.Schedule = Schedule{Max: time.Hour, Expire: 4 * time.Hour} }}
 			a.plans.put("a.test", "mx.test 192.0.2.1")
 			refused := policyError(mx.Policy, 451, smtp.Enhanced{4, 7, 5}, "mx.test", "the policy does not name this host", nil)
 			h := &a.plans.hosts["a.test"][0]
 			h.Enforced, h.Refused, a.plans.policy = true, refused, "1"
+			if c.relay { // which has a policy of its own, in place of the domain's
+				a.set = func(o *OutboundOptions) { o.Relay = &Relay{Host: "a.test"} }
+				h.STS, a.plans.policy = &mtasts.Policy{ID: "1"}, ""
+			}
 			host := &fake{}
 			var renewed atomic.Int64
 			start := time.Now()
@@ -999,11 +1025,20 @@ func TestPolicyInTheWay(t *testing.T) {
 				if !late || time.Since(start) > 4*time.Hour {
 					a.plans.mu.Lock()
 					defer a.plans.mu.Unlock()
-					a.plans.policy, a.plans.hosts["a.test"][0].Refused = "2", nil
+					h := &a.plans.hosts["a.test"][0]
+					if h.Refused = nil; c.relay {
+						h.STS = nil
+						return
+					}
+					a.plans.policy = "2"
 				}
 			}
 			a.open(t, map[string]*fake{"192.0.2.1": host}).run()
-			id := a.keep(mail(t, "to@a.test"))
+			to := "to@a.test"
+			if c.relay {
+				to = "to@b.test"
+			}
+			id := a.keep(mail(t, to))
 			after(time.Second)
 			check(t, "asked anew", renewed.Load(), 1)
 			check(t, "sent at once", host.heard("DATA"), btoi(!late))
