@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 )
@@ -53,6 +54,9 @@ type EngineOptions struct {
 	// KeepTime is how long the store may take to make a message safe before the client is
 	// told to try again later. Default 30 seconds.
 	KeepTime time.Duration
+	// Sign, if not nil, returns the fields that go on top of a report of ours: its signatures,
+	// none if there is no key for the domain. One that cannot be signed goes without.
+	Sign func(ctx context.Context, domain smtp.Domain, content smtp.Content) ([]message.Field, error)
 	// Outbound is the way to hosts elsewhere. Nil is none: what is for them waits.
 	Outbound *OutboundOptions
 	// Log gets a line per attempt. Nil discards.

@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/penstock/penstock/internal/parity"
+	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
@@ -483,6 +484,35 @@ func TestReportContent(t *testing.T) {
 			t.Errorf("the queue knows %v, want the cause", last)
 		}
 	})
+}
+
+// TestReportSigned: signatures go on top of a report and are of all of it; without one it goes as it
+// is.
+func TestReportSigned(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var signed strings.Builder
+			b := &fake{answer: answers(map[string]string{"RCPT": "550 5.1.1 no"})}
+			h := (&house{hosts: map[string]*fake{"b": b}, options: func(o *EngineOptions) {
+				o.Sign = func(_ context.Context, d smtp.Domain, c smtp.Content) ([]message.Field, error) {
+					if n, err := c.WriteTo(&signed); err != nil || n != c.Size() || fails {
+						return nil, errors.New("no key")
+					}
+					f, err := message.NewField("DKIM-Signature", "d="+d.String())
+					return []message.Field{f}, err
+				}
+			}}).open(t).run()
+			h.keep(letterTo(t, "to@b.test"))
+			after(time.Second)
+			want := "DKIM-Signature: d=mx.test\r\n"
+			if fails {
+				want = ""
+			}
+			if reports := h.reports(); len(reports) != 1 || reports[0] != "to from@example.org\n"+want+signed.String() {
+				t.Errorf("got %q", reports)
+			}
+		})
+	}
 }
 
 // TestExpiry: what cannot be delivered in time goes back, once, as 5.4.7; what speaks of us

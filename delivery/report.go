@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"context"
+	"io"
 	"time"
 
 	"github.com/penstock/penstock/mail/message"
@@ -52,8 +54,42 @@ func (e *Engine) report(m *store.Message, content smtp.Content, action message.A
 	if err != nil {
 		return nil, err
 	}
+	text = e.signed(text)
 	to := store.Recipient{Recipient: smtp.Recipient{Path: m.Sender.Path, Notify: smtp.NotifyNever},
 		Destination: e.opts.Route(m.Sender.Path), Due: now}
-	return &store.Report{Content: text, Message: &store.Message{Arrived: now, Sender: from, Size: from.Size,
+	return &store.Report{Content: text, Message: &store.Message{Arrived: now, Sender: from, Size: int64(len(text)),
 		Expires: now.Add(e.opts.Schedule.Expire), Origin: store.Origin{ReportOf: m.ID}, Recipients: []store.Recipient{to}}}, nil
 }
+
+// signed returns a report with its signatures on top.
+func (e *Engine) signed(text []byte) []byte {
+	if e.opts.Sign == nil {
+		return text
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), signTime)
+	defer cancel()
+	fields, err := e.opts.Sign(ctx, e.own, madeReport(text))
+	if err != nil {
+		e.opts.Log.Warn("a report is not signed", "err", err)
+		return text
+	}
+	var head []byte
+	for _, f := range fields {
+		head = append(head, f.Raw()...)
+	}
+	return append(head, text...)
+}
+
+// signTime is how long a signature may take.
+const signTime = 10 * time.Second
+
+// madeReport is a report as content.
+type madeReport []byte
+
+// WriteTo and Size implement smtp.Content.
+func (t madeReport) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(t)
+	return int64(n), err
+}
+
+func (t madeReport) Size() int64 { return int64(len(t)) }

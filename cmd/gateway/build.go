@@ -148,7 +148,7 @@ func (b *building) engines(context.Context) {
 		return
 	}
 	n := b.node
-	if b.keeping, err = newKeeping(b.cfg, b.store, b.transport, b.out, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, b.log); err != nil {
+	if b.keeping, err = newKeeping(b.cfg, b.store, b.transport, b.out, b.signer, func(p smtp.Path) (string, bool) { return n.gw.Backend(p) }, b.log); err != nil {
 		b.fail("store", err)
 	}
 }

@@ -1,3 +1,8 @@
+// There are mail servers whose certificate has a negative serial number. Those who have a TLSA
+// record for it can be reached only if it can be read; nothing else is made of the number.
+//
+//go:debug x509negativeserial=1
+
 // Command gateway is Penstock: an edge mail gateway that is extended with WebAssembly. It
 // is the one place that knows all packages; it reads the configuration, builds the parts
 // and wires them together.

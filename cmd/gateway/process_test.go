@@ -117,6 +117,9 @@ func startGatewayWith(t *testing.T, yaml string, seed func(dir string), prepare 
 	seed(g.dir)
 	g.write(yaml)
 	g.cmd = exec.Command(binary, "serve", "-c", filepath.Join(g.dir, "penstock.yaml"), "--set", "log.format=json")
+	if !strings.Contains(yaml, "resolver:") { // reports to senders must not leave this machine
+		g.cmd.Args = append(g.cmd.Args, "--set", "delivery.resolver.address=127.0.0.1:1")
+	}
 	prepare(g.cmd)
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {

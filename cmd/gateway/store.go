@@ -72,7 +72,7 @@ type keeping struct {
 	ended  chan struct{}      // closed when it has
 }
 
-func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, out *outbound, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
+func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, out *outbound, signer *auth.Signer, route func(smtp.Path) (string, bool), log *slog.Logger) (*keeping, error) {
 	d := cfg.Delivery.Schedule
 	destination := func(p smtp.Path) store.Destination {
 		if backend, ok := route(p); ok {
@@ -84,7 +84,7 @@ func newKeeping(cfg *config.Config, s store.Store, t *delivery.Transport, out *o
 		Queue: s.Queue(), Transport: t, Hostname: string(cfg.Hostname), Log: log,
 		Lease: cfg.Delivery.Lease, KeepTime: cfg.Store.Timeout, Outbound: out.options(), DestinationWorkers: cfg.Delivery.Connections,
 		Schedule: delivery.Schedule{First: d.First, Factor: float64(d.Factor), Max: d.Max, Expire: d.Expire, Notify: time.Duration(d.Notify)},
-		Route:    destination,
+		Route:    destination, Sign: signer.Sign,
 	})
 	if err != nil {
 		return nil, err
