@@ -47,6 +47,8 @@ func mxWorld(t *testing.T) (set []string) {
 	z = w.Zone("odd.test", lab.Insecure)
 	z.Add("@ MX 5 .", "@ MX 10 192.0.2.1.", "@ MX 15 private", "private A 10.0.0.1", "@ MX 20 clear", "@ MX 30 silent", "silent A 127.0.1.250",
 		"alias CNAME odd.test.", "null MX 0 .", "own MX 10 us.example.net.")
+	z.Add("hang MX 10 hangs")
+	w.Host("hangs.odd.test", lab.HostOptions{Hang: "GREETING"})
 	w.Host("clear.odd.test", lab.HostOptions{Greeting: smtp.Refuse(554, smtp.Enhanced{5, 7, 1}, "go away \x1b[2J")})
 	w.Policy("odd.test", lab.PolicyOptions{ID: "1", Handler: http.NotFoundHandler()})
 	w.Zone("bogus.test", lab.Bogus).Add("@ MX 10 mx1.dane.test.")
@@ -91,6 +93,7 @@ func TestMX(t *testing.T) {
 		{"sts", []string{"--connect", "--all", "sts.test"}, exitOK},
 		{"odd", []string{"--connect", "--set", "delivery.connect_timeout=1s", "odd.test"}, exitWaits},
 		{"alias", []string{"alias.odd.test"}, exitOK},
+		{"hang", []string{"--connect", "--timeout", "2s", "hang.odd.test"}, exitWaits},
 		{"guarded", []string{"--set", "delivery.block_local_addresses=true", "dane.test"}, exitReturns},
 		{"required", []string{"--set", "delivery.dane=required", "sts.test"}, exitWaits},
 		{"requiretls", []string{"--requiretls", "--set", "delivery.mta_sts=off", "sts.test"}, exitReturns},

@@ -23,11 +23,13 @@ import (
 
 // mxConnection is one connection, or the try to have one.
 type mxConnection struct {
-	Address  string   `json:"address"`
-	From     string   `json:"from,omitempty"`
-	Helo     string   `json:"helo,omitempty"` // what we called ourselves
-	Seconds  float64  `json:"seconds"`        // until the host was ready, or had failed
-	Dialogue []mxLine `json:"dialogue,omitempty"`
+	Address string `json:"address"`
+	// Connected tells that there was a connection, whatever was said on it.
+	Connected bool     `json:"connected"`
+	From      string   `json:"from,omitempty"`
+	Helo      string   `json:"helo,omitempty"` // what we called ourselves
+	Seconds   float64  `json:"seconds"`        // until the host was ready, or had failed
+	Dialogue  []mxLine `json:"dialogue,omitempty"`
 	// TLS is the version, empty in clear text.
 	TLS    string          `json:"tls,omitempty"`
 	Cipher string          `json:"cipher,omitempty"`
@@ -93,8 +95,13 @@ func (o *outbound) visit(ctx context.Context, r *mxReport, guarded, all bool) {
 	}
 }
 
+// visitTime is how long one address may take, so that one that hangs leaves time for the others.
+const visitTime = 45 * time.Second
+
 // visitOne connects to an address of a host.
 func (o *outbound) visitOne(ctx context.Context, s *delivery.Securer, h *delivery.PlannedHost, a netip.Addr, guarded bool) mxConnection {
+	ctx, cancel := context.WithTimeout(ctx, visitTime)
+	defer cancel()
 	to := netip.AddrPortFrom(a, h.Port)
 	local, helo := delivery.Source{}.For(a)
 	if len(o.sources) > 0 {
@@ -107,6 +114,10 @@ func (o *outbound) visitOne(ctx context.Context, s *delivery.Securer, h *deliver
 		nc, err := o.dialHost(ctx, to, local, guarded)
 		if err != nil {
 			return nil, &mx.Error{Category: mx.Network, Reply: smtp.Refuse(451, smtp.Enhanced{4, 4, 1}, "no connection to the host"), Host: h.Name, Addr: a, Err: err}
+		}
+		c.Connected = true
+		if local, ok := nc.LocalAddr().(*net.TCPAddr); ok {
+			c.From = local.AddrPort().Addr().Unmap().String()
 		}
 		return nc, nil
 	}

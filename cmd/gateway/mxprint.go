@@ -214,7 +214,7 @@ func (e *mxError) print(t *twig, what string) {
 
 func (c *mxConnection) print(t *twig) {
 	below := t.add("connected to %s as %s", c.Address, c.Helo)
-	if len(c.Dialogue) == 0 && c.Error != nil {
+	if !c.Connected {
 		below.text = "could not connect to " + c.Address
 	}
 	for _, l := range c.Dialogue {
