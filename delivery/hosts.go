@@ -116,6 +116,16 @@ func (h *hosts) makeRoom(now time.Time) {
 	}
 }
 
+// forgive lets every address be tried again, once; what it is then left alone for is as long as it
+// would have been.
+func (h *hosts) forgive() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range h.dead {
+		d.until = time.Time{}
+	}
+}
+
 // count tells how many addresses are left alone now.
 func (h *hosts) count(now time.Time) (n int) {
 	h.mu.Lock()

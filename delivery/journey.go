@@ -132,7 +132,7 @@ func stricter(ours, hook TLSMode, weaker bool) TLSMode {
 
 // plot makes the plan.
 func (j *journey) plot(ctx context.Context) error {
-	usual := !j.special && j.way.need.plain()
+	usual := j.usual()
 	if t, ok := j.o.trouble(j.a.lease.Destination); ok && usual && !j.a.last {
 		j.report(t.events)
 		return t.err // a scout was there a moment ago
@@ -173,9 +173,6 @@ func (j *journey) planned(ctx context.Context, usual bool) (*Plan, error) {
 	}
 	return j.way.plan(ctx)
 }
-
-// plain tells whether a message needs nothing that its destination's others do not.
-func (n Need) plain() bool { return !n.RequireTLS && !n.TLSOptional }
 
 // enter takes a place at the site of the plan. That is the worker's own as a rule.
 func (j *journey) enter() (giveBack func(), err error) {
@@ -233,7 +230,25 @@ func (j *journey) travel(ctx context.Context) error {
 	case err != nil && !errors.Is(err, errEnough):
 		return err
 	}
-	return j.sum()
+	sum := j.sum()
+	if j.barred() {
+		j.o.remember(j.a.lease.Destination, nil, sum)
+	}
+	return sum
+}
+
+// barred tells whether the next message will be told the same: hosts are there, and will have none
+// of us, or we of them. It need not connect to find that out.
+func (j *journey) barred() bool {
+	return !j.reached && j.usual() && !j.a.last && !j.a.e.proven(j.a.lease.Destination) &&
+		slices.ContainsFunc(j.errs, func(err error) bool { return !unreached(err) })
+}
+
+// usual tells whether the message goes the way of its destination's others, and needs nothing that
+// they do not.
+func (j *journey) usual() bool {
+	n := j.way.need
+	return !j.special && !n.RequireTLS && !n.TLSOptional
 }
 
 // round goes over the hosts of a plan.
@@ -682,16 +697,16 @@ func (j *journey) told() error {
 	return errors.New(strings.Join(list, "; "))
 }
 
-// final tells whether a refusal that came before any recipient was named is for good: nobody who
-// is not found, who takes no mail at all (RFC 7504), or who does not promise what the sender
-// asked for (RFC 8689, Section 4.2.1), will do so later.
+// final tells whether a refusal that came before any recipient was named is for good. What the plan
+// says is, and so is that a host takes no mail at all (RFC 7504), or does not promise what the
+// sender asked for (RFC 8689, Section 4.2.1); whatever else a host says is about us.
 func final(err error) bool {
 	r, ok := errors.AsType[*smtp.Reply](err)
 	if !ok || !r.Permanent() {
 		return false
 	}
 	e, ok := errors.AsType[*mx.Error](err)
-	return !ok || e.Category == mx.DNS || r.Code == 521 || r.Code == 556 || r.Enh == errNoRequireTLS.Enh
+	return !ok || e.Category != mx.SMTP || r.Code == 521 || r.Code == 556 || r.Enh == errNoRequireTLS.Enh
 }
 
 // errTooLong ends an attempt that takes too long.

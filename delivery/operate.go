@@ -104,8 +104,12 @@ func (e *Engine) Release(ctx context.Context, c Choice) (Done, error) {
 	return e.operate(ctx, c, op)
 }
 
-// Retry makes recipients that wait for a later time due now.
+// Retry makes recipients that wait for a later time due now. Hosts elsewhere that could not be reached
+// are tried, too, however short a time ago that was.
 func (e *Engine) Retry(ctx context.Context, c Choice) (Done, error) {
+	if e.out != nil && !c.Dry {
+		e.out.forgive() // who says so wants to see a try, and not to hear of the last one
+	}
 	return e.operate(ctx, c, operation{word: "made due", change: func(r *store.Recipient, now time.Time) bool {
 		if r.State != store.Waiting || !r.Due.After(now) {
 			return false // it is due already, and may be under way

@@ -212,7 +212,8 @@ type outbound struct {
 	securer *Securer
 
 	mu sync.Mutex // guards what follows
-	// troubles are plans that could not be made lately: nobody is kept waiting for the same again.
+	// troubles are destinations for which lately no plan could be made, or no host would do: nobody
+	// is kept waiting for the same again.
 	troubles map[store.Destination]trouble
 }
 
@@ -222,7 +223,7 @@ type trouble struct {
 	until  time.Time
 }
 
-// troubleTime is for how long a plan that could not be made is not tried again. maxTroubles is how
+// troubleTime is for how long a destination in trouble is not tried again. maxTroubles is how
 // many are remembered.
 const (
 	troubleTime = time.Minute
@@ -260,13 +261,15 @@ func (o *outbound) siteOf(ctx context.Context, d store.Destination) string {
 	if err != nil {
 		return string(d)
 	}
+	if _, ok := o.trouble(d); ok {
+		return string(d) // nobody will be connected to
+	}
 	w := o.way(t, nil)
 	plan, err := w.plan(ctx)
 	if err != nil {
 		o.remember(d, plan, err)
 		return string(d)
 	}
-	o.forget(d)
 	return plan.Site
 }
 
@@ -306,7 +309,7 @@ func (o *outbound) way(t mx.Target, chosen *Relay) way {
 	return w
 }
 
-// remember keeps in mind that no plan could be made, or none but a part.
+// remember keeps in mind why a destination is in trouble; part is its plan, as far as there is one.
 func (o *outbound) remember(d store.Destination, part *Plan, err error) {
 	var events []tlsrpt.Event
 	if part != nil {
@@ -323,10 +326,12 @@ func (o *outbound) remember(d store.Destination, part *Plan, err error) {
 	}
 }
 
-func (o *outbound) forget(d store.Destination) {
+// forgive lets everything be tried again.
+func (o *outbound) forgive() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.troubles, d)
+	clear(o.troubles)
+	o.mu.Unlock()
+	o.hosts.forgive()
 }
 
 // trouble returns why there was no plan lately; ok is false if there may be one.

@@ -689,9 +689,39 @@ func TestDeadHost(t *testing.T) {
 		// It was tried after 1, 2 and 4 minutes more, with what the schedule takes.
 		check(t, "tries within ten minutes", tries.Load(), 4)
 		a.n.set("192.0.2.1:25", host)
-		after(10 * time.Minute)
-		check(t, "messages when it was back", host.heard("DATA"), 20)
+		if _, err := a.e.Retry(t.Context(), Choice{Filter: &store.Filter{}}); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Minute)
+		check(t, "messages when it was back and somebody said so", host.heard("DATA"), 20)
 	})
+}
+
+// TestBarred: what hosts will not have, or we will not have of them, is not tried for each message.
+func TestBarred(t *testing.T) {
+	for what, c := range map[string]struct {
+		greeting string
+		demand   Demand
+	}{"a greeting": {"554 5.7.1 not you", DemandOpportunistic}, "no TLS": {"", DemandEncrypted}} {
+		synctest.Test(t, func(t *testing.T) {
+			host := &fake{greeting: c.greeting}
+			a := new(abroad)
+			a.plans.put("a.test", "mx.test 192.0.2.1")
+			a.plans.hosts["a.test"][0].Demand = c.demand
+			a.open(t, map[string]*fake{"192.0.2.1": host}).run()
+			var ids []store.ID
+			for range 20 {
+				ids = append(ids, a.keep(mail(t, "to@a.test")))
+				after(time.Second)
+			}
+			for _, id := range ids {
+				check(t, what+": state", a.states(id), "waiting 1")
+			}
+			dialled, _ := host.dialled()
+			check(t, what+": connections", dialled, 1)
+			check(t, what+": content that was sent", host.heard("MAIL"), 0)
+		})
+	}
 }
 
 // TestPaceOfSite: a site gets no more than it is to get, and meanwhile nobody works for it.
