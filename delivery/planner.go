@@ -345,7 +345,7 @@ func (m *making) note() {
 		note("DANE is off")
 	case p.daneOff:
 		note("DANE is off, since the resolver does not validate")
-	case !p.Route.Authentic && p.Target.Domain != "":
+	case !p.Route.Authentic && p.Target.Domain != "" && len(p.Hosts) > 0:
 		// RFC 7672, Section 2.2.1: such mail is not to be taken for secure, even if the host is.
 		note("the MX records are not authenticated: TLSA records protect the way to a host, and not which host it is")
 	}

@@ -276,11 +276,13 @@ func (o *outbound) explain(ctx context.Context, t mx.Target, f mxFlags) *mxRepor
 		}
 	}
 	plan, err := planner.Plan(ctx, t, need)
+	if plan != nil && plan.Route != nil && (plan.Route.Canonical != "" || len(plan.Hosts) > 0) {
+		r.fill(plan) // with an error, too: what was found until then tells why
+	}
 	if err != nil {
 		r.Verdict = verdictOf(err)
 		return r
 	}
-	r.fill(plan)
 	if r.Verdict.Outcome == outcomeGoes && f.connect {
 		o.visit(ctx, r, guarded, f.all)
 	}
@@ -320,9 +322,8 @@ func (r *mxReport) fill(p *delivery.Plan) {
 		r.Verdict = verdictOf(err)
 		return
 	}
-	r.Verdict = mxVerdict{Outcome: outcomeGoes, Text: "mail goes to " + cmp.Or(p.Usable()[0].Name, r.Target) + " first"}
-	if len(p.Hosts) == 0 {
-		r.Verdict = verdictOf(errors.New("there are no hosts"))
+	if usable := p.Usable(); len(usable) > 0 {
+		r.Verdict = mxVerdict{Outcome: outcomeGoes, Text: "mail goes to " + cmp.Or(usable[0].Name, r.Target) + " first"}
 	}
 }
 
