@@ -307,7 +307,7 @@ func (b *BackendAddress) UnmarshalText(text []byte) error {
 	scheme, rest, ok := strings.Cut(t, "://")
 	s, known := schemes()[strings.ToLower(scheme)]
 	if !ok || !known {
-		return fmt.Errorf("%s is not a backend address: write smtp://, lmtp:// or smtps:// with host:port, or smtp+unix:// or lmtp+unix:// with a path", quote(t))
+		return fmt.Errorf("%s is not a backend address: write smtp://, lmtp:// or smtps:// with host:port, or smtp+unix:// or lmtp+unix:// with a path", quote(behindLogin(t)))
 	}
 	*b = s.address
 	if b.Network == "unix" {
@@ -322,8 +322,14 @@ func (b *BackendAddress) UnmarshalText(text []byte) error {
 	return err
 }
 
+// behindLogin is what may be shown of an address: what stands before "@" may be a password.
+func behindLogin(s string) string { return s[strings.LastIndexByte(s, '@')+1:] }
+
 // dialAddress returns host:port for a host with or without a port.
 func dialAddress(rest, defaultPort string) (string, error) {
+	if address := behindLogin(rest); address != rest {
+		return "", fmt.Errorf("a login stands before %s, and does not belong there", quote(address))
+	}
 	host, port, err := net.SplitHostPort(rest)
 	if err != nil {
 		host, port = strings.TrimSuffix(strings.TrimPrefix(rest, "["), "]"), defaultPort

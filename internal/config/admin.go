@@ -1,7 +1,7 @@
 package config
 
 import (
-	"fmt"
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -25,7 +25,7 @@ type File string
 func (f *File) UnmarshalText(text []byte) error {
 	path, ok := strings.CutPrefix(string(text), "file:")
 	if !ok || path == "" {
-		return fmt.Errorf("%s is not a file: write file:PATH", quote(string(text)))
+		return errors.New("is not a file: write file:PATH, not what the file holds") // which may be a secret
 	}
 	*f = File(filepath.Clean(path))
 	return nil

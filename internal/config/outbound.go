@@ -162,7 +162,7 @@ func (r *Relay) UnmarshalText(text []byte) error {
 		r.Port = int(n)
 	}
 	if err != nil {
-		return fmt.Errorf("%s is not a relay: write HOST, HOST:PORT or mx:DOMAIN", quote(t))
+		return fmt.Errorf("%s is not a relay: write HOST, HOST:PORT or mx:DOMAIN", quote(behindLogin(t)))
 	}
 	r.Host = host
 	return nil

@@ -254,7 +254,7 @@ penstock.yaml:4: backends.m.addresses[0]: "a.test:25" is not a backend address: 
 penstock.yaml:5: backends.m.addresses[1]: "http://a.test" is not a backend address: write smtp://, lmtp:// or smtps:// with host:port, or smtp+unix:// or lmtp+unix:// with a path
 penstock.yaml:6: backends.m.addresses[2]: "" lacks a host
 penstock.yaml:7: backends.m.addresses[3]: "0" is not a port number
-penstock.yaml:8: backends.m.addresses[4]: "user@a.test" is not a domain name: it has characters that no domain has
+penstock.yaml:8: backends.m.addresses[4]: a login stands before "a.test", and does not belong there
 penstock.yaml:9: backends.m.addresses[5]: "a.test/x" is not a domain name: it has characters that no domain has
 penstock.yaml:10: backends.m.addresses[6]: "lmtp+unix://" lacks the path of the socket
 penstock.yaml:11: backends.m.addresses[7]: is empty
@@ -374,6 +374,11 @@ penstock.yaml:1: warning: delivery.relay_tls: has no effect without relay`},
 penstock.yaml:2: delivery.proxy: who we are belongs into proxy_login, with the password in a file`},
 		{"delivery: a login in what is no URL", "delivery:\n  proxy: 'socks5:u:secret@p.test'\n", `
 penstock.yaml:2: delivery.proxy: "it" is not a proxy: write socks5://HOST:PORT, http://HOST:PORT or https://HOST:PORT`},
+		{"passwords in wrong places", "backends: {m: {addresses: ['smtp://u:secret@m.test'], login: {user: u, password: secret}}}\ndelivery: {relay: 'u:secret@r.test:25'}\n", `
+penstock.yaml:1: backends.m.addresses[0]: a login stands before "m.test", and does not belong there
+penstock.yaml:1: backends.m.login: user and password need each other
+penstock.yaml:1: backends.m.login.password: is not a file: write file:PATH, not what the file holds
+penstock.yaml:2: delivery.relay: "r.test:25" is not a relay: write HOST, HOST:PORT or mx:DOMAIN`},
 		{"delivery: no store", "delivery:\n  relay: mx:a.test\n  proxy_login: {user: u}\n", `
 penstock.yaml:2: warning: delivery.relay: has no effect without a store: only what was stored goes to others by MX
 penstock.yaml:3: warning: delivery.proxy_login: has no effect without proxy`},
@@ -486,7 +491,7 @@ penstock.yaml:3: certificates.files[0].key: is required`},
 		{"admin: off", "admin: {metrics: false}\n", `
 penstock.yaml:1: warning: admin: the admin API is off while tokens is not set`},
 		{"admin: tokens", "admin: {tokens: tokens.txt}\n", `
-penstock.yaml:1: admin.tokens: "tokens.txt" is not a file: write file:PATH`},
+penstock.yaml:1: admin.tokens: is not a file: write file:PATH, not what the file holds`},
 		{"admin: words", "admin:\n  tokens: file:t\n  metrics: yes\n  hosts: ['localhost:80']\n", `
 penstock.yaml:3: admin.metrics: must be true or false, not "yes"
 penstock.yaml:4: admin.hosts[0]: "localhost:80" is not a domain name: it has characters that no domain has`},
