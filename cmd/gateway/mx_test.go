@@ -211,3 +211,19 @@ func TestMXUsage(t *testing.T) {
 		}
 	}
 }
+
+// TestJSONText: what a host elsewhere says cannot reach the terminal by way of --json.
+func TestJSONText(t *testing.T) {
+	said := "ü \x1b[31m \x7f \u009b31m \u202e \U000e0041 \xff 😀\r\n"
+	var out bytes.Buffer
+	if err := (&remote{json: true}).print(&out, []string{said}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "[\n  \"ü \\u001b[31m \\u007f \\u009b31m \\u202e \\udb40\\udc41 \\ufffd 😀\\r\\n\"\n]\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	var back []string
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back[0] != strings.ToValidUTF8(said, "\ufffd") {
+		t.Errorf("got %q, %v", back, err)
+	}
+}
