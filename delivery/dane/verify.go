@@ -1,6 +1,7 @@
 package dane
 
 import (
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -19,13 +20,17 @@ import (
 // not given the name, since it knows one name and no common names.
 //
 // What a peer may send is not bounded by good sense: thousands of certificates, cycles,
-// several that did not parse. We look at maxChain of them and try maxKeys signatures.
+// several that did not parse. We look at maxChain of them and try maxKeys signatures. A key that
+// stands in a record may be as long as the record: one of half a million bits takes a processor
+// a quarter of a minute for each signature. Those of more than maxRSA bits are no anchors.
 
 const (
 	// maxChain is how many certificates of a chain are looked at. Real ones have up to six.
 	maxChain = 64
 	// maxKeys is how many signatures are tried with keys that stand in records.
 	maxKeys = 64
+	// maxRSA is how many bits an RSA key may have. crypto/tls takes no more of the server.
+	maxRSA = 8192
 )
 
 // VerifyOptions are the settings of Verify.
@@ -110,6 +115,12 @@ func Verify(chain []*x509.Certificate, records []Record, o VerifyOptions) (Match
 
 func unreadable(c *x509.Certificate) bool { return c == nil || len(c.Raw) == 0 }
 
+// heavy tells whether to verify a signature with a key is too much work.
+func heavy(key any) bool {
+	k, ok := key.(*rsa.PublicKey)
+	return ok && k.N.BitLen() > maxRSA
+}
+
 // element is a certificate of the chain.
 type element struct {
 	cert  *x509.Certificate
@@ -167,7 +178,7 @@ func (v *verifier) anchored(usable []Record) (Match, error) {
 // the record itself.
 func (v *verifier) collect(r Record) {
 	for _, e := range v.chain[1:] {
-		if e.is(r) && !e.cert.Equal(v.chain[0].cert) {
+		if e.is(r) && !e.cert.Equal(v.chain[0].cert) && !heavy(e.cert.PublicKey) {
 			v.anchors = append(v.anchors, anchor{e.cert, Match{Record: r, Depth: e.depth}})
 		}
 	}
@@ -181,7 +192,7 @@ func (v *verifier) collect(r Record) {
 		return
 	}
 	cert, err := x509.ParseCertificate([]byte(r.Data))
-	if err == nil && !cert.Equal(v.chain[0].cert) {
+	if err == nil && !cert.Equal(v.chain[0].cert) && !heavy(cert.PublicKey) {
 		v.anchors = append(v.anchors, anchor{cert, Match{Record: r, Depth: -1}})
 	}
 }
@@ -191,7 +202,7 @@ func (v *verifier) collect(r Record) {
 // is no authority for itself.
 func (v *verifier) collectSigned(r Record) {
 	key, err := x509.ParsePKIXPublicKey([]byte(r.Data))
-	if err != nil || r.Data == string(v.chain[0].cert.RawSubjectPublicKeyInfo) {
+	if err != nil || heavy(key) || r.Data == string(v.chain[0].cert.RawSubjectPublicKeyInfo) {
 		return
 	}
 	signer := &x509.Certificate{PublicKey: key}
@@ -213,7 +224,9 @@ func (v *verifier) path() (Match, error) {
 		roots.AddCert(a.cert)
 	}
 	for _, e := range v.chain[1:] {
-		others.AddCert(e.cert)
+		if !heavy(e.cert.PublicKey) {
+			others.AddCert(e.cert)
+		}
 	}
 	found, err := v.chain[0].cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: others, CurrentTime: v.now})
 	if err != nil {

@@ -274,11 +274,22 @@ func TestHostileChains(t *testing.T) {
 	}
 	deepest := append([]*node{issue(t, deep[0], spec{name: "leaf", dns: []string{host}})}, deep...)
 
+	// A key that fills a record, and signatures as long.
+	long, longRoot := longKey(t)
+	longRecord := dane.Record{Usage: dane.UsageDANETA, Selector: dane.SelectorSPKI, Data: string(long)}
+	signed := *leaf.Certificate
+	signed.SignatureAlgorithm, signed.Signature, signed.RawIssuer = x509.SHA256WithRSA, make([]byte, longBits/8), longRoot.RawSubject
+	signed.Signature[1] = 1
+
 	for _, c := range []struct {
 		what    string
 		chain   []*x509.Certificate
 		records []dane.Record
 	}{
+		{"a key too long in the DNS", repeat(&signed, 4), []dane.Record{longRecord}},
+		{"a certificate in the DNS with a key too long", repeat(&signed, 4), []dane.Record{tlsa(longRoot, 2, 0, 0)}},
+		{"a certificate that was sent with a key too long", []*x509.Certificate{&signed, longRoot.Certificate}, []dane.Record{tlsa(longRoot, 2, 1, 1)}},
+		{"an authority between with a key too long", []*x509.Certificate{&signed, longRoot.Certificate, root.Certificate}, []dane.Record{tlsa(root, 2, 1, 1)}},
 		{"a cycle", chain(looped, a2, b, a2, b), []dane.Record{tlsa(root, 2, 1, 1)}},
 		{"a cycle, and an anchor beside it", chain(looped, a2, b, root), []dane.Record{tlsa(root, 2, 1, 1)}},
 		{"namesakes", many, []dane.Record{tlsa(root, 2, 0, 0)}},
@@ -298,6 +309,31 @@ func TestHostileChains(t *testing.T) {
 	if _, err := dane.Verify(chain(deepest...), []dane.Record{tlsa(deep[len(deep)-1], 2, 1, 1)}, dane.VerifyOptions{Names: []string{host}, Now: now}); err != nil {
 		t.Errorf("a long chain: %v", err)
 	}
+}
+
+const longBits = 300_000
+
+// longKey returns a key of RSA that takes seconds for each signature, and a certificate with it.
+func longKey(t *testing.T) (spki []byte, cert *node) {
+	n := new(big.Int).SetBit(big.NewInt(1), longBits-1, 1)
+	for i := range longBits / 3 {
+		n.SetBit(n, 3*i, 1)
+	}
+	key := &rsa.PublicKey{N: n, E: 1<<31 - 1}
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := issue(t, nil, spec{name: "long", ca: true})
+	der, err := x509.CreateCertificate(rand.Reader, by.Certificate, by.Certificate, key, by.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spki, &node{Certificate: c}
 }
 
 func repeat(c *x509.Certificate, n int) []*x509.Certificate {
