@@ -105,8 +105,8 @@ type PlanOptions struct {
 	// DANE says what TLSA records are used for. Default DANEOpportunistic.
 	DANE DANEMode
 	// Validating tells whether the resolver validates, as a *resolver.Health does. While it
-	// does not, DANE is off, or with DANERequired all mail waits. It must answer at once. Nil
-	// means that each answer speaks for itself.
+	// does not, the plans say so, and with DANERequired all mail waits; otherwise each answer
+	// speaks for itself, as with nil. It must answer at once.
 	Validating func() bool
 	// STS finds MTA-STS policies. Nil is STSOff.
 	STS Policies
@@ -236,7 +236,7 @@ type Plan struct {
 	// policy could not be had. Their time is that of when they are recorded.
 	Events []tlsrpt.Event
 
-	daneOff bool // the resolver did not validate
+	unchecked bool // the resolver did not validate
 }
 
 // PlannedHost is a host with what is asked of it.

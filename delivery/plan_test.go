@@ -210,7 +210,9 @@ func TestDemand(t *testing.T) {
 		{"[9.0.0.1]", noSTS, nil, Need{}, "opportunistic"},
 		{"ok.signed.test", noSTS, off, Need{}, "mx opportunistic"},
 		{"bogus.signed.test", noSTS, off, Need{}, "mxbogus opportunistic"},
-		{"ok.signed.test", noSTS, notValidating, Need{}, "mx opportunistic"},
+		// Whoever spoils the answer that Validating goes by must not turn DANE off for hosts
+		// whose answers are authenticated.
+		{"ok.signed.test", noSTS, notValidating, Need{}, "mx dane"},
 
 		// No route.
 		{"forged.signed.test", noSTS, nil, Need{}, "none: 451 4.4.3 dns"},
@@ -476,9 +478,9 @@ func TestPlanKept(t *testing.T) {
 
 		validating = false
 		third := plan("ok.signed.test")
-		check(t, "made anew when the resolver no longer validates", summed(third, nil), "mx opportunistic")
+		check(t, "made anew when the resolver no longer validates", third != second, true)
 		validating = true
-		check(t, "and when it does again", summed(plan("ok.signed.test"), nil), "mx dane")
+		check(t, "and when it does again", plan("ok.signed.test") != third, true)
 
 		// What could not be had is asked for again soon.
 		bad := plan("bogus.signed.test")

@@ -144,14 +144,14 @@ func keyOf(t mx.Target, n Need) planKey {
 	return k
 }
 
-// holds tells whether a kept plan may be used: whether it has not run out, and DANE is on or
-// off as it was.
+// holds tells whether a kept plan may be used: whether it has not run out, and the resolver
+// validates or does not as it did.
 func (p *Planner) holds(plan *Plan) bool {
-	return p.opt.Now().Before(plan.Expires) && plan.daneOff == p.daneOff()
+	return p.opt.Now().Before(plan.Expires) && plan.unchecked == p.unchecked()
 }
 
-// daneOff tells whether the resolver does not validate.
-func (p *Planner) daneOff() bool { return p.opt.Validating != nil && !p.opt.Validating() }
+// unchecked tells whether the resolver does not validate.
+func (p *Planner) unchecked() bool { return p.opt.Validating != nil && !p.opt.Validating() }
 
 // flightLocked returns the flight for a plan, a new one if there is none. mu is held.
 func (p *Planner) flightLocked(key planKey, t mx.Target, n Need) (*flight, error) {
@@ -250,7 +250,7 @@ type making struct {
 
 // make makes a plan. The policy is looked for while the hosts are.
 func (p *Planner) make(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
-	m := &making{Planner: p, plan: &Plan{Target: t, Need: n, Made: p.opt.Now(), daneOff: p.daneOff()}}
+	m := &making{Planner: p, plan: &Plan{Target: t, Need: n, Made: p.opt.Now(), unchecked: p.unchecked()}}
 	// A third of the time is for TLSA records: a policy host that does not answer must not make
 	// it unknown whether there are any.
 	early, cancel := context.WithTimeout(ctx, p.opt.Timeout*2/3)
@@ -309,7 +309,7 @@ func (m *making) planHosts(ctx context.Context) {
 
 func (m *making) planHost(ctx context.Context, i int) {
 	route, need := m.plan.Route, m.plan.Need
-	f := facts{host: &route.Hosts[i], route: route, domain: m.plan.Target.Domain, need: need, opt: &m.opt, off: m.plan.daneOff}
+	f := facts{host: &route.Hosts[i], route: route, domain: m.plan.Target.Domain, need: need, opt: &m.opt, off: m.plan.unchecked}
 	if len(need.Given) > 0 {
 		f.domain = f.host.Name
 	}
@@ -320,15 +320,16 @@ func (m *making) planHost(ctx context.Context, i int) {
 	m.plan.Hosts[i] = decide(f)
 }
 
-// findDANE finds the TLSA records of a host.
+// findDANE finds the TLSA records of a host. It does so too while the resolver is thought not to
+// validate: nothing is authenticated then, and nobody is asked. Where an answer is authenticated all
+// the same it must count, for whoever spoils the one answer that is looked at each minute would
+// otherwise turn DANE off for all hosts.
 func (m *making) findDANE(ctx context.Context, h *mx.Host) (dane.Set, error) {
 	switch {
 	case m.opt.DANE == DANEOff:
 		return dane.Set{Why: "DANE is off"}, nil
-	case h.Name != "" && len(h.TLSA) > 0: // whatever the resolver does, these were given
+	case h.Name != "" && len(h.TLSA) > 0: // these were given
 		return dane.Set{Base: h.Name, Records: h.TLSA, Usable: dane.Usable(h.TLSA)}, nil
-	case m.plan.daneOff:
-		return dane.Set{Why: "the resolver does not validate"}, nil
 	}
 	return dane.Lookup(ctx, dane.Query{DNS: m.opt.MX.DNS, Host: h.Name, Canonical: h.Canonical, Authentic: h.Authentic, Port: m.opt.Port})
 }
@@ -343,8 +344,8 @@ func (m *making) note() {
 		return
 	case m.opt.DANE == DANEOff:
 		note("DANE is off")
-	case p.daneOff:
-		note("DANE is off, since the resolver does not validate")
+	case p.unchecked:
+		note("the resolver does not validate: TLSA records do not count, but where an answer is authenticated all the same")
 	case !p.Route.Authentic && p.Target.Domain != "" && len(p.Hosts) > 0:
 		// RFC 7672, Section 2.2.1: such mail is not to be taken for secure, even if the host is.
 		note("the MX records are not authenticated: TLSA records protect the way to a host, and not which host it is")

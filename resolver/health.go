@@ -156,6 +156,6 @@ func (h *Health) tell(before, now HealthState) {
 		if now.Err != nil {
 			log = log.With("err", now.Err)
 		}
-		log.Warn("dnssec: the resolver does not validate; DANE is off until it does")
+		log.Warn("dnssec: the resolver does not validate; there is no DANE until it does")
 	}
 }

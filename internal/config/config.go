@@ -294,7 +294,7 @@ type Resolver struct {
 	Address ResolverAddresses `key:"address" doc:"auto, as when it is empty, takes 127.0.0.1:53 if it answers, else the servers of /etc/resolv.conf. Or one address or up to 4, asked in order: an IP address, with a port or without, tcp:// or tls:// before it (RFC 7858), https://ADDRESS/PATH (RFC 8484), or unix:/path. Behind a # stands what the certificate of tls:// and https:// must have, the name, a pin of the key as sha256:BASE64, or both with a comma: tls://192.0.2.1#dns.example.net."`
 	Trusted Trust             `key:"trusted" default:"auto" doc:"Whether its word counts that an answer was authenticated by DNSSEC: auto for the loopback alone, true for a resolver over tls:// or https:// too, or false. It must validate itself, since we do not."`
 	CAFile  Path              `key:"ca_file" doc:"PEM file with the authorities that may have issued the certificates of tls:// and https:// servers; empty for those of the system."`
-	Probe   DNSName           `key:"probe" default:"." doc:"A name whose zone is signed. It is asked for each minute, to see whether the resolver validates; when it does not, DANE is off, and the log says so. The root will do, but on a network without it."`
+	Probe   DNSName           `key:"probe" default:"." doc:"A name whose zone is signed. It is asked for each minute, to see whether the resolver validates; when it does not, there is no DANE, and the log says so. The root will do, but on a network without it."`
 }
 
 // Filters names where filters are and the chains they form.
