@@ -52,6 +52,10 @@ func isolations() []func() *syscall.SysProcAttr {
 
 // furnish brings the loopback up. The kernel gives it 127.0.0.1/8 and ::1 then.
 func furnish() error {
+	// Ten datagrams may wait at a unix socket by default. Postfix's own log is such a socket, and
+	// its logger, which writes to it too, waits for itself when it is full. It is no harm if the
+	// kernel does not let us.
+	_ = os.WriteFile("/proc/sys/net/unix/max_dgram_qlen", []byte("1000"), 0o644)
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
