@@ -40,7 +40,7 @@ const (
 // Submission is what is done with the mail of clients that may relay. The zero Submission
 // takes it as it is.
 type Submission struct {
-	// Senders says which addresses users may send from, in MAIL and in the field From.
+	// Senders says which addresses users may send from, in MAIL and in the fields From and Sender.
 	Senders SenderRule
 	// MaySend answers for SendersListed, required then. It is called by all sessions.
 	MaySend func(user string, from smtp.Path) bool
@@ -62,11 +62,18 @@ func (s Submission) validate() error {
 
 var (
 	errSender = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "this user may not send from this address")
-	errAuthor = smtp.Refuse(550, smtp.Enhanced{5, 7, 1}, "this user may not send with this address in the field From")
-	// errFrom is for what would get past the rule otherwise.
-	errFrom = smtp.Refuse(550, smtp.Enhanced{5, 6, 0}, "the field From is missing, stands there twice, or cannot be read")
-	errSign = smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "message cannot be signed now, try again later")
+	errSign   = smtp.Refuse(451, smtp.Enhanced{4, 3, 0}, "message cannot be signed now, try again later")
 )
+
+// errAuthor is for an address that is another's, and errField for what would get past the rule
+// otherwise.
+func errAuthor(field string) *smtp.Reply {
+	return smtp.Replyf(550, smtp.Enhanced{5, 7, 1}, "this user may not send with this address in the field %s", field)
+}
+
+func errField(field string) *smtp.Reply {
+	return smtp.Replyf(550, smtp.Enhanced{5, 6, 0}, "the field %s is missing, stands there twice, or cannot be read", field)
+}
 
 // ruled tells whether the client is a user who may not send from everywhere.
 func (s *session) ruled() bool {
@@ -81,18 +88,24 @@ func (s *session) maySend(from smtp.Path) error {
 	return errSender
 }
 
-// maySign answers for the authors that a header names: MAIL is not what people see.
+// maySign answers for the authors that a header names: MAIL is not what people see. Some mail
+// readers show the Sender first, as who wrote on behalf of the others.
 func (s *session) maySign(h message.Header) error {
 	if !s.ruled() {
 		return nil
 	}
-	authors, err := authorsOf(h)
-	if err != nil {
-		return err
-	}
-	for _, a := range authors {
-		if !s.owns(a) {
-			return errAuthor
+	for _, field := range []string{"From", "Sender"} {
+		if field == "Sender" && h.Count(field) == 0 {
+			continue
+		}
+		shown, err := addressesOf(h, field)
+		if err != nil {
+			return err
+		}
+		for _, a := range shown {
+			if !s.owns(a) {
+				return errAuthor(field)
+			}
 		}
 	}
 	return nil
@@ -130,26 +143,26 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// authorsOf reads the addresses of the one field From that a message must have (RFC 5322,
+// addressesOf reads the addresses of a field that a message has once, such as From (RFC 5322,
 // Section 3.6): at least one, though a group may have none.
-func authorsOf(h message.Header) ([]smtp.Path, error) {
-	if h.Count("From") != 1 {
-		return nil, errFrom
+func addressesOf(h message.Header, field string) ([]smtp.Path, error) {
+	if h.Count(field) != 1 {
+		return nil, errField(field)
 	}
 	// A name in a character set that is not known here is a name all the same.
 	parser := mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: func(_ string, in io.Reader) (io.Reader, error) { return in, nil }}}
-	list, err := parser.ParseList(h.Get("From"))
+	list, err := parser.ParseList(h.Get(field))
 	if err != nil {
-		return nil, errFrom.Because(err)
+		return nil, errField(field).Because(err)
 	}
 	if len(list) == 0 {
-		return nil, errFrom
+		return nil, errField(field)
 	}
 	paths := make([]smtp.Path, 0, len(list))
 	for _, a := range list {
 		p, err := authorOf(a)
 		if err != nil {
-			return nil, errFrom.Because(err)
+			return nil, errField(field).Because(err)
 		}
 		paths = append(paths, p)
 	}
@@ -208,7 +221,7 @@ func (tx *transaction) submit(ctx context.Context) error {
 	}
 	// A filter may have changed the field since it was looked at, and it is the operator's
 	// to say so; what is not readable has no domain to be signed for.
-	authors, err := authorsOf(tx.Message.Header)
+	authors, err := addressesOf(tx.Message.Header, "From")
 	if err != nil {
 		return nil
 	}

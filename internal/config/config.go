@@ -81,7 +81,7 @@ type Listener struct {
 
 // Submission says what is done with mail of those who may relay.
 type Submission struct {
-	Senders  Senders `key:"senders" default:"any" doc:"Which addresses a user who logged in may send from, in MAIL and in the field From: any is all there are; own is the user's name where that is an address, else that name at a domain that a route has by name, or at our hostname, each with +anything behind it; file:PATH is a list of lines such as ann: ann@example.com @shop.example.com, with * for any. Where users are not all the same person, own or a list keeps them from writing in each other's name."`
+	Senders  Senders `key:"senders" default:"any" doc:"Which addresses a user who logged in may send from, in MAIL and in the fields From and Sender: any is all there are; own is the user's name where that is an address, else that name at a domain that a route has by name, or at our hostname, each with +anything behind it; file:PATH is a list of lines such as ann: ann@example.com @shop.example.com, with * for any. Where users are not all the same person, own or a list keeps them from writing in each other's name."`
 	Complete Bool    `key:"complete" default:"true" doc:"true adds the fields Date and Message-ID where they are missing."`
 	Sign     Bool    `key:"sign" default:"true" doc:"true signs with the key of delivery.dkim for the domain of the field From, if there is one."`
 }
