@@ -429,24 +429,22 @@ func TestGivenHosts(t *testing.T) {
 	}
 }
 
-// slowPolicies is a Policies that answers when nobody waits any more, as a *mtasts.Cache does.
-type slowPolicies struct{ policies }
-
-func (p *slowPolicies) Lookup(ctx context.Context, domain string) mtasts.Result {
-	<-ctx.Done()
-	return mtasts.Result{Err: &mtasts.Error{Domain: domain, Kind: mtasts.FetchError, Err: context.Cause(ctx)}}
-}
-
-// TestSlowPolicy: a policy host that hangs holds no mail up for good (RFC 8461, Section 3.3), and
-// leaves time to ask for TLSA records.
-func TestSlowPolicy(t *testing.T) {
+// TestSlowHosts: hosts whose addresses nobody tells leave time to ask for the TLSA records of the
+// others.
+func TestSlowHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := planner(t, func(o *PlanOptions) { o.STS = new(slowPolicies) })
-		for domain, want := range map[string]string{"ok.signed.test": "mx dane", "none.signed.test": "mxnone opportunistic"} {
-			begun := time.Now()
-			check(t, domain, summed(p.Plan(t.Context(), target(t, domain), Need{})), want)
-			check(t, "after", time.Since(begun), 20*time.Second)
+		dns := newWorld()
+		dns.Add("slow.signed.test MX 10 mx.signed.test")
+		for i := range 6 {
+			dns.Add(fmt.Sprintf("slow.signed.test MX 20 slow%d.signed.test\nslow%d.signed.test HANG", i, i))
 		}
+		p := planner(t, func(o *PlanOptions) { o.MX.DNS = dns })
+		begun := time.Now()
+		got := summed(p.Plan(t.Context(), target(t, "slow.signed.test"), Need{}))
+		if !strings.HasPrefix(got, "mx dane, slow") {
+			t.Errorf("got %q", got)
+		}
+		check(t, "after", time.Since(begun), 20*time.Second)
 	})
 }
 

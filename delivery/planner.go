@@ -277,10 +277,7 @@ func (m *making) findPolicies(ctx context.Context) (wait func()) {
 		return running.Wait
 	}
 	m.policies = make(map[string]mtasts.Result, len(m.domains))
-	// A policy host that is slow must not use up the time for TLSA records.
-	ctx, cancel := context.WithTimeout(ctx, m.opt.Timeout*2/3)
 	running.Go(func() {
-		defer cancel()
 		for _, domain := range m.domains { // one, but for smart hosts
 			m.policies[domain] = m.opt.STS.Lookup(ctx, domain)
 		}
