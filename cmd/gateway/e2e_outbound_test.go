@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/mail"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,29 +20,24 @@ import (
 
 // e2e_outbound_test.go: users send mail to the small Internet of package lab.
 
-const submissionConfig = `
-listeners:
-  - name: submission
-    address: "127.0.0.1:0"
-    accept: any
-    auth: {required: true, users: "file:USERS"}
-    submission: {senders: own}
-    limits: {greet_delay: off, auth_delay: off}
-routes:
-  - {domains: [ours.test], backend: store}
-backends:
-  store: {addresses: ["smtp://BACKEND:25"]}
-delivery:
-  resolver: {address: "RESOLVER", probe: test}
-  authorities: "AUTHORITIES"
-  block_local_addresses: false
-  schedule: {first: 1h, max: 2h}
-  dkim: [{domain: ours.test, selector: s1, key: "file:KEY"}]
-admin: {tokens: "file:$DIR/tokens.txt", address: "127.0.0.1:0"}
-log: {level: debug}
-`
+// exampleSubmission is examples/submission, as it stands but for what a test cannot have.
+func exampleSubmission(t *testing.T, pairs ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "examples", "submission", "penstock.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml := string(text)
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(yaml, pairs[i]) {
+			t.Fatalf("the example has no %q", pairs[i])
+		}
+		yaml = strings.ReplaceAll(yaml, pairs[i], pairs[i+1])
+	}
+	return yaml
+}
 
-// TestSubmission: what a user sends is completed, signed, and delivered as the records and the
+// TestSubmission runs examples/submission: what a user sends is completed, signed, and delivered as the records and the
 // policy of its domain demand; what cannot be is returned, or waits and says why.
 func TestSubmission(t *testing.T) {
 	if !lab.Enter(t) {
@@ -63,7 +60,7 @@ func TestSubmission(t *testing.T) {
 
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }
-	made, stderr, code := gatewayRun(t, dir, nil, "dkim", "new", "ours.test", "--selector", "s1", "--out", "dkim.pem", "--json")
+	made, stderr, code := gatewayRun(t, dir, nil, "dkim", "new", "ours.test", "--selector", "mail2026", "--out", "dkim.pem", "--json")
 	var key keyRecord
 	if err := json.Unmarshal([]byte(made), &key); err != nil || code != 0 {
 		t.Fatalf("dkim new: %d, %s, %v", code, stderr, err)
@@ -75,8 +72,10 @@ func TestSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	roots, _ := w.Authority.Files(t)
-	g := startEdgeIn(t, strings.NewReplacer("USERS", file("users"), "BACKEND", inbox.Addr.String(), "RESOLVER", w.Resolver,
-		"AUTHORITIES", roots, "KEY", file("dkim.pem")).Replace(submissionConfig))
+	g := startWithToken(t, exampleSubmission(t, `":25"`, `"127.0.0.1:0"`, `":587"`, `"127.0.0.1:0"`, `":465"`, `"127.0.0.1:0"`, "127.0.0.1:8025", "127.0.0.1:0",
+		"127.0.0.1:10025", inbox.Addr.String()+":25", "file:users.txt", "file:"+file("users"), "file:example.com.mail2026.pem", "file:"+file("dkim.pem"),
+		"./data/certificates", "$DIR/certificates", "./data/compiled", "$CACHE", "./data/store", "$DIR/store", "file:tokens.txt", "file:$DIR/tokens.txt",
+		"example.com", "ours.test", "  dkim:", fmt.Sprintf("  resolver: {address: %q, probe: test}\n  authorities: %q\n  block_local_addresses: false\n  dkim:", w.Resolver, roots)))
 
 	send := func(from string, to []string, data string) (string, int) {
 		return peers.Swaks(t, "--server", g.addr["submission"], "--tls", "--auth", "PLAIN", "--auth-user", "alice@ours.test", "--auth-password", "secret",
@@ -106,7 +105,7 @@ func TestSubmission(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := read.Header.Date(); err != nil || !strings.HasSuffix(read.Header.Get("Message-Id"), "@mx.example.org>") {
+		if _, err := read.Header.Date(); err != nil || !strings.HasSuffix(read.Header.Get("Message-Id"), "@mx1.example.net>") {
 			t.Errorf("%s: header %v", h.Name, read.Header)
 		}
 	}
@@ -125,10 +124,10 @@ func TestSubmission(t *testing.T) {
 	}
 }
 
-// startEdgeIn starts a gateway with an admin API, and a token for it.
-func startEdgeIn(t *testing.T, yaml string) *gatewayProcess {
+// startWithToken starts a gateway with an admin API, and puts a token for it into the environment.
+func startWithToken(t *testing.T, yaml string) *gatewayProcess {
 	t.Helper()
-	return startGatewayIn(t, edgeConfig(t, peers.NewCA(t), yaml), func(dir string) {
+	return startGatewayIn(t, yaml, func(dir string) {
 		token, stderr, code := gatewayRun(t, dir, nil, "token", "new", "test", "--role", "admin")
 		if code != 0 {
 			t.Fatalf("token new: %s", stderr)

@@ -390,7 +390,7 @@ func (k *checker) routes() {
 			}
 		}
 	}
-	if len(k.c.Routes) == 0 && len(k.c.Listeners) > 0 {
+	if len(k.c.Routes) == 0 && len(k.c.Listeners) > 0 && !k.c.SendsOut() {
 		k.warnf("routes", "there are none: no recipient is ours")
 	}
 }
