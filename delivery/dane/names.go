@@ -2,6 +2,7 @@ package dane
 
 import (
 	"crypto/x509"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +39,26 @@ func covers(pattern, host string) bool {
 	}
 	// An asterisk elsewhere is a letter that no host name has.
 	return pattern != "" && !strings.Contains(pattern, "*") && equalASCII(pattern, host)
+}
+
+// mayName tells whether authorities may vouch for a name that stands in the common name of a
+// certificate. crypto/x509 holds the other names alone against what an authority may name (RFC
+// 5280, Section 4.2.1.10), and one that may name nothing but its own could write this there.
+func mayName(authorities []*x509.Certificate, name string) bool {
+	in := func(zone string) bool { return within(name, zone) }
+	for _, c := range authorities {
+		if slices.ContainsFunc(c.ExcludedDNSDomains, in) || len(c.PermittedDNSDomains) > 0 && !slices.ContainsFunc(c.PermittedDNSDomains, in) {
+			return false
+		}
+	}
+	return true
+}
+
+// within tells whether a name is that of a zone or below it.
+func within(name, zone string) bool {
+	zone = strings.TrimPrefix(zone, ".")
+	cut := len(name) - len(zone)
+	return zone == "" || cut >= 0 && equalASCII(name[cut:], zone) && (cut == 0 || name[cut-1] == '.')
 }
 
 // equalASCII compares names without regard to the case of ASCII letters, and to no other

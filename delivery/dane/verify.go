@@ -162,16 +162,28 @@ func (v *verifier) anchored(usable []Record) (Match, error) {
 	if len(v.anchors) == 0 {
 		return Match{}, &VerifyError{Reason: NoMatch}
 	}
-	m, err := v.path()
+	paths, err := v.paths()
 	if err != nil {
 		return Match{}, &VerifyError{Reason: reasonOf(err), Err: err}
 	}
-	leaf, ok := v.chain[0].cert, false
-	if m.Name, ok = matchName(leaf, v.names); !ok {
+	leaf := v.chain[0].cert
+	name, ok := matchName(leaf, v.names)
+	if !ok {
 		err := fmt.Errorf("it is for %s, not for %s", presented(leaf), strings.Join(v.names, ", "))
 		return Match{}, &VerifyError{Reason: WrongName, Err: err}
 	}
-	return m, nil
+	for _, path := range paths {
+		if len(leaf.DNSNames) == 0 && !mayName(path[1:], name) {
+			continue
+		}
+		for _, a := range v.anchors {
+			if a.cert.Equal(path[len(path)-1]) {
+				a.Name = name
+				return a.Match, nil
+			}
+		}
+	}
+	return Match{}, &VerifyError{Reason: NotTrusted, Err: fmt.Errorf("an authority on the way must not vouch for %s", name)}
 }
 
 // collect finds the trust anchors that one record names: among what the server sent, or in
@@ -217,8 +229,8 @@ func (v *verifier) collectSigned(r Record) {
 	}
 }
 
-// path looks for signatures that lead from the server's certificate to an anchor.
-func (v *verifier) path() (Match, error) {
+// paths looks for signatures that lead from the server's certificate to an anchor.
+func (v *verifier) paths() ([][]*x509.Certificate, error) {
 	roots, others := x509.NewCertPool(), x509.NewCertPool()
 	for _, a := range v.anchors {
 		roots.AddCert(a.cert)
@@ -228,17 +240,7 @@ func (v *verifier) path() (Match, error) {
 			others.AddCert(e.cert)
 		}
 	}
-	found, err := v.chain[0].cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: others, CurrentTime: v.now})
-	if err != nil {
-		return Match{}, err
-	}
-	end := found[0][len(found[0])-1]
-	for _, a := range v.anchors {
-		if a.cert.Equal(end) {
-			return a.Match, nil
-		}
-	}
-	return Match{}, errors.New("the path ends elsewhere") // it cannot
+	return v.chain[0].cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: others, CurrentTime: v.now})
 }
 
 // reasonOf tells old certificates from untrusted ones.

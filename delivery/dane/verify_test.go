@@ -45,6 +45,15 @@ func TestVerify(t *testing.T) {
 		c.PermittedDNSDomains, c.PermittedDNSDomainsCritical = []string{"example.org"}, true
 	}})
 	outside := issue(t, narrow, spec{name: "leaf", dns: []string{host}})
+	outsideCN := issue(t, narrow, spec{name: host}) // crypto/x509 does not look at it
+	barred := issue(t, root, spec{name: "barred", ca: true, alter: func(c *x509.Certificate) {
+		c.ExcludedDNSDomains, c.PermittedDNSDomainsCritical = []string{"net"}, true
+	}})
+	barredCN := issue(t, barred, spec{name: "*.Example.net"})
+	fits := issue(t, root, spec{name: "fits", ca: true, alter: func(c *x509.Certificate) {
+		c.PermittedDNSDomains, c.ExcludedDNSDomains, c.PermittedDNSDomainsCritical = []string{"example.net"}, []string{"x.example.net"}, true
+	}})
+	fitsCN := issue(t, fits, spec{name: host})
 	short := issue(t, root, spec{name: "short", ca: true, alter: func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true }})
 	below := issue(t, short, spec{name: "below", ca: true})
 	tooDeep := issue(t, below, spec{name: "leaf", dns: []string{host}})
@@ -97,6 +106,10 @@ func TestVerify(t *testing.T) {
 		{"issued by what is no authority", chain(byNoCA, noCA, root), []dane.Record{tlsa(root, 2, 1, 1)}, dane.NotTrusted},
 		{"2 1 1 of what is no authority", chain(byNoCA, noCA), []dane.Record{tlsa(noCA, 2, 1, 1)}, dane.NotTrusted},
 		{"outside of what the issuer may name", chain(outside, narrow, root), []dane.Record{tlsa(root, 2, 1, 1)}, dane.NotTrusted},
+		{"a common name outside of it", chain(outsideCN, narrow, root), []dane.Record{tlsa(root, 2, 1, 1)}, dane.NotTrusted},
+		{"a common name outside of what the anchor may name", chain(outsideCN, narrow), []dane.Record{tlsa(narrow, 2, 1, 1)}, dane.NotTrusted},
+		{"a common name that the issuer must not name", chain(barredCN, barred, root), []dane.Record{tlsa(root, 2, 1, 1)}, dane.NotTrusted},
+		{"a common name that it may", chain(fitsCN, fits, root), []dane.Record{tlsa(root, 2, 1, 1)}, ok},
 		{"deeper than the issuer may go", chain(tooDeep, below, short, root), []dane.Record{tlsa(root, 2, 1, 1)}, dane.NotTrusted},
 
 		{"2 1 1 of the server's own", chain(direct), []dane.Record{tlsa(direct, 2, 1, 1)}, dane.NoMatch},
