@@ -92,6 +92,23 @@ func (n *node) queueFamilies() []metrics.Family {
 		Name: "penstock_delivery_leases_lost_total", Help: "Attempts whose outcome could not be recorded, so that a message may be sent again.",
 		Collect: stats(func(s *delivery.EngineStats, o *metrics.Out) { o.Value(float64(s.LeaseLost.Load())) }),
 	}, {
+		Name: "penstock_delivery_outbound", Kind: metrics.Gauge, Labels: []string{"what"},
+		Help: "Mail to others: sets of hosts that are known, connections at work and kept, addresses that are left alone because nobody answers there, destinations whose hosts are looked up.",
+		Collect: func(o *metrics.Out) {
+			if n.keeping == nil {
+				return
+			}
+			s, ok := n.keeping.engine.OutboundStats()
+			if !ok {
+				return
+			}
+			o.Value(float64(s.Sites), "sites")
+			o.Value(float64(s.Connections-s.Idle), "busy")
+			o.Value(float64(s.Idle), "idle")
+			o.Value(float64(s.Dead), "dead")
+			o.Value(float64(s.Looking), "looking")
+		},
+	}, {
 		Name: "penstock_store_recipients", Kind: metrics.Gauge, Labels: []string{"state"}, Help: "Recipients in the queue.",
 		Collect: func(o *metrics.Out) {
 			if n.keeping == nil {

@@ -338,6 +338,7 @@ func (o *outbound) options() *delivery.OutboundOptions {
 	eo := &delivery.OutboundOptions{
 		Planner: o.planner, Relay: o.relay, Guard: o.guarded, Sources: o.sources, LocalName: string(o.cfg.Hostname),
 		Secure: delivery.SecureOptions{Authorities: o.authorities}, ConnectTimeout: o.cfg.Delivery.ConnectTimeout,
+		PreferIPv6: o.cfg.Delivery.PreferIPv6 == config.True,
 	}
 	if o.proxy != nil {
 		eo.Dial = o.proxy.Dial
