@@ -216,7 +216,8 @@ func (c *Client) Last() *Reply { return c.last }
 func (c *Client) Extensions() []string { return slices.Sorted(maps.Keys(c.ext)) }
 
 // StartTLS encrypts the connection and says EHLO again, since nothing that was said
-// in clear may be believed (RFC 3207, Section 4.2). A server that refuses gives a
+// in clear may be believed (RFC 3207, Section 4.2); what came in clear behind the answer to
+// STARTTLS is dropped unread, or it would be taken for the server's word over TLS. A server that refuses gives a
 // *Reply; after a failed handshake the connection is broken.
 func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 	if err := c.enter(ctx); err != nil {
@@ -230,9 +231,7 @@ func (c *Client) StartTLS(ctx context.Context, config *tls.Config) error {
 	if r.Code != 220 {
 		return c.refusal(r)
 	}
-	if len(c.wire.unread()) > 0 {
-		return c.failAs(KindProtocol, errors.New("smtp: server sent data between STARTTLS and the handshake"))
-	}
+	c.wire.forget()
 	c.raw.SetDeadline(time.Now().Add(c.opts.Timeouts.Command))
 	tc := tls.Client(c.raw, config)
 	if err := tc.HandshakeContext(ctx); err != nil {

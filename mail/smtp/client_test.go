@@ -624,7 +624,7 @@ func TestClientStartTLS(t *testing.T) {
 		err    string
 		broken bool
 	}{
-		{"injected", slices.Concat(offers, []string{"!220 go\r\n250 believe me\r\n"}), "between STARTTLS and the handshake", true},
+		{"injected", slices.Concat(offers, []string{"!220 go\r\n250 believe me\r\n"}), "TLS handshake", true},
 		{"refused", slices.Concat(offers, []string{">454 4.7.0 not now", "<QUIT", ">221 bye"}), "454 4.7.0", false},
 		{"wrong code", slices.Concat(offers, []string{">250 ok"}), "unexpected reply", true},
 		{"no handshake", slices.Concat(offers, []string{">220 go", "gulp", ">what"}), "TLS handshake", true},

@@ -177,6 +177,9 @@ func (w *wire) shrinkOut() {
 // unread is the input that is there already.
 func (w *wire) unread() []byte { return w.buf[w.r:w.w] }
 
+// forget drops the input that is there already.
+func (w *wire) forget() { w.r = w.w }
+
 // more waits for at least one more byte behind the unread ones. Output is written
 // first: a peer that waits for us would never send.
 func (w *wire) more() error {
