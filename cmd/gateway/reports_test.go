@@ -73,14 +73,14 @@ certificates: {dir: $DIR/certificates}
 admin: {tokens: "file:%s/tokens.txt", address: "127.0.0.1:0"}
 `, addr, kept, files)
 	g := startGateway(t, yaml)
-	send := func(content smtp.Content, to ...string) []*smtp.Reply {
+	sendFrom := func(from string, content smtp.Content, to ...string) []*smtp.Reply {
 		t.Helper()
 		c := dialSMTP(t, g.addr["mx"])
 		var rcpts []smtp.Recipient
 		for _, a := range to {
 			rcpts = append(rcpts, smtp.Recipient{Path: path(t, a)})
 		}
-		if _, err := c.Envelope(t.Context(), smtp.Sender{Path: path(t, "noreply@far.example")}, rcpts); err != nil {
+		if _, err := c.Envelope(t.Context(), smtp.Sender{Path: path(t, from)}, rcpts); err != nil {
 			t.Fatal(err)
 		}
 		replies, err := c.Data(t.Context(), content)
@@ -88,6 +88,10 @@ admin: {tokens: "file:%s/tokens.txt", address: "127.0.0.1:0"}
 			t.Fatal(err)
 		}
 		return replies
+	}
+	send := func(content smtp.Content, to ...string) []*smtp.Reply {
+		t.Helper()
+		return sendFrom("noreply@far.example", content, to...)
 	}
 	if r := send(foreignReport(t, "one"), "TLSrpt@example.org"); r[0].Code != 250 {
 		t.Errorf("got %v", r[0])
@@ -98,6 +102,14 @@ admin: {tokens: "file:%s/tokens.txt", address: "127.0.0.1:0"}
 	if r := send(foreignReport(t, "two"), "tlsrpt@example.org", "bob@example.org"); r[0].Code != 250 {
 		t.Errorf("got %v", r[0])
 	}
+	for _, to := range [][]string{{"tlsrpt@example.org", "bob@example.org"}, {"bob@example.org", "tlsrpt@example.org"}} {
+		if r := sendFrom("victim@example.org", notice("From: <a@b.example>\r\n\r\nbuy\r\n"), to...); r[0].Code != 250 {
+			t.Errorf("got %v", r[0])
+		}
+	}
+	g.await("the refusal", func(l map[string]any) bool {
+		return l["msg"] == "delivery" && l["destination"] == "backend:handler:tlsrpt" && l["failed"] == 1.0
+	})
 	g.awaitNth("both", 2, func(l map[string]any) bool {
 		return l["msg"] == "got a report about TLS" && l["organization"] == "Far  [31mMail"
 	})
@@ -139,7 +151,13 @@ admin: {tokens: "file:%s/tokens.txt", address: "127.0.0.1:0"}
 	if _, errs, code := gatewayRun(t, files, env, "tlsrpt", "show", "x", "--admin", g.addr[adminName]); code != exitProblem || !strings.Contains(errs, "no report x") {
 		t.Errorf("exit code %d, %s", code, errs)
 	}
-	if names, _ := filepath.Glob(filepath.Join(mails, "*.eml")); len(names) == 0 {
+	names, _ := filepath.Glob(filepath.Join(mails, "*.eml"))
+	for _, name := range names {
+		if text, err := os.ReadFile(name); err != nil || bytes.Contains(text, []byte("could not be delivered")) {
+			t.Errorf("what was no report came back to who was said to have sent it: %v\n%s", err, text)
+		}
+	}
+	if len(names) < 3 {
 		t.Errorf("mail of the other recipient: %v", names)
 	}
 }

@@ -150,6 +150,11 @@ func (r keepingRelay) Keep(ctx context.Context, k gateway.Kept) (string, error) 
 		if rcpt.Backend == "" {
 			to = outDestination(rcpt.Path)
 		}
+		if strings.HasPrefix(rcpt.Backend, handlerPrefix) && !k.Trusted {
+			// A handler refuses all but what it is for. With a recipient of another backend
+			// beside it, a stranger could have whatever he likes returned to whom he likes.
+			rcpt.Notify = smtp.NotifyNever
+		}
 		dk.Recipients = append(dk.Recipients, delivery.KeptRecipient{Recipient: rcpt.Recipient, Destination: to, Reply: rcpt.Reply, Held: rcpt.Held})
 	}
 	id, err := r.engine.Keep(ctx, dk)
