@@ -340,6 +340,9 @@ func (o *outbound) options() *delivery.OutboundOptions {
 		Secure: delivery.SecureOptions{Authorities: o.authorities}, ConnectTimeout: o.cfg.Delivery.ConnectTimeout,
 		PreferIPv6: o.cfg.Delivery.PreferIPv6 == config.True,
 	}
+	if p := o.cfg.Delivery.Pace; !p.Off() {
+		eo.Pace = delivery.Pace{Messages: p.Count, Per: p.Per}
+	}
 	if o.proxy != nil {
 		eo.Dial = o.proxy.Dial
 	}

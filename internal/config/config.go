@@ -236,6 +236,7 @@ type Delivery struct {
 	Proxy          Proxy         `key:"proxy" doc:"A proxy that hosts are connected to through: socks5://HOST:PORT, or http:// or https:// for CONNECT. Names are looked up here, and addresses judged, before it is asked. Empty for none."`
 	ProxyLogin     ProxyLogin    `key:"proxy_login" doc:"Who we are to the proxy, if it asks."`
 	Connections    int           `key:"connections" default:"20" doc:"Connections open at one time to one destination: to all hosts that a set of MX records names, whichever domains share it."`
+	Pace           Rate          `key:"pace" default:"off" doc:"Messages to one destination, in the sense of connections, that each gateway sends in a time, such as 600/1m, or off. They are spread over it."`
 	Authorities    Path          `key:"authorities" doc:"PEM file with authorities that count beside those of the system where MTA-STS wants a certificate."`
 	Schedule       Schedule      `key:"schedule" doc:"When what could not be delivered is tried again."`
 	Lease          time.Duration `key:"lease" default:"2m" doc:"For how long a node has a message to itself; it asks for more while it delivers. With store.driver: postgres, what a node had when it died comes back to the others after this time, and a database that is away for longer than half of it makes them deliver again what was under way. At least 5s."`

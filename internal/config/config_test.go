@@ -116,6 +116,7 @@ delivery:
   proxy: socks5://proxy.example.com
   proxy_login: {user: us, password: "file:pw"}
   connections: 8
+  pace: 60/1m
   authorities: ca.pem
   schedule: {first: 1m, factor: 3, max: 2m, expire: 3m, notify: off}
   lease: 6s
@@ -250,7 +251,7 @@ func fullConfig() *Config {
 			DKIM: []DKIM{{"example.com", "mail2026", "/etc/p/dkim.pem"}},
 			Sources: []Source{{"a", Address4{netip.MustParseAddr("192.0.2.8")}, Address6{netip.MustParseAddr("2001:db8::8")},
 				"out.example.com", "out4.example.com", "out6.example.com"}},
-			Proxy: Proxy{"socks5", "proxy.example.com:1080"}, ProxyLogin: ProxyLogin{"us", "/etc/p/pw"}, Connections: 8, Authorities: "/etc/p/ca.pem",
+			Proxy: Proxy{"socks5", "proxy.example.com:1080"}, ProxyLogin: ProxyLogin{"us", "/etc/p/pw"}, Connections: 8, Pace: Rate{60, time.Minute}, Authorities: "/etc/p/ca.pem",
 			Schedule: Schedule{time.Minute, 3, 2 * time.Minute, 3 * time.Minute, -1}, Lease: 6 * time.Second,
 		},
 		Filters: Filters{Dir: "/etc/p/filters", Cache: "/etc/p/compiled", Secrets: map[string]SecretSource{"token": {File: "/etc/p/token"}, "other": {Env: "OTHER"}}, Chains: map[string][]Filter{"inbound": {
