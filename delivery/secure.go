@@ -78,6 +78,8 @@ type Approach struct {
 	// Short begins TLS with a short message, without a key exchange that is safe from quantum
 	// computers (see [Secured.Shorter]).
 	Short bool
+	// Full takes no session of TLS up again (see [Secured.Stale]).
+	Full bool
 	// Examine checks the certificate also where nobody asks for a valid one, for the sake of
 	// Secured.Doubt.
 	Examine bool
@@ -104,6 +106,10 @@ type Secured struct {
 	// connection with Approach.Clear. Shorter tells that before this it should be tried with
 	// Approach.Short.
 	Again, Shorter bool
+	// Stale tells, with an error, that the certificate that was refused was that of an earlier
+	// connection, whose session was taken up again. The host may have another by now, and should be
+	// tried with Approach.Full.
+	Stale bool
 
 	host       *PlannedHost
 	requireTLS bool // REQUIRETLS was offered over TLS
@@ -161,6 +167,8 @@ func (s *Securer) Connect(ctx context.Context, dial func(context.Context) (net.C
 		switch {
 		case err == nil:
 			return out, nil
+		case out.Stale:
+			a.Full = true
 		case out.Shorter:
 			a.Short = true
 		case out.Again:
@@ -243,7 +251,7 @@ func (d *securing) config() *tls.Config {
 		// A session may come from a connection of which less was asked: VerifyConnection is
 		// called for a resumed one as for any other. That sessions are kept apart by demand
 		// makes it the exception that it has to refuse one.
-		c.ClientSessionCache = sessionsFor{d.sessions, string(d.h.Demand) + " " + d.h.Name + " "}
+		c.ClientSessionCache = &sessionsFor{d.sessions, string(d.h.Demand) + " " + d.h.Name + " ", d}
 	}
 	c.VerifyConnection = func(state tls.ConnectionState) error {
 		d.out.Chain = state.PeerCertificates
@@ -253,6 +261,7 @@ func (d *securing) config() *tls.Config {
 			d.out.Proof.Doubt = d.h.checkPKIX(state.PeerCertificates, d.opt.check())
 		}
 		d.out.Doubt = d.out.Proof.Doubt
+		d.out.Stale = d.refuse != nil && state.DidResume
 		return d.refuse
 	}
 	return c
@@ -266,18 +275,35 @@ func (o SecureOptions) check() CheckOptions {
 	return c
 }
 
-// sessionsFor is a part of a cache.
+// sessionsFor is a part of a cache, for one handshake.
 type sessionsFor struct {
 	tls.ClientSessionCache
 	prefix string
+	d      *securing
 }
 
+// maxSession is how many octets the ticket and the certificates of a session may have that is
+// kept. Those of most hosts have less than eight thousand; those of a host that means to fill our
+// memory could have three hundred thousand.
+const maxSession = 32 << 10
+
 // Get and Put implement tls.ClientSessionCache.
-func (s sessionsFor) Get(key string) (*tls.ClientSessionState, bool) {
+func (s *sessionsFor) Get(key string) (*tls.ClientSessionState, bool) {
+	if s.d.Full {
+		return nil, false
+	}
 	return s.ClientSessionCache.Get(s.prefix + key)
 }
 
-func (s sessionsFor) Put(key string, state *tls.ClientSessionState) {
+func (s *sessionsFor) Put(key string, state *tls.ClientSessionState) {
+	ticket, _, err := state.ResumptionState()
+	size := len(ticket)
+	for _, cert := range s.d.out.Chain {
+		size += len(cert.Raw)
+	}
+	if err != nil || size > maxSession {
+		state = nil // which forgets the one that was kept
+	}
 	s.ClientSessionCache.Put(s.prefix+key, state)
 }
 

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -428,8 +429,9 @@ func TestSecureResumption(t *testing.T) {
 		c := root.Leaf(t, hostName)
 		clock := time.Now()
 		s := NewSecurer(SecureOptions{Authorities: root.Pool(), Now: func() time.Time { return clock }})
-		config := tlsWith(c.Chain())
-		config.MaxVersion = version
+		var served atomic.Pointer[tls.Certificate]
+		served.Store(c.Chain())
+		config := &tls.Config{MaxVersion: version, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return served.Load(), nil }}
 		f := &fake{tls: config}
 		dial := dialTo(t, f)
 		once := func(h *PlannedHost) (resumed bool, err error) {
@@ -453,6 +455,12 @@ func TestSecureResumption(t *testing.T) {
 				check(t, fmt.Sprintf("%s, time %d: resumed", what, i+1), fmt.Sprint(resumed, err), fmt.Sprint(i > 0, nil))
 			}
 		}
+		// The host has a new certificate and still takes the sessions of the old one up.
+		renewed := root.Leaf(t, hostName)
+		served.Store(renewed.Chain())
+		if resumed, err := once(demanding(DemandDANE, byDANE(record(t, renewed, 3, 1, 1)))); resumed || err != nil {
+			t.Errorf("%s: a host whose session has the certificate of before: resumed %v, %v", tls.VersionName(version), resumed, err)
+		}
 		// The record was replaced: the session does not help who still has the old key.
 		other := lab.SelfSigned(t, lab.CertSpec{DNS: []string{hostName}})
 		if _, err := once(demanding(DemandDANE, byDANE(record(t, other, 3, 1, 1)))); code(err) != "451 4.7.5 dane" {
@@ -463,6 +471,33 @@ func TestSecureResumption(t *testing.T) {
 		if _, err := once(demands["pkix"]); code(err) != "451 4.7.5 tls" {
 			t.Errorf("%s: a session was taken up again although its certificate has run out: %v", tls.VersionName(version), err)
 		}
+	}
+}
+
+// TestSecureLargeSession: no session is kept that takes much memory.
+func TestSecureLargeSession(t *testing.T) {
+	root := lab.SelfSigned(t, lab.CertSpec{Name: "root", Authority: true})
+	var names []string
+	for i := range 1500 {
+		names = append(names, fmt.Sprintf("a-name-of-some-length-%d.example.net", i))
+	}
+	for _, c := range []struct {
+		dns  []string
+		want bool
+	}{{[]string{hostName}, true}, {append(names, hostName), false}} {
+		s := NewSecurer(SecureOptions{Authorities: root.Pool()})
+		dial := dialTo(t, &fake{tls: tlsWith(root.Issue(t, lab.CertSpec{DNS: c.dns}).Chain())})
+		resumed := false
+		for range 2 {
+			out, err := s.Connect(t.Context(), dial, demanding(DemandPKIX, bySTS(mtasts.Enforce, true)), approach)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state, _ := out.Client.TLS()
+			resumed = state.DidResume
+			out.Client.Close()
+		}
+		check(t, fmt.Sprintf("resumed, %d names", len(c.dns)), resumed, c.want)
 	}
 }
 
