@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -30,15 +31,25 @@ func (o Options) servers() ([]Server, error) {
 	return readResolvConf(o.ResolvConf)
 }
 
-// answers tells whether a server does recursion: it must resolve the name servers of the
-// root. A server that is authoritative alone refuses that.
+// answers tells whether there is a server that does recursion: it is asked for the name servers
+// of the root, which one that is authoritative alone refuses. One that fails to find them, or that
+// takes connections and says nothing in time, is there all the same: whoever keeps it from the
+// root while we start must not leave us without DNSSEC for good.
 func answers(s Server) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), probeLimit)
 	defer cancel()
 	h := newHost(s)
 	defer h.close()
 	m, err := h.exchange(ctx, newQuery(".", TypeNS), new(counters))
-	return err == nil && m.Rcode == dns.RcodeSuccess && m.RecursionAvailable
+	if err == nil {
+		return m.RecursionAvailable && (m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeServerFailure)
+	}
+	conn, err := net.DialTimeout("tcp", s.Address, probeLimit)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // maxResolvConf bounds what is read of the file.

@@ -188,7 +188,7 @@ func (s Server) tlsConfig() *tls.Config {
 type Options struct {
 	// Servers are asked in order, four at most; one that did not answer lately is asked
 	// last. The AD bit of all of them must count, or of none. Default: the server on
-	// 127.0.0.1:53 if one answers there while New runs, or else those of ResolvConf, with
+	// 127.0.0.1:53 if there is one that does recursion while New runs, or else those of ResolvConf, with
 	// TrustNo.
 	Servers []Server
 	// ResolvConf is a file in the form of resolv.conf(5); its nameserver lines count.

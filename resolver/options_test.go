@@ -114,7 +114,9 @@ func TestAuto(t *testing.T) {
 			reply.RecursionAvailable = false
 			return reply
 		}, false},
-		{"one that is silent", silent, false},
+		// Whoever keeps a resolver from the root must not have us do without DNSSEC.
+		{"one that cannot reach the root", code(dns.RcodeServerFailure, 0), true},
+		{"one that waits for the root", silent, true},
 	} {
 		f := newFake(t, root)
 		f.set(tt.react)

@@ -38,7 +38,7 @@ var (
 	errBusy   = errors.New("too many look-ups are under way")
 )
 
-// New returns a Resolver. If no servers are named it looks for them, which takes a second
+// New returns a Resolver. If no servers are named it looks for them, which takes two seconds
 // at most; otherwise it asks nobody. Its error joins all problems of the options, or tells
 // why there is no server to be found.
 func New(o Options) (*Resolver, error) {
