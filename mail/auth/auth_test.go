@@ -157,6 +157,9 @@ func TestSign(t *testing.T) {
 		{"subject", "a long", "a short", 0},
 		{"a second From", "\r\nFrom: Ann", "\r\nFrom: Eve <eve@example.com>\r\nFrom: Ann", 0},
 		{"a second Subject", "\r\nFrom: Ann", "\r\nSubject: free money\r\nFrom: Ann", 0},
+		{"an address for answers", "\r\nFrom: Ann", "\r\nReply-To: eve@example.org\r\nFrom: Ann", 0},
+		{"read as HTML", "\r\nFrom: Ann", "\r\nContent-Type: text/html\r\nFrom: Ann", 0},
+		{"a Sender, by a list", "\r\nFrom: Ann", "\r\nSender: list@example.org\r\nFrom: Ann", 2},
 		{"another list", "<x.example.com>", "<y.example.com>", 0},
 	} {
 		if !strings.Contains(signed, c.old) {

@@ -9,6 +9,6 @@
 // white space; the whole body, as what is added behind a part of it would pass for ours (RFC
 // 6376, Section 8.2); and of the header the fields that a person sees or that say how the body
 // is to be read. A field that may stand in a message once is signed once more than it is there,
-// so that nobody can add a second one (Section 8.15). Trace fields and the signatures of others
-// are not signed.
+// so that nobody can add a second one (Section 8.15); of some that readers see, nobody can add a
+// first one either. Trace fields and the signatures of others are not signed.
 package auth

@@ -207,6 +207,12 @@ func once() []string {
 		"MIME-Version", "Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "Content-ID", "Content-Description"}
 }
 
+// absent are those of once that are signed although they are not there: who has a message of ours
+// could give it a subject, other recipients or another address for answers, or have its text read
+// as HTML, and send it on under our name. Fields that servers on the way, or lists, may rightly add
+// are not among them.
+func absent() []string { return []string{"From", "Reply-To", "To", "Cc", "Subject", "Content-Type"} }
+
 // others are signed as often as they are there. RFC 6376, Section 5.4.1; RFC 8058, Section 4;
 // RFC 8689, Section 3; RFC 8460, Section 5.3.
 func others() []string {
@@ -222,15 +228,14 @@ func signed(h message.Header) (names []string, fields []byte) {
 	for i := range h.Len() {
 		counts[strings.ToLower(string(h.Field(i).Name()))]++
 	}
-	take := func(list []string, more int) {
-		for _, name := range list {
-			if n := counts[strings.ToLower(name)]; n > 0 {
-				names = append(names, slices.Repeat([]string{name}, n+more)...)
-			}
+	for _, name := range once() {
+		if n := counts[strings.ToLower(name)]; n > 0 || slices.Contains(absent(), name) {
+			names = append(names, slices.Repeat([]string{name}, n+1)...)
 		}
 	}
-	take(once(), 1)
-	take(others(), 0)
+	for _, name := range others() {
+		names = append(names, slices.Repeat([]string{name}, counts[strings.ToLower(name)])...)
+	}
 	listed := make(map[string]bool)
 	for _, name := range names {
 		listed[strings.ToLower(name)] = true
