@@ -14,6 +14,7 @@ import (
 	"github.com/penstock/penstock/guest-sdk/abi"
 	"github.com/penstock/penstock/internal/config"
 	"github.com/penstock/penstock/internal/guests"
+	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/wasmhost"
@@ -29,7 +30,7 @@ func TestHooks(t *testing.T) {
 	}
 	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
-		t.Skip("127.0.0.2 is not there:", err)
+		peers.Missing(t, "127.0.0.2", err.Error())
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	sink := newSink(t, l)

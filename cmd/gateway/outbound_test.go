@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/penstock/penstock/admin/client"
+	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/mail/smtp"
 )
 
@@ -82,7 +83,7 @@ delivery:
 func TestSendsOut(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
-		t.Skip("127.0.0.2 is not there:", err)
+		peers.Missing(t, "127.0.0.2", err.Error())
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	sink := newSink(t, l)
