@@ -267,7 +267,7 @@ func (o *outbound) planOptions() delivery.PlanOptions {
 	d := o.cfg.Delivery
 	po := delivery.PlanOptions{
 		MX:   mx.Options{DNS: o.dns, Families: o.families, PreferIPv6: d.PreferIPv6 == config.True, Guard: o.guarded, Own: ownNames(o.cfg)},
-		DANE: delivery.DANEMode(d.DANE), STSMode: delivery.STSMode(d.MTASTS), Validating: o.health.Validating,
+		DANE: delivery.DANEMode(d.DANE), STSMode: delivery.STSMode(d.MTASTS), Both: d.Both == config.True, Validating: o.health.Validating,
 		Port: uint16(d.Port), Log: o.log,
 	}
 	if o.sts != nil { // a nil *Cache would be no nil Policies

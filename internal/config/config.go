@@ -220,6 +220,7 @@ type Delivery struct {
 	Resolver       Resolver      `key:"resolver" doc:"Who answers our questions to the DNS."`
 	DANE           DANEMode      `key:"dane" default:"opportunistic" doc:"TLSA records (RFC 7672): opportunistic authenticates hosts that have them, and sends as if there were no DANE to those that have none; required sends to no host without them; off does not look. None is found unless the resolver validates and its word counts."`
 	MTASTS         STSMode       `key:"mta_sts" default:"enforce" doc:"Policies of MTA-STS (RFC 8461): enforce obeys them, as each domain asks for; testing delivers as without them, and reports; off does not look."`
+	Both           Bool          `key:"require_both" default:"false" doc:"true asks a host that has both, TLSA records that count and a policy in mode enforce, for a certificate that both accept. With false DANE alone decides about the certificate, and of the policy it counts alone that it names the host."`
 	TLSRPT         TLSRPT        `key:"tlsrpt" doc:"Daily reports to domains that ask for them, of how TLS went with their hosts (RFC 8460)."`
 	IPFamilies     []IPFamily    `key:"ip_families" doc:"The kinds of addresses that are connected to, ipv4 and ipv6. Empty is both."`
 	PreferIPv6     Bool          `key:"prefer_ipv6" default:"false" doc:"true tries the IPv6 addresses of a host first."`

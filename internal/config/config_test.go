@@ -100,6 +100,7 @@ delivery:
   resolver: {address: ["tls://192.0.2.53#dns.example.net", "127.0.0.1:53"], trusted: false, ca_file: dns.pem, probe: Lab.example.}
   dane: required
   mta_sts: testing
+  require_both: true
   tlsrpt: {enabled: true, organization: Example Inc, contact: tls@Example.net}
   ip_families: [ipv6, ipv4]
   prefer_ipv6: true
@@ -244,7 +245,7 @@ func fullConfig() *Config {
 		Store:    Store{StorePostgres, "/etc/p/s", "postgres://db", "/etc/p/k", 4 * time.Second},
 		Delivery: Delivery{
 			Resolver: Resolver{ResolverAddresses{"tls://192.0.2.53#dns.example.net", "127.0.0.1:53"}, TrustNo, "/etc/p/dns.pem", "lab.example"},
-			DANE:     DANERequired, MTASTS: STSTesting, TLSRPT: TLSRPT{True, "Example Inc", "tls@example.net"},
+			DANE:     DANERequired, MTASTS: STSTesting, Both: True, TLSRPT: TLSRPT{True, "Example Inc", "tls@example.net"},
 			IPFamilies: []IPFamily{IPv6, IPv4}, PreferIPv6: True, BlockLocal: True, BlockReserved: False,
 			NAT64Prefixes: []NAT64Prefix{{netip.MustParsePrefix("2001:db8:64::/96")}}, Port: 2525, ConnectTimeout: 7 * time.Second,
 			Relay: Relay{Host: "2001:db8::2", Port: 587}, RelayTLS: RelayTLSVerify, Chain: "inbound",
