@@ -376,6 +376,11 @@ func (d *securing) insecure(enh smtp.Enhanced, text string, err error) *mx.Error
 // broken is the error of a dialogue that ended: the host's own word, or none.
 func (d *securing) broken(doing string, err error) error {
 	if reply, ok := errors.AsType[*smtp.Reply](err); ok {
+		if reply.Permanent() && d.h.Demand.Encrypted() && !d.encrypted() {
+			// Nobody has shown yet who he is. Whoever is between us and the host could have mail
+			// returned with a word, as that it takes none at all (RFC 7504).
+			reply = smtp.Refuse(451, smtp.Enhanced{4, reply.Enh[1], reply.Enh[2]}, reply.Text)
+		}
 		return d.fault(&mx.Error{Category: mx.SMTP, Reply: reply, Host: d.h.Name, Err: fmt.Errorf("%s: %w", doing, err)})
 	}
 	text := "the connection with the host broke"
@@ -383,6 +388,15 @@ func (d *securing) broken(doing string, err error) error {
 		text = "the host did not answer in time"
 	}
 	return d.fault(policyError(mx.Network, 451, smtp.Enhanced{4, 4, 2}, d.h.Name, text, fmt.Errorf("%s: %w", doing, err)))
+}
+
+// encrypted tells whether TLS has begun.
+func (d *securing) encrypted() bool {
+	if d.client == nil {
+		return false
+	}
+	_, ok := d.client.TLS()
+	return ok
 }
 
 func isTimeout(err error) bool {

@@ -191,6 +191,12 @@ func TestSecure(t *testing.T) {
 		{"DANE, handshake fails", ee, &fake{tls: &tls.Config{}}, "451 4.7.5 dane", "tlsa validation-failure"},
 		{"DANE, text before the handshake", ee, says("STARTTLS", "220 go\n250 evil"), "451 4.7.5 dane", "tlsa validation-failure"},
 
+		// What is said before TLS anybody can have said, and no mail is returned for it.
+		{"opportunistic, takes no mail", open, &fake{greeting: "521 5.3.2 no mail here"}, "521 5.3.2 smtp", ""},
+		{"DANE, takes no mail", ee, &fake{greeting: "521 5.3.2 no mail here"}, "451 4.3.2 smtp", ""},
+		{"PKIX, takes no mail", pkix, &fake{greeting: "521 no mail here"}, "451 4.0.0 smtp", ""},
+		{"DANE, refuses EHLO and HELO", ee, &fake{tls: tlsWith(good.Chain()), answer: on("", "556 5.1.10 no")}, "451 4.1.10 smtp", ""},
+
 		{"PKIX", pkix, serves(good), "pkix", "sts"},
 		{"PKIX, wildcard", pkix, serves(wild), "pkix", "sts"},
 		{"PKIX, another name", pkix, serves(domain), "451 4.7.5 tls", "sts certificate-host-mismatch"},
@@ -222,7 +228,7 @@ func TestSecure(t *testing.T) {
 		{"REQUIRETLS and DANE, another", requiredDANE, offering(self), "451 4.7.5 dane", "tlsa validation-failure"},
 		{"REQUIRETLS and DANE, not offered", requiredDANE, serves(good), "550 5.7.30 policy", ""},
 
-		{"greeting refuses for good", ee, &fake{greeting: "554 5.7.1 go away"}, "554 5.7.1 smtp", ""},
+		{"greeting refuses for good", ee, &fake{greeting: "554 5.7.1 go away"}, "451 4.7.1 smtp", ""},
 		{"greeting refuses", pkix, &fake{greeting: "421 4.3.2 later"}, "421 4.3.2 smtp", ""},
 		{"closed before the greeting", ee, &fake{greeting: "drop"}, "451 4.4.2 network", ""},
 		{"no SMTP", open, &fake{greeting: "SSH-2.0-x"}, "451 4.4.2 network", ""},
