@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"github.com/penstock/penstock/delivery"
 	"github.com/penstock/penstock/delivery/tlsrpt"
 	"github.com/penstock/penstock/mail/auth"
+	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 	"github.com/penstock/penstock/store"
 	"github.com/penstock/penstock/store/embedded"
@@ -291,6 +294,17 @@ delivery:
 	}
 	if _, errs, code := gatewayRun(t, g.dir, nil, "check", "-c", "penstock.yaml"); code != exitProblem || !strings.Contains(errs, "delivery.dkim[0].key: ") {
 		t.Errorf("check: exit code %d\n%s", code, errs)
+	}
+}
+
+// TestUnsigned: what can never be signed goes without, and what cannot now waits.
+func TestUnsigned(t *testing.T) {
+	d := newDoorman(slog.New(slog.DiscardHandler))
+	for _, err := range []error{auth.ErrUnsignable, errors.New("broken")} {
+		d.signer = func(context.Context, smtp.Domain, smtp.Content) ([]message.Field, error) { return nil, fmt.Errorf("sign: %w", err) }
+		if _, got := d.sign(t.Context(), smtp.Domain{}, notice("")); (got == nil) != errors.Is(err, auth.ErrUnsignable) {
+			t.Errorf("%v: got %v", err, got)
+		}
 	}
 }
 

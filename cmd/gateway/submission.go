@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/penstock/penstock/gateway"
 	"github.com/penstock/penstock/internal/config"
+	"github.com/penstock/penstock/mail/auth"
 	"github.com/penstock/penstock/mail/message"
 	"github.com/penstock/penstock/mail/smtp"
 )
@@ -36,12 +38,18 @@ func (d *doorman) submission(c config.Submission) (gateway.Submission, error) {
 	return s, nil
 }
 
-// sign returns the signatures of a message, none without a key for the domain.
+// sign returns the signatures of a message, none without a key for the domain. One that cannot be
+// signed could not be later, either: it goes without.
 func (d *doorman) sign(ctx context.Context, domain smtp.Domain, content smtp.Content) ([]message.Field, error) {
 	if d.signer == nil {
 		return nil, nil
 	}
-	return d.signer(ctx, domain, content)
+	fields, err := d.signer(ctx, domain, content)
+	if errors.Is(err, auth.ErrUnsignable) {
+		d.log.Info("a message goes out without a signature", "domain", domain.String(), "err", err)
+		return nil, nil
+	}
+	return fields, err
 }
 
 // senderFile is a list of senders that follows its file.

@@ -94,7 +94,7 @@ func (s *Signer) keysOf(domain smtp.Domain) []Key {
 }
 
 // ErrUnsignable: a message has no header that all readers would read alike: it does not end
-// with an empty line, is too long, or has no field From or two.
+// with an empty line, is too long, has too many fields, or no field From or two.
 var ErrUnsignable = errors.New("auth: message cannot be signed")
 
 // Sign returns the signatures of a message whose author is at domain, one for each key, as
@@ -118,6 +118,10 @@ func (s *Signer) Sign(ctx context.Context, domain smtp.Domain, content smtp.Cont
 // maxHeader is the largest header section that is signed. Listeners take no larger one unless
 // told to.
 const maxHeader = 4 << 20
+
+// maxSigned is how many fields are signed. To find them takes time with the square of their
+// number.
+const maxSigned = 1000
 
 // signing is a message that is being signed: an io.Writer of its content.
 type signing struct {
@@ -165,6 +169,9 @@ func (s *signing) begin(section, body []byte) error {
 	names, fields := signed(h)
 	if h.Count("From") != 1 {
 		return fmt.Errorf("%w: it has no field From, or two", ErrUnsignable)
+	}
+	if len(names) > maxSigned {
+		return fmt.Errorf("%w: more than %d fields would have to be", ErrUnsignable, maxSigned)
 	}
 	var writers []io.Writer
 	for _, k := range s.keys {
