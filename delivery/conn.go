@@ -80,7 +80,7 @@ func (c *ready) needs(from smtp.Sender, to smtp.Recipient) *smtp.Reply {
 		return errNoEightBit
 	case !o.Extensions.BinaryMIME && from.Body == smtp.BodyBinary:
 		return errNoBinary
-	case !o.Extensions.RequireTLS && from.RequireTLS:
+	case !o.Extensions.RequireTLS && from.RequireTLS && !from.Path.IsNull():
 		return errNoRequireTLS
 	case o.MaxSize > 0 && from.Size > o.MaxSize:
 		return errTooLarge

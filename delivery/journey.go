@@ -113,7 +113,10 @@ func (j *journey) choose(ctx context.Context) error {
 	}
 	j.way = o.way(j.own, relay)
 	n := &j.way.need
-	n.RequireTLS, n.TLSOptional = a.m.Sender.RequireTLS, a.m.Origin.TLSOptional
+	// RFC 8689, Section 4.2.1: what asks for it is mail that has a sender. A report goes on where
+	// nobody promises it, or nobody would hear of what became of the mail.
+	n.RequireTLS = a.m.Sender.RequireTLS && !a.m.Sender.Path.IsNull()
+	n.TLSOptional = a.m.Origin.TLSOptional
 	n.TLS = stricter(n.TLS, chosen.TLS, o.opts.WeakerTLS)
 	return nil
 }

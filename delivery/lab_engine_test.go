@@ -262,7 +262,15 @@ func (s *site) ask(t *testing.T, e *labEngine, r labRow) {
 	if r.tlsOptional {
 		content = "TLS-Required: No\r\n" + content
 	}
-	got, text, _ := strings.Cut(e.send(t, smtp.Sender{RequireTLS: r.requireTLS}, content, to)[0], ": ")
+	var sender smtp.Sender
+	if r.requireTLS { // which is of no consequence to the null sender (RFC 8689, Section 4.2.1)
+		path, err := smtp.ParseAddress("from@client.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sender = smtp.Sender{Path: path, RequireTLS: true}
+	}
+	got, text, _ := strings.Cut(e.send(t, sender, content, to)[0], ": ")
 	if got == "sent" {
 		got = s.sent(to)
 	}

@@ -113,5 +113,7 @@ func TestRequireTLS(t *testing.T) {
 		offers, _ := tr.Offers("b")
 		check(t, string(mode)+" is offered", offers.Extensions.RequireTLS, mode == TLSVerify)
 		check(t, string(mode)+" was said", f.heard("MAIL FROM:<from@example.org> REQUIRETLS") == 1, mode == TLSVerify)
+		// A report goes on in any case.
+		check(t, string(mode)+", a report", sendFrom(t, open(t, o), smtp.Sender{RequireTLS: true}), "250 taken")
 	}
 }

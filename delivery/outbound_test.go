@@ -785,6 +785,7 @@ func TestTLSElsewhere(t *testing.T) {
 		demand   Demand
 		optional bool // TLS-Required: No
 		require  bool // REQUIRETLS
+		report   bool // of the null sender
 		want     string
 		how      string // TLS and verdict of the attempt
 		failure  tlsrpt.ResultType
@@ -799,6 +800,7 @@ func TestTLSElsewhere(t *testing.T) {
 		{name: "PKIX, another name, and TLS is optional", tls: other, demand: DemandPKIX, optional: true, want: "delivered 1", how: "TLS 1.3"},
 		{name: "PKIX, no TLS, and it is optional", demand: DemandPKIX, optional: true, want: "delivered 1"},
 		{name: "REQUIRETLS and no promise", tls: good, demand: DemandPKIX, require: true, want: "gone"},
+		{name: "REQUIRETLS and no promise, of a report", demand: DemandOpportunistic, require: true, report: true, want: "delivered 1", failure: tlsrpt.STARTTLSNotSupported},
 		{name: "REQUIRETLS", tls: good, ehlo: []string{"REQUIRETLS"}, demand: DemandPKIX, require: true, want: "delivered 1", how: "TLS 1.3 pkix"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -813,7 +815,9 @@ func TestTLSElsewhere(t *testing.T) {
 				a.plans.hosts["a.test"][0].Demand = c.demand
 				a.open(t, map[string]*fake{"192.0.2.1": host}).run()
 				k := mail(t, "to@a.test", "witness@a.test") // who keeps the record
-				k.Sender.RequireTLS = c.require
+				if k.Sender.RequireTLS = c.require; c.report {
+					k.Sender.Path = smtp.Path{}
+				}
 				if c.optional {
 					k.Origin.Trusted, k.Content = true, text("TLS-Required: No\r\n\r\nhello\r\n")
 				}

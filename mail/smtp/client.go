@@ -174,7 +174,7 @@ func (c *Client) learn(text string) {
 	}
 	has := func(k string) bool { _, ok := c.ext[k]; return ok }
 	c.offers = extensions{eightBit: has("8BITMIME"), utf8: has("SMTPUTF8"), size: has("SIZE"), dsn: has("DSN"),
-		chunking: has("CHUNKING") && !c.opts.NoChunking, requireTLS: has("REQUIRETLS")}
+		chunking: has("CHUNKING") && !c.opts.NoChunking, requireTLS: has("REQUIRETLS") && c.tls != nil}
 	c.offers.binary = c.offers.chunking && has("BINARYMIME")
 	c.offers.learnTiming(c.ext)
 }
@@ -254,7 +254,8 @@ func (c *Client) handshakeFailed(err error) error {
 // Mail begins a transaction. Parameters that the server does not offer are left out, but
 // for those without which the message must not go there. These are refused here: 550 5.6.7
 // for an address that needs SMTPUTF8, 554 5.6.3 for BINARYMIME (RFC 3030, Section 3),
-// 550 5.7.30 for REQUIRETLS, also where the connection has no TLS (RFC 8689, Section 4.2.1),
+// 550 5.7.30 for REQUIRETLS, also where the connection has no TLS, unless the sender is null
+// (RFC 8689, Section 4.2.1),
 // and, for a message that must be returned in time, 550 5.3.3 if the server does not know
 // DELIVERBY, 550 5.4.7 if there is too little time (RFC 2852, Section 4.1).
 // Who relays for a server that lacks DSN owes the sender the report that this server will
@@ -377,7 +378,8 @@ func (c *Client) suits(from Sender) error {
 	switch {
 	case from.Body == BodyBinary && !c.offers.binary:
 		return Refuse(554, Enhanced{5, 6, 3}, "the next hop takes no binary content")
-	case from.RequireTLS && (c.tls == nil || !c.offers.requireTLS):
+	case from.RequireTLS && !c.offers.requireTLS && !from.Path.IsNull():
+		// RFC 8689, Sections 4.2.1 and 5: a report goes on without.
 		return Refuse(550, Enhanced{5, 7, 30}, "the next hop does not promise to use TLS alone")
 	}
 	return refuseBy(from.By, c.offers)

@@ -337,9 +337,11 @@ func TestClientNeeds(t *testing.T) {
 	}{
 		{"BINARYMIME", false, Sender{Body: BodyBinary}, "554 5.6.3"}, // without CHUNKING there is no way to send it
 		{"CHUNKING", false, Sender{Body: BodyBinary}, "554 5.6.3"},
-		{"REQUIRETLS", false, Sender{RequireTLS: true}, "550 5.7.30"},
-		{"SIZE", true, Sender{RequireTLS: true}, "550 5.7.30"},
-		{"REQUIRETLS", true, Sender{RequireTLS: true}, ""},
+		{"REQUIRETLS", false, Sender{Path: sender.Path, RequireTLS: true}, "550 5.7.30"},
+		{"SIZE", true, Sender{Path: sender.Path, RequireTLS: true}, "550 5.7.30"},
+		{"REQUIRETLS", true, Sender{Path: sender.Path, RequireTLS: true}, ""},
+		{"REQUIRETLS", false, Sender{RequireTLS: true}, ""}, // a report goes on
+		{"SIZE", true, Sender{RequireTLS: true}, ""},
 		{"CHUNKING\nBINARYMIME", false, Sender{Body: BodyBinary}, ""},
 		{"SIZE", false, Sender{Return: ReturnFull, EnvID: "x"}, ""}, // left out
 		{"SIZE", false, Sender{Priority: 1, HoldFor: 1, By: DeliverBy{5, ByNotify, false}}, ""},
@@ -349,10 +351,10 @@ func TestClientNeeds(t *testing.T) {
 		{"DELIVERBY 60", false, Sender{By: DeliverBy{60, ByReturn, false}}, ""},
 	} {
 		c := replyReader("250 ok\r\n")
-		c.learn("x\n" + tt.offers)
 		if tt.secure {
 			c.tls = tls.Client(c.raw, &tls.Config{InsecureSkipVerify: true})
 		}
+		c.learn("x\n" + tt.offers)
 		got := ""
 		if err := c.Mail(t.Context(), tt.from); err != nil {
 			r := ReplyOf(err)

@@ -264,7 +264,8 @@ func TestSendNeeds(t *testing.T) {
 		{"no SMTPUTF8, one recipient", "8BITMIME,PIPELINING", Sender{}, append(recipients("b"), Recipient{Path: Path{"ä", x}}), ascii, false, "MAIL FROM:<>,RCPT TO:<b@mx.test>,DATA"},
 		{"no SMTPUTF8, all recipients", "8BITMIME,PIPELINING", Sender{}, []Recipient{{Path: Path{"ä", x}}}, ascii, false, "ä=RCPT:unfit550 ! RCPT:unfit550"},
 		{"no BINARYMIME", "8BITMIME", Sender{Body: BodyBinary}, recipients("b"), ascii, false, "b=MAIL:unfit554 ! MAIL:unfit554"},
-		{"REQUIRETLS in clear", all, Sender{RequireTLS: true}, recipients("b"), ascii, false, "b=MAIL:unfit550 ! MAIL:unfit550"},
+		{"REQUIRETLS in clear", all, Sender{Path: sender.Path, RequireTLS: true}, recipients("b"), ascii, false, "b=MAIL:unfit550 ! MAIL:unfit550"},
+		{"REQUIRETLS in clear, of a report", "REQUIRETLS,SIZE 100", Sender{RequireTLS: true}, recipients("b"), ascii, false, "MAIL FROM:<> SIZE=17,RCPT TO:<b@mx.test>"},
 		{"nobody", all, Sender{}, nil, ascii, false, "! RCPT:unfit554"},
 		{"recipient without an address", all, Sender{}, []Recipient{{}}, ascii, false, "=RCPT:unfit550 ! RCPT:unfit550"},
 		{"line end in a recipient", all, Sender{}, []Recipient{{Path: Path{"b\r\nDATA", x}}}, ascii, false, "b\r\nDATA=RCPT:unfit550 ! RCPT:unfit550"},
@@ -308,6 +309,10 @@ func TestSendRequireTLS(t *testing.T) {
 		e := Envelope{From: Sender{Path: sender.Path, RequireTLS: true}, To: recipients("b")}
 		if r, err := c.Send(ctx, e, oneLine()); outcome(r, err) != "b=MAIL:unfit550 ! MAIL:unfit550" || err.(*ClientError).Enhanced() != (Enhanced{5, 7, 30}) {
 			t.Errorf("in clear: got %s", outcome(r, err))
+		}
+		report := Envelope{From: Sender{RequireTLS: true}, To: recipients("b")}
+		if r, err := c.Send(ctx, report, oneLine()); outcome(r, err) != "b" {
+			t.Errorf("a report in clear: got %s", outcome(r, err))
 		}
 		if err := c.StartTLS(ctx, &tls.Config{InsecureSkipVerify: true}); err != nil {
 			t.Fatal(err)
