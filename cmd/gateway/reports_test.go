@@ -301,7 +301,9 @@ delivery:
 func TestUnsigned(t *testing.T) {
 	d := newDoorman(slog.New(slog.DiscardHandler))
 	for _, err := range []error{auth.ErrUnsignable, errors.New("broken")} {
-		d.signer = func(context.Context, smtp.Domain, smtp.Content) ([]message.Field, error) { return nil, fmt.Errorf("sign: %w", err) }
+		d.signer = func(context.Context, smtp.Domain, smtp.Content) ([]message.Field, error) {
+			return nil, fmt.Errorf("sign: %w", err)
+		}
 		if _, got := d.sign(t.Context(), smtp.Domain{}, notice("")); (got == nil) != errors.Is(err, auth.ErrUnsignable) {
 			t.Errorf("%v: got %v", err, got)
 		}
