@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/delivery"
+	"github.com/penstock/penstock/delivery/mtasts"
 	"github.com/penstock/penstock/delivery/mx"
 	"github.com/penstock/penstock/internal/peers"
 	"github.com/penstock/penstock/internal/testnet"
@@ -36,7 +38,7 @@ const outboundMail = 5000
 // fifty messages. An operation is 5,000 of them.
 func BenchmarkOutbound(b *testing.B) {
 	for _, domains := range []int{1, 1000} {
-		for _, how := range []string{"clear", "tls", "dane"} {
+		for _, how := range []string{"clear", "tls", "dane", "sts"} {
 			b.Run(fmt.Sprintf("domains=%d/%s", domains, how), func(b *testing.B) { benchOutbound(b, domains, how) })
 		}
 	}
@@ -48,10 +50,16 @@ func benchOutbound(b *testing.B, domains int, how string) {
 	for i := range domains {
 		fmt.Fprintf(zone, "d%d.example.com MX 10 mx.example.net\n", i)
 	}
+	var trust *x509.CertPool
+	var policies delivery.Policies
 	if how != "clear" {
-		cert := peers.NewCA(b).Issue(b, "mx.example.net")
+		ca := peers.NewCA(b)
+		cert := ca.Issue(b, "mx.example.net")
 		s = s.with(&cert)
-		if how == "dane" {
+		switch how {
+		case "sts":
+			trust, policies = ca.Pool(), enforced{}
+		case "dane":
 			sum := sha256.Sum256(cert.TLS.Leaf.RawSubjectPublicKeyInfo)
 			fmt.Fprintf(zone, "_PORT._tcp.mx.example.net TLSA 3 1 1 %s\n", hex.EncodeToString(sum[:]))
 		}
@@ -60,7 +68,7 @@ func benchOutbound(b *testing.B, domains int, how string) {
 	to := netip.MustParseAddrPort(sink.addr)
 	dns := testnet.NewDNS(strings.ReplaceAll(zone.String(), "_PORT", fmt.Sprint("_", to.Port())))
 	dns.Sign("example.com", "example.net")
-	q, e := startOutbound(b, dns, to.Port())
+	q, e := startOutbound(b, to.Port(), dns, policies, trust)
 	content := bytes.TrimSuffix(mailData(4<<10), []byte(".\r\n"))
 	var used usage
 	var took time.Duration
@@ -114,8 +122,22 @@ func benchOutbound(b *testing.B, domains int, how string) {
 	b.ReportMetric(float64(used.Bytes)/n, "B/msg")
 }
 
+// enforced is an MTA-STS policy for every domain: each has one of its own, as in life.
+type enforced struct{}
+
+// Lookup and Renew implement delivery.Policies.
+func (enforced) Lookup(context.Context, string) mtasts.Result {
+	until := time.Now().Add(time.Hour)
+	return mtasts.Result{Expires: until, ID: "1",
+		Policy: &mtasts.Policy{ID: "1", Mode: mtasts.Enforce, MX: []string{"mx.example.net"}, MaxAge: time.Hour, Expires: until}}
+}
+
+func (e enforced) Renew(ctx context.Context, domain string) mtasts.Result {
+	return e.Lookup(ctx, domain)
+}
+
 // startOutbound makes an engine with a store of its own.
-func startOutbound(b *testing.B, dns *testnet.DNS, port uint16) (store.Queue, *delivery.Engine) {
+func startOutbound(b *testing.B, port uint16, dns *testnet.DNS, policies delivery.Policies, trust *x509.CertPool) (store.Queue, *delivery.Engine) {
 	dir, err := os.MkdirTemp(os.Getenv("BENCH_DIR"), "penstock-bench-*")
 	if err != nil {
 		b.Fatal(err)
@@ -129,7 +151,7 @@ func startOutbound(b *testing.B, dns *testnet.DNS, port uint16) (store.Queue, *d
 	if err != nil {
 		b.Fatal(err)
 	}
-	planner, err := delivery.NewPlanner(delivery.PlanOptions{MX: mx.Options{DNS: dns, Guard: guard}, Port: port})
+	planner, err := delivery.NewPlanner(delivery.PlanOptions{MX: mx.Options{DNS: dns, Guard: guard}, STS: policies, Port: port})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -138,8 +160,9 @@ func startOutbound(b *testing.B, dns *testnet.DNS, port uint16) (store.Queue, *d
 		b.Fatal(err)
 	}
 	e, err := delivery.NewEngine(delivery.EngineOptions{Queue: kept.Queue(), Transport: transport, Hostname: hostname, DestinationWorkers: 100,
-		Route:    func(smtp.Path) store.Destination { return "nowhere" },
-		Outbound: &delivery.OutboundOptions{Planner: planner, Guard: guard, MaxUses: 50}})
+		Route: func(smtp.Path) store.Destination { return "nowhere" },
+		Outbound: &delivery.OutboundOptions{Planner: planner, Guard: guard, MaxUses: 50,
+			Secure: delivery.SecureOptions{Authorities: trust}}})
 	if err != nil {
 		b.Fatal(err)
 	}
