@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -111,7 +112,9 @@ type Secured struct {
 	// tried with Approach.Full.
 	Stale bool
 
-	host       *PlannedHost
+	// met is a host whose demand the certificates meet, with Proof, and unmet one whose demand
+	// they do not meet; nil if none is known.
+	met, unmet *PlannedHost
 	requireTLS bool // REQUIRETLS was offered over TLS
 }
 
@@ -134,7 +137,7 @@ func (s *Secured) TLS() string {
 // tried. Secured is filled as far as it came.
 func (s *Securer) Secure(ctx context.Context, nc net.Conn, h *PlannedHost, a Approach) (Secured, error) {
 	d := &securing{Securer: s, Approach: a, h: h, ctx: ctx}
-	d.out.host = h
+	d.out.met = h
 	d.Addr, d.Local = known(d.Addr, nc.RemoteAddr()), known(d.Local, nc.LocalAddr())
 	client, err := smtp.NewClient(ctx, nc, a.Client)
 	if err != nil {
@@ -153,7 +156,7 @@ func (s *Securer) Secure(ctx context.Context, nc net.Conn, h *PlannedHost, a App
 // mend, it makes another connection: two at most, the last one in clear text where that is allowed.
 // The error is that of dial, or of Secure.
 func (s *Securer) Connect(ctx context.Context, dial func(context.Context) (net.Conn, error), h *PlannedHost, a Approach) (Secured, error) {
-	out := Secured{host: h}
+	out := Secured{met: h}
 	for {
 		nc, err := dial(ctx)
 		if err != nil {
@@ -457,8 +460,10 @@ func (d *securing) dressed(f tlsrpt.Failure) *tlsrpt.Failure {
 }
 
 // Meets tells whether the connection may be used for a host of a later plan, which may ask for
-// more, or for another certificate. The host and the address are taken to be the same. What it
-// found for a PlannedHost is known the next time. It is for one goroutine at a time.
+// more, or for another certificate. The host and the address are taken to be the same. Many
+// domains have the same hosts and ask the same of them, and to check a certificate costs more than
+// a message: what was found for the last that asked is true for who asks the same. It is for one
+// goroutine at a time.
 func (s *Secured) Meets(h *PlannedHost, o CheckOptions) bool {
 	switch {
 	case h.Refused != nil, s.Client == nil, s.Client.Broken(), h.RequireTLS && !s.requireTLS:
@@ -467,12 +472,30 @@ func (s *Secured) Meets(h *PlannedHost, o CheckOptions) bool {
 		return true
 	case s.Shown == DemandClear:
 		return false
-	case s.host == h:
+	case s.met == h, asksSame(s.met, h) && s.Proof.names(h):
 		return true
-	}
-	if _, err := h.Check(s.Chain, o); err != nil {
+	case asksSame(s.unmet, h) && slices.Equal(s.unmet.Names, h.Names):
 		return false
 	}
-	s.host = h
+	p, err := h.Check(s.Chain, o)
+	if err != nil {
+		s.unmet = h
+		return false
+	}
+	s.met, s.Proof = h, p
+	if p.Shown.Authenticated() {
+		s.Shown = p.Shown
+	}
 	return true
+}
+
+// asksSame tells whether two hosts ask the same of certificates, but for the names that DANE
+// asks for.
+func asksSame(a, b *PlannedHost) bool {
+	return a != nil && a.Demand == b.Demand && a.Name == b.Name && (!b.Demand.byDANE() || slices.Equal(a.DANE.Usable, b.DANE.Usable))
+}
+
+// names tells whether the certificate has a name that DANE asks for at a host, if it asks for one.
+func (p *Proof) names(h *PlannedHost) bool {
+	return !h.Demand.byDANE() || p.Match.Name == "" || slices.Contains(h.Names, p.Match.Name)
 }

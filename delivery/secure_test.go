@@ -547,8 +547,69 @@ func TestMeets(t *testing.T) {
 		check(t, row.what+", clear", clear.Meets(row.h, o), row.clear)
 		check(t, row.what+", REQUIRETLS", promising.Meets(row.h, o), row.promising)
 	}
+	// What is known of one host is true for another that asks the same, and for no other.
+	byRoot := func(names ...string) *PlannedHost {
+		return demanding(DemandDANE, byDANE(record(t, root, 2, 1, 1)), func(h *PlannedHost) { h.Names = names })
+	}
+	issued, err := secureOnce(t, s, &fake{tls: tlsWith(c.With(root))}, byRoot(hostName, "a.test"), approach)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		what string
+		h    *PlannedHost
+		want bool
+	}{
+		{"another domain", byRoot(hostName, "b.test"), true},
+		{"none of its names", byRoot("b.test"), false},
+		{"none of its names, again", byRoot("b.test"), false},
+		{"a name again", byRoot("c.test", hostName), true},
+		{"another record", demanding(DemandDANE, byDANE(record(t, c, 2, 1, 1))), false},
+		{"its own key", demanding(DemandDANE, byDANE(record(t, c, 3, 1, 1)), func(h *PlannedHost) { h.Names = nil }), true},
+		{"no names", demanding(DemandDANE, byDANE(record(t, root, 2, 1, 1)), func(h *PlannedHost) { h.Names = nil }), false},
+		{"PKIX", demanding(DemandPKIX), true},
+		{"both, another name", demanding(DemandBoth, byDANE(record(t, root, 2, 1, 1)), func(h *PlannedHost) { h.Name = "mx2.example.net" }), false},
+		{"both", demanding(DemandBoth, byDANE(record(t, root, 2, 1, 1))), true},
+	} {
+		check(t, "trust anchor: "+row.what, issued.Meets(row.h, o), row.want)
+	}
+	check(t, "shown in the end", issued.Shown, DemandBoth)
 	secured.Client.Close()
 	check(t, "closed", secured.Meets(first, o), false)
+}
+
+// BenchmarkMeets: what it costs to use a connection again for another domain that asks the same.
+func BenchmarkMeets(b *testing.B) {
+	root := lab.SelfSigned(b, lab.CertSpec{Name: "root", Authority: true})
+	c := root.Leaf(b, hostName)
+	s, o := NewSecurer(SecureOptions{Authorities: root.Pool()}), CheckOptions{Authorities: root.Pool()}
+	for _, row := range []struct {
+		name string
+		ask  func() *PlannedHost
+		want bool
+	}{
+		{"DANE-EE", func() *PlannedHost { return demanding(DemandDANE, byDANE(record(b, c, 3, 1, 1))) }, true},
+		{"DANE-TA", func() *PlannedHost { return demanding(DemandDANE, byDANE(record(b, root, 2, 1, 1))) }, true},
+		{"PKIX", func() *PlannedHost { return demanding(DemandPKIX) }, true},
+		{"not met", func() *PlannedHost { return demanding(DemandDANE, byDANE(record(b, root, 3, 1, 1))) }, false},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			first, domains := row.ask(), []*PlannedHost{row.ask(), row.ask()}
+			if !row.want {
+				first = demanding(DemandPKIX)
+			}
+			secured, err := secureOnce(b, s, &fake{tls: tlsWith(c.With(root))}, first, approach)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if secured.Meets(domains[i%2], o) != row.want {
+					b.Fatalf("not %v", row.want)
+				}
+			}
+		})
+	}
 }
 
 // TestTLSConfig: the check goes with the configuration, for who speaks the rest himself.
