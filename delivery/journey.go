@@ -45,7 +45,8 @@ type journey struct {
 	left    []int   // places in lease.Recipients of those without an answer
 	errs    []error // what stood in the way, in order; *mx.Error as a rule
 	dialled int
-	reached bool // somebody took MAIL, or refused it
+	until   time.Time // when the search for a host ends
+	reached bool      // somebody took MAIL, or refused it
 }
 
 // errEnough ends a journey before its hosts are used up.
@@ -123,10 +124,11 @@ func (j *journey) choose(ctx context.Context) error {
 
 // stricter is what is asked of TLS when ours asks for one thing and a hook for another.
 func stricter(ours, hook TLSMode, weaker bool) TLSMode {
+	if hook == "" {
+		return ours
+	}
 	rank := map[TLSMode]int{TLSOff: -2, TLSOpportunistic: -1, "": 0, TLSRequired: 1, TLSVerify: 2}
 	switch {
-	case hook == "":
-		return ours
 	case rank[hook] > rank[ours], weaker:
 		return hook
 	}
@@ -164,6 +166,9 @@ const planTime = 2 * time.Second
 func (j *journey) planned(ctx context.Context, usual bool) (*Plan, error) {
 	if !usual {
 		return j.way.plan(ctx)
+	}
+	if plan := j.way.kept(); plan != nil {
+		return plan, nil
 	}
 	short, cancel := context.WithTimeout(ctx, planTime)
 	defer cancel()
@@ -220,11 +225,10 @@ func (j *journey) ask(ctx context.Context) error {
 // travel goes over the hosts, and once more if it was a policy that stood in the way and there is
 // another one by now.
 func (j *journey) travel(ctx context.Context) error {
-	reach, cancel := context.WithTimeout(ctx, j.o.opts.ReachTime)
-	defer cancel()
-	err := j.round(ctx, reach)
-	if len(j.left) > 0 && (err == nil || errors.Is(err, errEnough)) && j.renew(reach) {
-		err = j.round(ctx, reach)
+	j.until = time.Now().Add(j.o.opts.ReachTime)
+	err := j.round(ctx)
+	if len(j.left) > 0 && (err == nil || errors.Is(err, errEnough)) && j.renew(ctx) {
+		err = j.round(ctx)
 	}
 	j.judge(err)
 	switch {
@@ -254,8 +258,14 @@ func (j *journey) usual() bool {
 	return !j.special && !n.RequireTLS && !n.TLSOptional
 }
 
+// reach returns the time in which a host must be found. Most messages have a connection already and
+// need none.
+func (j *journey) reach(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithDeadline(ctx, j.until)
+}
+
 // round goes over the hosts of a plan.
-func (j *journey) round(ctx, reach context.Context) error {
+func (j *journey) round(ctx context.Context) error {
 	j.errs = nil
 	j.report(j.plan.Events)
 	for i := range j.plan.Hosts {
@@ -264,7 +274,7 @@ func (j *journey) round(ctx, reach context.Context) error {
 			j.report(h.Events)
 		}
 	}
-	return j.visitAll(ctx, reach)
+	return j.visitAll(ctx)
 }
 
 // renewTime is how old a plan is at least whose policy is asked for anew.
@@ -280,6 +290,8 @@ func (j *journey) renew(ctx context.Context) bool {
 	if !ok || !enforced || j.a.e.now().Sub(j.plan.Made) < renewTime && !j.a.last {
 		return false
 	}
+	ctx, cancel := j.reach(ctx)
+	defer cancel()
 	plan, err := r.Renew(ctx, j.way.target, j.way.need)
 	if err != nil || policyID(plan) == policyID(j.plan) {
 		return false
@@ -306,7 +318,7 @@ func policyID(p *Plan) string {
 
 // visitAll visits hosts until nobody is left. A nil error, and errEnough, are that all were tried
 // that may be.
-func (j *journey) visitAll(ctx, reach context.Context) error {
+func (j *journey) visitAll(ctx context.Context) error {
 	hosts, tries := j.order()
 	for start := 0; start < len(tries); {
 		end := start + 1
@@ -314,10 +326,10 @@ func (j *journey) visitAll(ctx, reach context.Context) error {
 			end++
 		}
 		// Among equals a host that we have a connection to comes first.
-		for _, visit := range []func(ctx, reach context.Context, h *PlannedHost, to netip.AddrPort) error{j.revisit, j.visit} {
+		for _, visit := range []func(ctx context.Context, h *PlannedHost, to netip.AddrPort) error{j.revisit, j.visit} {
 			for _, t := range tries[start:end] {
 				h := &hosts[t.Host]
-				if err := visit(ctx, reach, h, netip.AddrPortFrom(t.Addr, j.port(h))); err != nil || len(j.left) == 0 {
+				if err := visit(ctx, h, netip.AddrPortFrom(t.Addr, j.port(h))); err != nil || len(j.left) == 0 {
 					return err
 				}
 			}
@@ -358,7 +370,7 @@ func (j *journey) key(h *PlannedHost, to netip.AddrPort) linkKey {
 }
 
 // revisit uses a connection that there is already.
-func (j *journey) revisit(ctx, _ context.Context, h *PlannedHost, to netip.AddrPort) error {
+func (j *journey) revisit(ctx context.Context, h *PlannedHost, to netip.AddrPort) error {
 	check := j.o.securer.opt.check()
 	if l := j.o.links.get(j.key(h, to), func(l *link) bool { return l.secured.Meets(h, check) }); l != nil {
 		return j.talk(ctx, l)
@@ -367,7 +379,9 @@ func (j *journey) revisit(ctx, _ context.Context, h *PlannedHost, to netip.AddrP
 }
 
 // visit makes a connection and uses it.
-func (j *journey) visit(ctx, reach context.Context, h *PlannedHost, to netip.AddrPort) error {
+func (j *journey) visit(ctx context.Context, h *PlannedHost, to netip.AddrPort) error {
+	reach, cancel := j.reach(ctx)
+	defer cancel()
 	now := j.a.e.now()
 	k := j.key(h, to)
 	v, until, err := j.o.hosts.ask(hostKey{to, k.from}, now)

@@ -290,6 +290,14 @@ func (w *way) plan(ctx context.Context) (*Plan, error) {
 	return w.planner.Plan(ctx, w.target, w.need)
 }
 
+// kept returns the plan if there is one at hand, nil if it has to be made.
+func (w *way) kept() *Plan {
+	if p, ok := w.planner.(*Planner); ok && w.err == nil {
+		return p.keptPlan(w.target, w.need)
+	}
+	return nil
+}
+
 // way returns the way to a target, by a relay that was chosen for it, or else by that of the
 // settings.
 func (o *outbound) way(t mx.Target, chosen *Relay) way {

@@ -99,9 +99,8 @@ func (p *Planner) Stats() PlannerStats {
 func (p *Planner) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) {
 	key := keyOf(t, n)
 	p.mu.Lock()
-	if plan := p.kept[key]; plan != nil && !p.closed && p.holds(plan) {
+	if plan := p.keptLocked(key); plan != nil {
 		p.mu.Unlock()
-		p.hits.Add(1)
 		return plan, nil
 	}
 	f, err := p.flightLocked(key, t, n)
@@ -115,6 +114,24 @@ func (p *Planner) Plan(ctx context.Context, t mx.Target, n Need) (*Plan, error) 
 	case <-ctx.Done():
 		return nil, p.unknown(t, context.Cause(ctx))
 	}
+}
+
+// keptPlan is Plan for who has no time to wait: it returns nil if there is no plan yet.
+func (p *Planner) keptPlan(t mx.Target, n Need) *Plan {
+	key := keyOf(t, n)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keptLocked(key)
+}
+
+// keptLocked returns a plan that may be used, nil if there is none. mu is held.
+func (p *Planner) keptLocked(key planKey) *Plan {
+	plan := p.kept[key]
+	if plan == nil || p.closed || !p.holds(plan) {
+		return nil
+	}
+	p.hits.Add(1)
+	return plan
 }
 
 // Renew is Plan, but asks for the MTA-STS policies anew: one that keeps a message from being

@@ -59,6 +59,9 @@ type SendResult struct {
 // *os.File and *bufio.Reader all are io.WriterTo.
 func (c *Client) Send(ctx context.Context, e Envelope, content io.WriterTo) (SendResult, error) {
 	began := time.Now()
+	// Whoever sends a message in one call ends its context then. To be woken by that costs more
+	// than to watch the next one.
+	defer c.watched.end()
 	s := &sending{c: c, e: e, result: &SendResult{}}
 	out, err := s.prepare(ctx, content)
 	var replies []*Reply
