@@ -63,7 +63,7 @@ func curious(got func(e Event)) *Filter {
 		w.Reject(0, "", "text that is not taken")
 	})
 	out := func(e OutboundEvent) {
-		mail(mailEvent{e.Event})
+		mail(mailEvent(e))
 		e.QueueID()
 		e.Target()
 		e.Try()
