@@ -348,11 +348,33 @@ func (j *journey) order() ([]PlannedHost, []mx.Try) {
 			bare[i].Err = hosts[i].Refused
 		}
 	}
-	tries := mx.Order(bare, j.o.opts.PreferIPv6, nil)
+	tries := underEachName(hosts, mx.Order(bare, j.o.opts.PreferIPv6, nil))
 	if len(tries) > 0 && j.turn.To.IsValid() {
 		tries = []mx.Try{{Host: tries[0].Host, Addr: j.turn.To.Addr()}}
 	}
 	return hosts, tries
+}
+
+// underEachName adds the addresses that a host shares with one before it, if a certificate is asked
+// of it: a server that has none for the first name may have one for the second. Among equals they
+// come last.
+func underEachName(hosts []PlannedHost, tries []mx.Try) []mx.Try {
+	for i := range hosts {
+		h := &hosts[i]
+		if h.Refused != nil || !h.Demand.Authenticated() {
+			continue
+		}
+		for _, addr := range h.Addrs {
+			if t := (mx.Try{Host: i, Addr: addr}); !slices.Contains(tries, t) {
+				end := len(tries)
+				if later := slices.IndexFunc(tries, func(t mx.Try) bool { return hosts[t.Host].Preference > h.Preference }); later >= 0 {
+					end = later
+				}
+				tries = slices.Insert(tries, end, t)
+			}
+		}
+	}
+	return tries
 }
 
 func (j *journey) port(h *PlannedHost) uint16 {

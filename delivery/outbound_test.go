@@ -850,6 +850,55 @@ func TestTLSElsewhere(t *testing.T) {
 	}
 }
 
+// TestSharedServer: domains and names that share a server are each held to what is asked of them.
+func TestSharedServer(t *testing.T) {
+	ca, today := peers.NewCA(t), time.Now()
+	served := func(name string) *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, name).TLS}}
+	}
+	other, second := served("other.test"), served("mx2.test")
+	run := func(t *testing.T, c *tls.Config, plan func(*plans)) (*abroad, *fake) {
+		host := &fake{tls: c}
+		a := &abroad{set: func(o *OutboundOptions) {
+			o.Secure.Authorities, o.Secure.Now = ca.Pool(), func() time.Time { return today }
+			o.Timeouts.Command, o.IdleTime = time.Second, time.Minute
+		}}
+		plan(&a.plans)
+		a.open(t, map[string]*fake{"192.0.2.1": host}).run()
+		return a, host
+	}
+	synctest.Test(t, func(t *testing.T) {
+		// The connection that one domain's mail has opened does not serve for another's that asks
+		// for more, and not the other way about.
+		a, host := run(t, other, func(p *plans) {
+			p.put("open.test", "mx.test 192.0.2.1")
+			p.put("shut.test", "mx.test 192.0.2.1")
+			p.hosts["shut.test"][0].Demand = DemandPKIX
+		})
+		for range 2 {
+			a.keep(mail(t, "to@open.test"))
+			after(time.Second)
+			id := a.keep(mail(t, "to@shut.test"))
+			after(time.Second)
+			check(t, "mail that must not go", a.states(id), "waiting 1")
+		}
+		check(t, "messages", host.heard("DATA"), 2)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		// A server with a certificate for its second name alone.
+		a, host := run(t, second, func(p *plans) {
+			p.put("a.test", "mx1.test 192.0.2.1", "mx2.test 192.0.2.1", "mx3.test 192.0.2.1")
+			for i := range 2 {
+				p.hosts["a.test"][i].Demand = DemandPKIX
+			}
+		})
+		id := a.keep(mail(t, "to@a.test"))
+		after(5 * time.Second)
+		check(t, "mail for the second name", a.states(id), "gone")
+		check(t, "messages", host.heard("DATA"), 1)
+	})
+}
+
 // hook is Hooks made of functions.
 type hook struct {
 	route   func(Outgoing) (Way, error)
