@@ -87,7 +87,10 @@ func (v *visit) failed(err error, now time.Time) {
 		return // of those who were under way together, each would double the pause
 	}
 	if d == nil {
-		h.makeRoom(now)
+		if h.dead == nil {
+			h.dead = make(map[hostKey]*deadHost)
+		}
+		makeRoom(h.dead, maxDead, func(d *deadHost) bool { return !d.trying && now.After(d.until.Add(maxHostPause)) })
 		d = new(deadHost)
 		h.dead[v.key] = d
 	}
@@ -95,24 +98,27 @@ func (v *visit) failed(err error, now time.Time) {
 	d.until, d.trying, d.err = now.Add(d.pause), false, err
 }
 
-// makeRoom forgets addresses that are over, and others if there are none. h.mu is held.
-func (h *hosts) makeRoom(now time.Time) {
-	if h.dead == nil {
-		h.dead = make(map[hostKey]*deadHost)
-	}
-	if len(h.dead) < maxDead {
+// makeRoom makes sure that one more fits into m, which has so many at most. A few are looked at, and
+// those that are over go, or else any one: it costs the same however many there are.
+func makeRoom[K comparable, V any](m map[K]V, most int, over func(V) bool) {
+	const few = 32
+	if len(m) < most {
 		return
 	}
-	for k, d := range h.dead {
-		if !d.trying && now.After(d.until.Add(maxHostPause)) {
-			delete(h.dead, k)
+	looked := 0
+	for k, v := range m { // in no order
+		if looked++; looked > few {
+			break
+		}
+		if over(v) {
+			delete(m, k)
 		}
 	}
-	for k := range h.dead {
-		if len(h.dead) < maxDead {
+	for k := range m {
+		if len(m) < most {
 			return
 		}
-		delete(h.dead, k)
+		delete(m, k)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -326,12 +325,10 @@ func (o *outbound) remember(d store.Destination, part *Plan, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.e.now()
-	if len(o.troubles) >= maxTroubles {
-		maps.DeleteFunc(o.troubles, func(_ store.Destination, t trouble) bool { return now.After(t.until) })
+	if _, known := o.troubles[d]; !known {
+		makeRoom(o.troubles, maxTroubles, func(t trouble) bool { return now.After(t.until) })
 	}
-	if len(o.troubles) < maxTroubles {
-		o.troubles[d] = trouble{err, events, now.Add(troubleTime)}
-	}
+	o.troubles[d] = trouble{err, events, now.Add(troubleTime)}
 }
 
 // forgive lets everything be tried again.

@@ -595,7 +595,7 @@ func TestSlowPlans(t *testing.T) {
 
 // TestEverybodyServed: whatever is short, workers or room at sites, nobody is forgotten in a line.
 func TestEverybodyServed(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			hosts := make(map[string]*fake)

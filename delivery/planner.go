@@ -204,30 +204,13 @@ func (p *Planner) fly(key planKey, f *flight, t mx.Target, n Need) {
 	close(f.done)
 }
 
-// keepLocked keeps a plan. If there is no room, a few others are looked at, and those that
-// have run out go, or else any one: it costs the same however many are kept. mu is held.
+// keepLocked keeps a plan. mu is held.
 func (p *Planner) keepLocked(key planKey, plan *Plan) {
-	const few = 32
 	if p.opt.CacheSize < 0 {
 		return
 	}
-	if len(p.kept) >= p.opt.CacheSize {
-		now, looked := p.opt.Now(), 0
-		for k, old := range p.kept { // in no order
-			if looked++; looked > few {
-				break
-			}
-			if !now.Before(old.Expires) {
-				delete(p.kept, k)
-			}
-		}
-		for k := range p.kept {
-			if len(p.kept) < p.opt.CacheSize {
-				break
-			}
-			delete(p.kept, k)
-		}
-	}
+	now := p.opt.Now()
+	makeRoom(p.kept, p.opt.CacheSize, func(old *Plan) bool { return !now.Before(old.Expires) })
 	p.kept[key] = plan
 }
 
