@@ -209,7 +209,7 @@ func (h *PlannedHost) own(f facts) {
 // could not be had.
 func (h *PlannedHost) insecurely(f facts) {
 	code, enh := 550, smtp.Enhanced{5, 7, 30}
-	if f.sts.Err != nil {
+	if f.sts.Err != nil || f.off { // it may be our own resolver that keeps it from us
 		code, enh = 451, smtp.Enhanced{4, 7, 30}
 	}
 	h.refuse(policyError(mx.Policy, code, enh, h.Name, "REQUIRETLS: neither DNSSEC nor MTA-STS vouches for this host", f.sts.Err))

@@ -261,6 +261,7 @@ func TestDemand(t *testing.T) {
 		{"none.signed.test", noSTS, nil, requireTLS, "mxnone pkix"}, // the MX record is signed
 		{"unusable.signed.test", noSTS, nil, requireTLS, "mxunusable pkix"},
 		{"plain.test", noSTS, nil, requireTLS, "mx 550 5.7.30 policy"},
+		{"plain.test", noSTS, notValidating, requireTLS, "mx 451 4.7.30 policy"}, // which may be why
 		{"plain.test", testing, nil, requireTLS, "mx 550 5.7.30 policy"},
 		{"plain.test", enforce, nil, requireTLS, "mx pkix"},
 		{"plain.test", failed, nil, requireTLS, "mx 451 4.7.30 policy"}, // may have a policy
