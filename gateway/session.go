@@ -336,15 +336,15 @@ var (
 	errRecipientRate = smtp.Refuse(450, smtp.Enhanced{4, 7, 1}, "too many recipients in a short time, try again later")
 )
 
-// countMessage holds a message against the rates. A user is held to its own also where a proxy
-// that is not limited has it log in.
+// countMessage holds a message against the rates.
 func (s *session) countMessage() error {
+	if !s.limited() {
+		return nil
+	}
 	ok, err := true, errMessageRate
-	switch {
-	case s.trusted:
-	case s.isUser():
+	if s.isUser() {
 		ok, err = s.l.userMessages.takeName(s.facts.User), errUserRate
-	case s.limited():
+	} else {
 		ok, _ = s.l.messageRate.take(s.payer(), 1)
 	}
 	if ok {
@@ -356,12 +356,13 @@ func (s *session) countMessage() error {
 
 // countRecipient holds a recipient against the rate of recipients.
 func (s *session) countRecipient() error {
+	if !s.limited() {
+		return nil
+	}
 	ok := true
-	switch {
-	case s.trusted:
-	case s.isUser():
+	if s.isUser() {
 		ok = s.l.userRecipients.takeName(s.facts.User)
-	case s.limited():
+	} else {
 		ok, _ = s.l.recipientRate.take(s.payer(), 1)
 	}
 	if ok {

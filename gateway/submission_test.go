@@ -227,21 +227,6 @@ func TestRecipientRate(t *testing.T) {
 	stranger.talk("RCPT TO:<d@example.com> => 450 4.7.1")
 }
 
-// TestProxyRate: a proxy speaks for many and has no rate, but who logs in through it has.
-func TestProxyRate(t *testing.T) {
-	r, _ := submitting(t, Submission{}, func(r *rig) {
-		r.listener.MessageRate, r.listener.RecipientRate = Rate{2, time.Hour}, Rate{1, time.Hour}
-		r.listener.XForward = networks("127.0.0.1/32")
-	})
-	p := r.hello(t)
-	for range 3 {
-		p.talk("MAIL FROM:<x@y.test> => 250", "RCPT TO:<a@example.com> => 250", "RSET => 250")
-	}
-	p = r.hello(t)
-	p.talk(loginAnn, "MAIL FROM:<ann@example.com> => 250", "RCPT TO:<a@example.com> => 250", "RCPT TO:<b@example.com> => 450 4.7.1", "RSET => 250",
-		"MAIL FROM:<ann@example.com> => 250", "RSET => 250", "MAIL FROM:<ann@example.com> => 451 4.7.1 too many messages of this user")
-}
-
 func FuzzParseSenders(f *testing.F) {
 	f.Add("ann: a@b.c @d.e *\n", "ann", "a@b.c")
 	f.Add("a:b: x@[192.0.2.1]\n#\n\n", "a:b", "x@[192.0.2.1]")
