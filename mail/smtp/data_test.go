@@ -280,13 +280,14 @@ func TestDataLong(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	words := []string{"a", ".", "..", "\r\n", "\r\n", "\n", "\r", "\x00", "text of some length", strings.Repeat("x", 1000)}
-	for range 8 {
+	const most = 200 << 10 // of which the longest stretch may be all; blocks have 64 KiB at most
+	for range 16 {
 		var content []byte
-		for len(content) < 200<<10 {
+		for len(content) < most {
 			// Stretches with one taste each: those of line ends alone, and ordinary ones.
 			lo := r.IntN(len(words))
 			hi := lo + 1 + r.IntN(len(words)-lo)
-			for range r.IntN(5000) {
+			for n := r.IntN(5000); n > 0 && len(content) < most; n-- {
 				content = append(content, words[lo+r.IntN(hi-lo)]...)
 			}
 		}
