@@ -90,6 +90,9 @@ func (a *attempt) hold(ctx context.Context, lost context.CancelCauseFunc) (stop 
 		if ended {
 			return
 		}
+		if a.e.now().Sub(a.start) >= slowTime {
+			a.e.doubt(a.lease.Destination)
+		}
 		ctx, cancel := context.WithTimeout(ctx, storeTime)
 		defer cancel()
 		err := a.e.opts.Queue.Extend(ctx, a.lease, a.e.opts.Lease)
@@ -209,10 +212,17 @@ func (a *attempt) tryBackend(ctx context.Context, backend string) error {
 }
 
 // brokeOff is what is said of a conversation that the backend broke off, with a 421 or without,
-// or that made no sense. If it was we who ended it, err speaks for itself.
+// or that made no sense. If it was we who ended it, err speaks for itself, as it does of content
+// that could not be read to its end.
 func brokeOff(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	f, ok := errors.AsType[*smtp.ClientError](err)
+	switch {
+	case errors.Is(err, store.ErrCorrupt):
+		return errDamaged.Because(err)
+	case ctx.Err() != nil:
 		return err
+	case ok && f.Kind == smtp.KindContent:
+		return fmt.Errorf("delivery: the content cannot be read: %w", err)
 	}
 	return errBrokeOff.Because(err)
 }

@@ -108,6 +108,9 @@ type Engine struct {
 	// patience.
 	attempts context.Context
 	kill     context.CancelCauseFunc
+	// scouting is the parent of what scouts do; recall ends it with a shutdown.
+	scouting context.Context
+	recall   context.CancelFunc
 	closed   chan struct{} // closed with closing
 
 	mu      sync.Mutex // guards what follows
@@ -121,9 +124,12 @@ type Engine struct {
 	// others. turn says which are next.
 	short [2]line
 	turn  int
-	// unplaced are those whose site is not known, and scouts how many look for it.
+	// unplaced are those whose site is not known, scouts how many look for it, slow how many of
+	// these have done so for long, and newest whether the last that was looked for was the newest.
 	unplaced line
 	scouts   int
+	slow     int
+	newest   bool
 	swept    time.Time // when old sites were forgotten last
 }
 
@@ -171,6 +177,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 		e.out = newOutbound(e, *o.Outbound)
 	}
 	e.attempts, e.kill = context.WithCancelCause(context.Background())
+	e.scouting, e.recall = context.WithCancel(e.attempts)
 	return e, nil
 }
 
@@ -364,9 +371,10 @@ func (e *Engine) move(d *destination) *destination {
 }
 
 // over tells whether a destination has a worker too many: its site wants fewer by now, or is
-// another one. e.mu is held.
+// another one, or is one of those that are not proven and have too many together. e.mu is held.
 func (e *Engine) over(d *destination) bool {
-	return d.stale || e.rests(d.site) || d.site.workers > e.limit(d.site)
+	s := d.site
+	return d.stale || e.rests(s) || s.workers > e.limit(s) || !s.proven && e.unproven > e.mostUnproven()
 }
 
 // dismiss lets a worker go. It returns where the worker is needed instead, if something may
@@ -469,6 +477,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	e.mu.Lock()
 	if !e.closing {
 		close(e.closed)
+		e.recall() // what they look for waits in the store
 		for _, s := range e.sites {
 			if s.timer != nil {
 				s.timer.Stop()

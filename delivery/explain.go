@@ -85,6 +85,11 @@ type DestinationState struct {
 	AheadAtLeast bool
 
 	stopped bool
+	// looking tells that its hosts are being looked up, or are to be. unproven is how many workers
+	// there are at sites that have not shown that they take mail, if they may not be more and its
+	// site is one of these.
+	looking  bool
+	unproven int
 }
 
 // Why explains why a message waits. It returns store.ErrNotFound if it does not.
@@ -141,10 +146,11 @@ func (e *Engine) stateOf(name store.Destination, w store.Waits) DestinationState
 	d.AllWorkers, d.stopped = e.workers, e.closing
 	if at := e.dests[name]; at != nil {
 		d.Workers = at.workers
+		d.looking = at.site == nil
 		d.lookSite(e, at.site)
 	}
 	e.mu.Unlock()
-	d.Known = e.out.reaches(name)
+	d.Known = e.out.reaches(name) || e.opts.Transport.handles(strings.TrimPrefix(string(name), backendPrefix))
 	backend, ok := strings.CutPrefix(string(name), backendPrefix)
 	if !ok {
 		return d
@@ -167,6 +173,9 @@ func (d *DestinationState) lookSite(e *Engine, s *site) {
 	d.Site, d.Workers, d.MaxWorkers = s.key, s.workers, e.limit(s)
 	if e.rests(s) {
 		d.Rest = s.rest
+	}
+	if !s.proven && e.unproven >= e.mostUnproven() {
+		d.unproven = e.unproven
 	}
 }
 
@@ -273,6 +282,10 @@ func (e *Engine) reasonDue(ctx context.Context, x *Explanation, r *store.Recipie
 	case d.AllWorkers >= d.MaxAllWorkers:
 		e.countAhead(ctx, x.Message, r, d, x.Now)
 		return Reason{ReasonBusy, fmt.Sprintf("%s, and %d of %d deliveries are under way in all; %s%s", due, d.AllWorkers, d.MaxAllWorkers, d.ahead(), last)}
+	case d.unproven > 0 && d.Workers == 0:
+		return Reason{ReasonBusy, fmt.Sprintf("%s, and %d of %d deliveries to hosts that have not taken mail yet, or take long, are under way%s", due, d.unproven, max(1, d.MaxAllWorkers/2), last)}
+	case d.looking:
+		return Reason{ReasonDue, due + ", and its hosts are being looked up" + last}
 	}
 	return Reason{ReasonDue, due + ", and is about to be delivered" + last}
 }
@@ -327,7 +340,7 @@ func lastWords(m *store.Message, i int, now time.Time) string {
 	r := &m.Recipients[i]
 	for _, a := range slices.Backward(m.Attempts) {
 		if slices.Contains(a.Recipients, i) {
-			return ": " + spoke(a.Host) + " " + lineOf(cmp.Or(r.Last, a.Reply)) + " at the " + ordinal(r.Tries) + " try, " + timeSince(a.Time, now)
+			return ": " + spoke(a.Host, cmp.Or(r.Last, a.Reply)) + " " + lineOf(cmp.Or(r.Last, a.Reply)) + " at the " + ordinal(r.Tries) + " try, " + timeSince(a.Time, now)
 		}
 	}
 	if r.Last != nil {
@@ -340,11 +353,14 @@ func lastWords(m *store.Message, i int, now time.Time) string {
 }
 
 // spoke says who spoke.
-func spoke(host string) string {
-	if host == "" {
-		return "nobody could be reached,"
+func spoke(host string, r *smtp.Reply) string {
+	switch {
+	case host != "":
+		return oneLine(host) + " said"
+	case r != nil && r.Enh[1] >= 3 && r.Enh[1] != 4:
+		return "the outcome was" // what was not for a host to say, as of policies
 	}
-	return oneLine(host) + " said"
+	return "nobody could be reached,"
 }
 
 func lineOf(r *smtp.Reply) string {

@@ -46,7 +46,7 @@ type journey struct {
 	errs    []error // what stood in the way, in order; *mx.Error as a rule
 	dialled int
 	until   time.Time // when the search for a host ends
-	reached bool      // somebody took MAIL, or refused it
+	reached bool      // somebody answered for the message
 }
 
 // errEnough ends a journey before its hosts are used up.
@@ -97,7 +97,7 @@ func (j *journey) choose(ctx context.Context) error {
 		defer cancel()
 		var err error
 		if chosen, err = h.Route(ctx, a.outgoing()); err != nil {
-			return fmt.Errorf("delivery: route: %w", err)
+			return hookError("route", err)
 		}
 	}
 	var relay *Relay
@@ -217,9 +217,18 @@ func (j *journey) ask(ctx context.Context) error {
 	}
 	var err error
 	if j.turn, err = h.Deliver(ctx, j.a.outgoing(), hops); err != nil {
-		return fmt.Errorf("delivery: deliver: %w", err)
+		return hookError("deliver", err)
 	}
 	return nil
+}
+
+// hookError is the error of a hook as that of the attempt. A reply that is no refusal must not be
+// taken for that of a host that has the message.
+func hookError(stage string, err error) error {
+	if r, ok := errors.AsType[*smtp.Reply](err); ok && !r.Temporary() && !r.Permanent() {
+		return fmt.Errorf("delivery: %s: the error of a hook is no refusal: %v", stage, err)
+	}
+	return fmt.Errorf("delivery: %s: %w", stage, err)
 }
 
 // travel goes over the hosts, and once more if it was a policy that stood in the way and there is
@@ -440,6 +449,10 @@ func (j *journey) visit(ctx context.Context, h *PlannedHost, to netip.AddrPort) 
 		v.leave()
 		j.errs = append(j.errs, err)
 		return errEnough
+	case noWayThere(err):
+		// It took no time, and says nothing of the address: it is not counted as one that was tried.
+		v.leave()
+		j.dialled--
 	case unreached(err), refusedUs(err) && !j.a.e.proven(j.a.lease.Destination):
 		v.failed(err, j.a.e.now())
 	default:
@@ -460,12 +473,17 @@ func ourFault(err error) bool {
 	if p, ok := errors.AsType[*ProxyError](err); ok && !p.Answered {
 		return true
 	}
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENETDOWN, syscall.EACCES, syscall.EPERM} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return isAny(err, syscall.EMFILE, syscall.ENFILE)
+}
+
+// noWayThere tells whether there is no way from here to an address, though there may be one to
+// others: the source has no address of that family on this machine, or the machine has no route.
+func noWayThere(err error) bool {
+	return isAny(err, syscall.EADDRNOTAVAIL, syscall.ENETUNREACH, syscall.EAFNOSUPPORT, syscall.ENETDOWN, syscall.EACCES, syscall.EPERM)
+}
+
+func isAny(err error, those ...error) bool {
+	return slices.ContainsFunc(those, func(e error) bool { return errors.Is(err, e) })
 }
 
 // refusedUs tells whether err is a refusal of the connection by the host.
@@ -578,8 +596,12 @@ func (j *journey) send(ctx context.Context, l *link) (again bool, err error) {
 	if failure != nil && len(res.Accepted) == 0 && movesOn(failure) {
 		return false, j.moveOn(l, failure)
 	}
-	j.reached = true
+	// Who has the content and says nothing is no better than who is not there.
+	j.reached = j.reached || failure == nil || failure.Reply != nil
 	later := j.answer(l, now, env.To, &res)
+	if failure != nil && failure.Kind == smtp.KindContent {
+		return false, brokeOff(ctx, failure)
+	}
 	if later == len(now) { // the host took none, and put all off: the next would say the same
 		return false, nil
 	}
@@ -602,7 +624,7 @@ func movesOn(f *smtp.ClientError) bool {
 // be closed is no reason to speak of.
 func (j *journey) moveOn(l *link, f *smtp.ClientError) error {
 	if f.Reply != nil {
-		j.reached = true
+		j.reached = j.reached || f.Reply.Code != 421 // which is about the connection
 	} else if l.uses > 1 && l.client.Broken() && !f.Timeout() {
 		return nil
 	}
@@ -641,7 +663,7 @@ func (j *journey) answer(l *link, now []int, to []smtp.Recipient, res *smtp.Send
 		i, ok := take(f.Recipient)
 		switch {
 		case !ok:
-		case tooMany(f) && len(res.Accepted) > 0:
+		case tooMany(f) && len(res.Accepted) > 0, f.Kind == smtp.KindContent:
 			rest = append(rest, i)
 		default:
 			a.replies[i], a.by[i] = replyOf(f), said
@@ -676,13 +698,15 @@ func (j *journey) judge(err error) {
 		return
 	}
 	if j.reached {
-		e.succeeded(d)
+		e.succeeded(d, e.now().Sub(j.a.start) < slowTime)
 		return
 	}
+	theirs := slices.DeleteFunc(slices.Clone(j.errs), func(err error) bool { return ourFault(err) || noWayThere(err) })
 	switch {
-	case slices.ContainsFunc(j.errs, refusedUs):
+	case len(theirs) == 0 && len(j.errs) > 0: // nobody was asked
+	case slices.ContainsFunc(theirs, refusedUs):
 		e.crowded(d) // there is somebody, who may have too many of us
-	case !slices.ContainsFunc(j.errs, func(err error) bool { return !unreached(err) }):
+	case !slices.ContainsFunc(theirs, func(err error) bool { return !unreached(err) }):
 		e.failed(d)
 	}
 }
@@ -700,6 +724,11 @@ func (j *journey) sum() error {
 		closed = closed && final(err)
 		if final(chosen) && !final(err) {
 			chosen = err
+		}
+	}
+	if e, ok := errors.AsType[*mx.Error](chosen); ok && e.Category == mx.SMTP && e.Reply != nil {
+		for _, i := range j.left {
+			j.a.by[i] = &spoken{host: cmp.Or(e.Host, smtp.AddrDomain(e.Addr).String()), addr: e.Addr}
 		}
 	}
 	r := smtp.ReplyOf(chosen)

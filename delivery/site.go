@@ -26,7 +26,7 @@ import (
 // A site that nobody knows begins with few connections and gets one more with each success. One
 // whose hosts could not be reached is back at one. Those that have not shown yet that they take
 // mail may have half of all workers at most, so that many dead hosts never keep mail from the
-// living.
+// living; and those count with them that take long for each message.
 
 // site is a set of hosts that serves destinations. Guarded by Engine.mu.
 type site struct {
@@ -38,7 +38,7 @@ type site struct {
 	line    line
 	// window is how many workers there may be now, most is how many ever.
 	window, most int
-	// proven tells that the last that was heard of it was good.
+	// proven tells that the last that was heard of it was good, and came soon.
 	proven bool
 	// rest is until when nobody begins to work here; timer ends it.
 	rest  time.Time
@@ -68,6 +68,26 @@ func (l *line) pop() *destination {
 	d := l.l.Remove(first).(*destination)
 	d.waits = false
 	return d
+}
+
+// popLast returns the last, nil if there is none.
+func (l *line) popLast() *destination {
+	if last := l.l.Back(); last != nil {
+		l.l.MoveToFront(last)
+	}
+	return l.pop()
+}
+
+// shift moves those of a site to another line.
+func (l *line) shift(s *site, to *line) {
+	for e := l.l.Front(); e != nil; {
+		next := e.Next()
+		if d := e.Value.(*destination); d.site == s {
+			l.l.Remove(e)
+			to.push(d)
+		}
+		e = next
+	}
 }
 
 func (l *line) empty() bool { return l.l.Len() == 0 }
@@ -268,9 +288,12 @@ func (e *Engine) next(from *site) *destination {
 	for i := range e.short {
 		l := &e.short[i^e.turn]
 		for n := l.l.Len(); n > 0; n-- {
+			if i^e.turn == 1 && unproven >= e.mostUnproven() {
+				break // none of these, however many they are
+			}
 			d := l.pop()
 			switch s := d.site; {
-			case s != from && !e.room(s) || e.rests(s):
+			case s != from && !e.room(s) || s == from && s.workers > e.limit(s) || e.rests(s):
 				s.line.push(d)
 			case !s.proven && unproven >= e.mostUnproven():
 				e.short[1].push(d)
@@ -287,6 +310,9 @@ func (e *Engine) serveShort() {
 	for i := range e.short {
 		l := &e.short[i]
 		for n := l.l.Len(); n > 0 && !e.closing && e.workers < e.opts.Workers; n-- {
+			if i == 1 && e.unproven >= e.mostUnproven() {
+				break // none of these, however many they are
+			}
 			d := l.pop()
 			switch s := d.site; {
 			case !e.room(s):
@@ -301,12 +327,15 @@ func (e *Engine) serveShort() {
 	}
 }
 
-// succeeded notes that a site took mail, failed that none of its hosts could be reached, and
-// crowded that it wants fewer connections than it has.
-func (e *Engine) succeeded(name store.Destination) {
+// slowTime is how long a delivery may take of a site that is proven.
+const slowTime = 90 * time.Second
+
+// succeeded notes that a site took mail, soon or not, failed that none of its hosts could be
+// reached, doubt that one takes long, and crowded that it wants fewer connections than it has.
+func (e *Engine) succeeded(name store.Destination, soon bool) {
 	e.judge(name, func(s *site) {
 		s.window = min(s.window+1, s.most)
-		e.prove(s, true)
+		e.prove(s, soon)
 		e.serve(s)
 		e.serveShort()
 	})
@@ -317,6 +346,10 @@ func (e *Engine) failed(name store.Destination) {
 		s.window = 1
 		e.prove(s, false)
 	})
+}
+
+func (e *Engine) doubt(name store.Destination) {
+	e.judge(name, func(s *site) { e.prove(s, false) })
 }
 
 func (e *Engine) crowded(name store.Destination) {
@@ -360,6 +393,9 @@ func (e *Engine) prove(s *site, proven bool) {
 		return
 	case proven:
 		e.unproven -= s.workers
+		if s.dests > 1 {
+			e.short[1].shift(s, &e.short[0])
+		}
 	default:
 		e.unproven += s.workers
 	}
@@ -406,18 +442,61 @@ func (e *Engine) displace(name store.Destination) bool {
 // displaceTime is how long a destination stays where it is.
 const displaceTime = 10 * time.Second
 
-// maxScouts is how many destinations are looked up at once. What takes long there holds no
-// worker.
-const maxScouts = 100
+// maxScouts is how many destinations are looked up at once, and maxSlow how many more that take
+// longer than planTime: zones whose name servers say nothing are not to keep the others waiting.
+// What takes long there holds no worker.
+const (
+	maxScouts = 100
+	maxSlow   = 500
+)
 
 // scout puts a destination into the line of those whose site is not known. e.mu is held.
 func (e *Engine) scout(d *destination) {
 	e.unplaced.push(d)
-	if e.scouts < maxScouts && !e.closing {
+	e.sendScout()
+}
+
+// sendScout sends one more scout, if there is something to look up and there may be one. e.mu is
+// held.
+func (e *Engine) sendScout() {
+	if e.scouts-min(e.slow, maxSlow) < maxScouts && !e.unplaced.empty() && !e.closing {
 		e.scouts++
 		e.running.Add(1)
 		go e.scoutAll()
 	}
+}
+
+// unplacedNext returns the next whose site is not known, nil if there is none: the first and the
+// last by turns, so that one that has just come need not wait for all that came with trouble
+// before it. e.mu is held.
+func (e *Engine) unplacedNext() *destination {
+	if e.newest = !e.newest; e.newest {
+		return e.unplaced.popLast()
+	}
+	return e.unplaced.pop()
+}
+
+// find is siteOf, and lets another scout be sent when it takes long.
+func (e *Engine) find(d store.Destination) (key string) {
+	var slow, done bool // guarded by e.mu
+	t := time.AfterFunc(planTime, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if done {
+			return
+		}
+		slow = true
+		e.slow++
+		e.sendScout()
+	})
+	key = e.out.siteOf(e.scouting, d)
+	t.Stop()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if done = true; slow {
+		e.slow--
+	}
+	return key
 }
 
 // scoutAll is a scout: it finds sites until all are known.
@@ -425,7 +504,11 @@ func (e *Engine) scoutAll() {
 	defer e.running.Done()
 	for {
 		e.mu.Lock()
-		d := e.unplaced.pop()
+		over := e.scouts-min(e.slow, maxSlow) > maxScouts
+		var d *destination
+		if !over {
+			d = e.unplacedNext()
+		}
 		if d == nil || e.closing {
 			e.scouts--
 			e.mu.Unlock()
@@ -433,7 +516,7 @@ func (e *Engine) scoutAll() {
 		}
 		d.waits = true // in no line, but not to be touched
 		e.mu.Unlock()
-		key := e.out.siteOf(e.attempts, d.name)
+		key := e.find(d.name)
 		e.mu.Lock()
 		d.waits = false
 		e.settle(d, key, "")

@@ -125,6 +125,9 @@ func (t *Transport) connections(name string) int {
 	return 0
 }
 
+// handles tells whether a backend is a Handler.
+func (t *Transport) handles(name string) bool { return t.handlers[name] != nil }
+
 // pace returns what messages from the queue wait for, nil if there is no such backend.
 func (t *Transport) pace(name string) *rate.Limiter {
 	t.mu.Lock()
