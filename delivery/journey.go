@@ -37,6 +37,7 @@ type journey struct {
 	o       *outbound
 	own     mx.Target // of the destination
 	special bool      // it goes another way than the destination's others
+	altered bool      // or is to be sent in another way
 	way     way
 	source  Source
 	plan    *Plan
@@ -109,6 +110,7 @@ func (j *journey) choose(ctx context.Context) error {
 		relay, j.special = &r, true
 	}
 	var err error
+	j.altered = chosen.TLS != "" || chosen.Source != ""
 	if j.source, err = o.source(chosen.Source, a.m.ID); err != nil {
 		return fmt.Errorf("delivery: route: %w", err)
 	}
@@ -256,15 +258,20 @@ func (j *journey) travel(ctx context.Context) error {
 // barred tells whether the next message will be told the same: hosts are there, and will have none
 // of us, or we of them. It need not connect to find that out.
 func (j *journey) barred() bool {
-	return !j.reached && j.usual() && !j.a.last && !j.a.e.proven(j.a.lease.Destination) &&
-		slices.ContainsFunc(j.errs, func(err error) bool { return !unreached(err) })
+	if j.reached || !j.usual() || j.turn.To.IsValid() || j.a.last || j.a.e.proven(j.a.lease.Destination) {
+		return false
+	}
+	if len(j.o.opts.Sources) > 1 && slices.ContainsFunc(j.errs, refusedUs) {
+		return false // it may have been the source that they will not have
+	}
+	return slices.ContainsFunc(j.errs, func(err error) bool { return !unreached(err) })
 }
 
 // usual tells whether the message goes the way of its destination's others, and needs nothing that
 // they do not.
 func (j *journey) usual() bool {
 	n := j.way.need
-	return !j.special && !n.RequireTLS && !n.TLSOptional
+	return !j.special && !j.altered && !n.RequireTLS && !n.TLSOptional
 }
 
 // reach returns the time in which a host must be found. Most messages have a connection already and

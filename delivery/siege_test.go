@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -38,6 +39,53 @@ func TestHookNonsense(t *testing.T) {
 			id = a.keep(mail(t, "to@a.test"))
 			after(time.Second)
 			check(t, fmt.Sprintf("state after %d of Deliver", code), a.states(id), "waiting 1")
+		})
+	}
+}
+
+// TestHookAlone: what a hook changed for one message, and what came of it, is nothing to the next.
+func TestHookAlone(t *testing.T) {
+	refuses := func(addr string) func([]Hop) (Turn, error) {
+		return func([]Hop) (Turn, error) { return Turn{To: netip.MustParseAddrPort(addr)}, nil }
+	}
+	for name, h := range map[string]*hook{
+		"more TLS":       {route: func(Outgoing) (Way, error) { return Way{TLS: TLSVerify}, nil }},
+		"another source": {route: func(Outgoing) (Way, error) { return Way{Source: "bad"}, nil }},
+		"another place":  {deliver: refuses("10.0.0.1:25")},
+		"who refuses":    {deliver: refuses("192.0.2.9:25")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				host := &fake{}
+				host.answer = func(line string) string {
+					if strings.HasSuffix(line, "LO bad.test") {
+						return "550 5.7.1 not you"
+					}
+					return ""
+				}
+				a := &abroad{set: func(o *OutboundOptions) {
+					o.Hooks, o.Sources = h, []Source{
+						{Name: "good", Helo: "good.test", IPv4: netip.MustParseAddr("192.0.2.101")},
+						{Name: "bad", Helo: "bad.test", IPv4: netip.MustParseAddr("192.0.2.102")}}
+				}}
+				a.plans.put("a.test", "mx.a.test 192.0.2.1")
+				if name == "more TLS" {
+					a.plans.hosts["a.test"][0].Demand = DemandEncrypted
+				}
+				a.open(t, map[string]*fake{"192.0.2.1": host, "192.0.2.9": {greeting: "554 no"}}).run()
+				first := a.keep(mail(t, "to@a.test"))
+				after(time.Second)
+				check(t, "the first", a.states(first), "waiting 1")
+				a.plans.put("a.test", "mx.a.test 192.0.2.1")
+				h.route, h.deliver = func(Outgoing) (Way, error) { return Way{Source: "good"}, nil }, nil
+				if name != "another source" {
+					h.route = nil
+					host.answer = nil
+				}
+				second := a.keep(mail(t, "to@a.test"))
+				after(time.Second)
+				check(t, "the second", a.states(second), "gone")
+			})
 		})
 	}
 }
